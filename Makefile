@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine:  make demo   and   make test
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint types benchmark
+
+help: ## show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.venv/.installed: pyproject.toml constraints.txt
+	@echo "==> making .venv and installing latentrl with its development tools"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: .venv/.installed ## clone 26 human strokes and compare two gradient estimators -> runs/demo/
+	@echo "==> latentrl demo (under 4 minutes on 2 cores)"
+	$(BIN)/latentrl demo --out runs/demo --overwrite
+
+test: .venv/.installed ## the default tests (under 6 minutes on 2 cores)
+	@echo "==> pytest"
+	$(BIN)/python -m pytest
+
+test-all: .venv/.installed ## every test, the slow ones too
+	@echo "==> pytest, slow tests included"
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: .venv/.installed ## ruff: style and mistakes
+	@echo "==> ruff"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed ## mypy over both packages
+	@echo "==> mypy"
+	$(BIN)/mypy
+
+benchmark: .venv/.installed ## speed as ratios to raw torch in the same process
+	@echo "==> benchmarks"
+	$(BIN)/python -m experiments.benchmarks.elbo_step
+	$(BIN)/python -m experiments.benchmarks.bc_throughput

@@ -1,0 +1,73 @@
+"""Errors at the door: what was given, what is accepted, what to do."""
+
+import importlib
+from collections.abc import Collection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+
+class LatentRLError(ValueError):
+    """Bad input from the user. The command line prints it in one line and exits with status 2."""
+
+
+def one_of(what: str, given: str, choices: Collection[str]) -> str:
+    """Return ``given`` if it is one of ``choices``; otherwise raise an error that lists them."""
+    if given not in choices:
+        raise LatentRLError(f"unknown {what} {given!r}: choose one of {', '.join(map(repr, sorted(choices)))}")
+    return given
+
+
+def at_least(what: str, given: float, minimum: float) -> Any:
+    """Return ``given`` if it is a number ≥ ``minimum``; otherwise raise."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= minimum:
+        raise LatentRLError(f"{what} must be a number of at least {minimum}, but {given!r} was given")
+    return given
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise LatentRLError(
+            f"this needs the package {module!r}, which is not installed: pip install 'latentrl[{extra}]'"
+        ) from error
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """``"auto"`` is the first CUDA device where there is one, else the CPU. An absent device is an error."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise LatentRLError(
+            f"device {str(device)!r} is not available here ({str(error).splitlines()[0]}): use 'auto' or 'cpu'"
+        ) from error
+    return resolved
+
+
+def output_folder(path: str | Path, overwrite: bool = False) -> Path:
+    """Make sure that ``path`` is an empty, writable folder before any work is done.
+
+    A folder that holds something is refused unless ``overwrite``; nothing in it is deleted here.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise LatentRLError(f"output folder {str(folder)!r} is a file: give another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise LatentRLError(f"output folder {str(folder)!r} is not empty: give another folder, or --overwrite")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise LatentRLError(
+            f"output folder {str(folder)!r} cannot be written ({error.strerror}): give another"
+        ) from error
+    return folder

@@ -1,0 +1,6 @@
+"""Demonstrations, validated once at the door, and their readers."""
+
+from latentrl.data.demonstrations import Demonstrations
+from latentrl.data.segments import Segments
+
+__all__ = ["Demonstrations", "Segments"]

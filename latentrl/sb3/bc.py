@@ -1,0 +1,299 @@
+"""Behaviour cloning of latent policies as a stable-baselines3 algorithm."""
+
+import io
+import os
+import pathlib
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common import utils
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import Schedule as LearningRate
+
+from latentrl.checks import LatentRLError, at_least, resolve_device
+from latentrl.data import Demonstrations, Segments
+from latentrl.model import Elbo
+from latentrl.sb3.policy import LatentPolicy, State
+from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
+from latentrl.training import CorrectiveNoise, ElboTrainer
+
+SelfBC = TypeVar("SelfBC", bound="LatentBC")
+
+
+class LatentBC(BaseAlgorithm):
+    """Clones demonstrations into a latent policy by maximising the ELBO.
+
+    A *timestep* of ``learn`` is one gradient update: callbacks, logs and the progress bar count updates.
+
+    :param policy: "LatentPolicy"
+    :param env: where the policy will act (gives the spaces, and what callbacks evaluate in); None takes the spaces
+        of the demonstrations
+    :param demonstrations: what to clone; may be left out to load and predict
+    :param learning_rate: a number or a function of the share of training that remains; 2e-3 along a cosine
+    :param batch_size: segments per update (transitions where ``hold = 1``)
+    :param steps_per_segment: random steps of each segment on which the decoder is scored
+    :param kl_weight: β, or a schedule ``(step, kl) -> β``; 1 is the evidence lower bound
+    :param kl_warmup: share of training over which the KL weight is faded in from 0
+    :param noise: corrective noise on observations, or None
+    :param max_grad_norm: gradients are clipped to this norm
+    :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
+    :param tensorboard_log: folder for TensorBoard, or None
+    :param verbose: 0 silent, 1 prints a table of logs
+    :param seed: of weights, batches and latents
+    :param device: "auto", "cpu", "cuda", …
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LatentPolicy": LatentPolicy}
+    policy: LatentPolicy
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy] = "LatentPolicy",
+        env: GymEnv | str | None = None,
+        demonstrations: Demonstrations | None = None,
+        learning_rate: float | LearningRate = Cosine(2e-3),  # noqa: B008  (frozen)
+        batch_size: int = 64,
+        steps_per_segment: int = 16,
+        kl_weight: float | Schedule = 1.0,
+        kl_warmup: float = 0.3,
+        noise: CorrectiveNoise | None = None,
+        max_grad_norm: float | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=resolve_device(device),
+            support_multi_env=True,
+            seed=seed,
+        )
+        self.batch_size = int(at_least("batch_size", batch_size, 1))
+        self.steps_per_segment = int(at_least("steps_per_segment", steps_per_segment, 1))
+        self.kl_weight = as_schedule(kl_weight)
+        if not 0.0 <= kl_warmup <= 1.0:
+            raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
+        self.kl_warmup = kl_warmup
+        self.noise = noise
+        self.max_grad_norm = max_grad_norm
+        self.demonstrations = demonstrations
+        if _init_setup_model:
+            self._setup_model()
+
+    # -- setup -------------------------------------------------------------------------------------------------
+
+    def _setup_model(self) -> None:
+        if self.demonstrations is not None:
+            self._adopt_spaces(self.demonstrations)
+        if not hasattr(self, "observation_space"):
+            raise LatentRLError("LatentBC needs demonstrations or an env, to know the spaces: give at least one")
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)  # type: ignore[assignment]
+
+    def _adopt_spaces(self, demonstrations: Demonstrations) -> None:
+        """Take the demonstrations' spaces, or check that they fit those of the environment."""
+        if self.env is None and not hasattr(self, "observation_space"):
+            self.observation_space = demonstrations.observation_space
+            self.action_space = demonstrations.action_space
+            return
+        for what in ("observation_space", "action_space"):
+            mine, theirs = getattr(self, what), getattr(demonstrations, what)
+            if type(mine) is not type(theirs) or mine.shape != theirs.shape or _size(mine) < _size(theirs):
+                raise LatentRLError(
+                    f"the demonstrations' {what} is {theirs}, the environment's {mine}: "
+                    "record demonstrations in this environment, or give no env"
+                )
+        if isinstance(self.action_space, spaces.Box):
+            outside = (demonstrations.actions < self.action_space.low - 1e-5) | (
+                demonstrations.actions > self.action_space.high + 1e-5
+            )
+            if outside.any():
+                raise LatentRLError(
+                    f"{int(outside.any(-1).sum())} demonstrated actions lie outside the environment's "
+                    f"{self.action_space}: rescale them"
+                )
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "LatentBC",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """As in the parent, but the environment is not reset: cloning never steps it, and may have none."""
+        self.start_time = time.time_ns()
+        self.ep_info_buffer = deque(maxlen=self._stats_window_size)
+        self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        if reset_num_timesteps:
+            self.num_timesteps = 0
+        else:
+            total_timesteps += self.num_timesteps
+        self._total_timesteps = total_timesteps
+        self._num_timesteps_at_start = self.num_timesteps
+        if not self._custom_logger:
+            self._logger = utils.configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
+        return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        if not progress_bar:
+            return super()._init_callback(callback)
+        callbacks = [] if callback is None else callback if isinstance(callback, list) else [callback]
+        return super()._init_callback([*callbacks, UpdateBar()])
+
+    # -- learning ----------------------------------------------------------------------------------------------
+
+    def learn(
+        self: SelfBC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 100,
+        tb_log_name: str = "LatentBC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfBC:
+        """Train for ``total_timesteps`` gradient updates.
+
+        :param log_interval: updates between two lines of the log
+        :raises LatentRLError: without demonstrations
+        :raises FloatingPointError: where the loss stops being finite
+        """
+        at_least("total_timesteps", total_timesteps, 1)
+        if self.demonstrations is None:
+            raise LatentRLError("there is nothing to learn from: give demonstrations= to LatentBC or to load")
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        trainer = self._trainer(self.demonstrations, total_timesteps)
+        callback.on_training_start(locals(), globals())
+        while self.num_timesteps < total_timesteps:
+            self.policy.set_training_mode(True)
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            for group in self.policy.optimizer.param_groups:
+                group["lr"] = self.lr_schedule(self._current_progress_remaining)
+            if self._n_updates == trainer.seed_step:
+                trainer.seed_prior()
+            terms = trainer.update(self.num_timesteps)
+            self.num_timesteps += 1
+            self._n_updates += 1
+            callback.update_locals(locals())
+            if not callback.on_step():
+                break
+            if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
+                self._log(trainer, terms)
+        callback.on_training_end()
+        return self
+
+    def _trainer(self, demonstrations: Demonstrations, total_timesteps: int) -> ElboTrainer:
+        model, config = self.policy.model, self.policy.config
+        segments = Segments(demonstrations, config.hold, config.context_length, self.device)
+        if self._n_updates == 0:
+            model.standardize(segments.observations, segments.actions)
+        return ElboTrainer(
+            model,
+            segments,
+            self.policy.optimizer,
+            FadeIn(self.kl_weight, int(self.kl_warmup * total_timesteps)),
+            self.batch_size,
+            self.steps_per_segment,
+            self.noise,
+            self.max_grad_norm,
+            total_steps=total_timesteps,
+        )
+
+    def _log(self, trainer: ElboTrainer, terms: Elbo) -> None:
+        """One line of the log; synchronises with the device, which the updates in between do not."""
+        if not torch.isfinite(terms.loss):
+            raise FloatingPointError(
+                f"the loss is {float(terms.loss.detach())} at update {self.num_timesteps}: lower the learning rate, "
+                "set max_grad_norm, or look for extreme values in the data"
+            )
+        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
+        values = {
+            "train/elbo": float(terms.value),
+            "train/reconstruction": float(terms.reconstruction),
+            "train/kl": float(terms.kl),
+            "train/kl_weight": float(trainer.kl_weight(self.num_timesteps - 1, terms.kl)),
+            "train/learning_rate": self.policy.optimizer.param_groups[0]["lr"],
+            "time/updates_per_second": int((self.num_timesteps - self._num_timesteps_at_start) / seconds),
+        }
+        if self.policy.model.posterior is not None:
+            diagnostics = self.policy.model.diagnostics(trainer.diagnostic_batch())
+            values["train/active_units"] = diagnostics.active_units
+            values["train/mutual_information"] = diagnostics.mutual_information
+        for key, value in values.items():
+            self.logger.record(key, value)
+        self.logger.dump(step=self.num_timesteps)
+
+    # -- acting and saving -------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        latent: Any = None,
+    ) -> tuple[np.ndarray, State | None]:
+        """See :meth:`LatentPolicy.predict`."""
+        return self.policy.predict(observation, state, episode_start, deterministic, latent)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "demonstrations"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """As in stable-baselines3, but a file is written whole or not at all. Demonstrations are not saved."""
+        if not isinstance(path, (str, pathlib.Path)):
+            return super().save(path, exclude, include)
+        target = pathlib.Path(path)
+        if target.suffix == "":
+            target = target.with_suffix(".zip")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                super().save(file, exclude, include)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return None
+
+
+class UpdateBar(ProgressBarCallback):
+    """stable-baselines3's progress bar, counting updates (its own counts environments and needs one)."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(1)
+        return True
+
+
+def _size(space: spaces.Space[Any]) -> int:
+    """Number of choices of a Discrete space; 0 for others, whose shapes say enough."""
+    return int(space.n) if isinstance(space, spaces.Discrete) else 0
