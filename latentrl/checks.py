@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Collection
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,25 +48,3 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device {str(device)!r} is not available here ({str(error).splitlines()[0]}): use 'auto' or 'cpu'"
         ) from error
     return resolved
-
-
-def output_folder(path: str | Path, overwrite: bool = False) -> Path:
-    """Make sure that ``path`` is an empty, writable folder before any work is done.
-
-    A folder that holds something is refused unless ``overwrite``; nothing in it is deleted here.
-    """
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise LatentRLError(f"output folder {str(folder)!r} is a file: give another folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise LatentRLError(f"output folder {str(folder)!r} is not empty: give another folder, or --overwrite")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise LatentRLError(
-            f"output folder {str(folder)!r} cannot be written ({error.strerror}): give another"
-        ) from error
-    return folder

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, TanhNormal
 from latentrl.nets import ConditionedTrunk, PositiveScale, Standardize
 
@@ -127,9 +128,9 @@ class CategoricalDecoder(Decoder):
 def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
     """The flattened, finite corners of an action box as tensors.
 
-    :raises ValueError: if a bound is infinite, because a squashed law needs both
+    :raises LatentRLError: if a bound is infinite, because a squashed law needs both
     """
     corners = torch.as_tensor(low, dtype=torch.float32).flatten(), torch.as_tensor(high, dtype=torch.float32).flatten()
     if not all(bool(corner.isfinite().all()) for corner in corners):
-        raise ValueError("a tanh-Gaussian decoder needs a bounded action box: use decoder='gaussian' for this one")
+        raise LatentRLError("a tanh-Gaussian decoder needs a bounded action box: use decoder='gaussian' for this one")
     return corners

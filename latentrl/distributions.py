@@ -121,6 +121,10 @@ class TanhNormal(Distribution):
         """The law's mean has no closed form; as in stable-baselines3 the image of the Gaussian's mean stands for it."""
         return self.mode
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "TanhNormal":
+        base = self.base.expand(batch_shape)
+        return TanhNormal(base.loc, base.scale, self.low, self.high)
+
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.squash(self.base.rsample(sample_shape))
 

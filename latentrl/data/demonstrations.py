@@ -92,8 +92,8 @@ class Demonstrations:
             observations=observations,
             actions=actions,
             episode_lengths=_as_integers("episode_lengths", episode_lengths),
-            observation_space=observation_space or spaces.Box(-np.inf, np.inf, observations.shape[1:], np.float32),
-            action_space=action_space or _guess_action_space(actions),
+            observation_space=_unbounded(observations) if observation_space is None else observation_space,
+            action_space=_guess_action_space(actions) if action_space is None else action_space,
             rewards=None if rewards is None else _as_array("rewards", rewards).astype(np.float32),
             modes=None if modes is None else _as_integers("modes", modes),
         )
@@ -137,8 +137,7 @@ class Demonstrations:
 
     def select(self, episodes: Any) -> "Demonstrations":
         """The given episodes (indices or a boolean mask), in the given order."""
-        index = np.arange(self.num_episodes)[np.asarray(episodes)]
-        if len(index) == 0:
+        if len(episodes) == 0 or not len(index := np.arange(self.num_episodes)[np.asarray(episodes)]):
             raise LatentRLError("no episode was selected: give at least one index")
         starts = self.episode_starts[index]
         lengths = self.episode_lengths[index]
@@ -185,6 +184,10 @@ def _as_integers(name: str, values: Any) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def _unbounded(values: NDArray[Any]) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, values.shape[1:], np.float32)
+
+
 def _guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
     if np.issubdtype(actions.dtype, np.integer) and actions.ndim == 1:
         return spaces.Discrete(int(actions.max()) + 1)
@@ -195,7 +198,7 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise LatentRLError(f"there is no file {str(path)!r}: give the path of an .npz archive")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # numpy raises many kinds for damaged or foreign files
         raise LatentRLError(f"{str(path)!r} cannot be read as an .npz archive of plain arrays ({error})") from error

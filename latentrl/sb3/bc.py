@@ -1,7 +1,6 @@
 """Behaviour cloning of latent policies as a stable-baselines3 algorithm."""
 
 import io
-import os
 import pathlib
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 
 from latentrl.checks import LatentRLError, at_least, resolve_device
 from latentrl.data import Demonstrations, Segments
+from latentrl.files import whole
 from latentrl.model import Elbo
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -273,16 +273,8 @@ class LatentBC(BaseAlgorithm):
         if not isinstance(path, (str, pathlib.Path)):
             return super().save(path, exclude, include)
         target = pathlib.Path(path)
-        if target.suffix == "":
-            target = target.with_suffix(".zip")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                super().save(file, exclude, include)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole(target if target.suffix else target.with_suffix(".zip")) as partial, partial.open("wb") as file:
+            super().save(file, exclude, include)
         return None
 
 

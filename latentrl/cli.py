@@ -1,0 +1,22 @@
+"""The command line: ``latentrl demo``."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from latentrl.checks import LatentRLError
+from latentrl.demo import DemoConfig, run_demo
+
+COMMANDS = {"demo": DemoConfig}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point; bad input is one line on stderr and exit status 2."""
+    try:
+        config = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="latentrl", description=__doc__, args=args)
+        run_demo(config)
+    except LatentRLError as error:
+        print(f"latentrl: error: {error}", file=sys.stderr)
+        return 2
+    return 0

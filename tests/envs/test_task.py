@@ -1,0 +1,138 @@
+"""Laws of every task's pure functions."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from latentrl_envs import Pendulum, Task, TorchEnv, Trace
+from latentrl_envs.task import build_task, checked_count, checked_number
+from tests.envs.tasks_table import REGISTERED, TASKS, Row, central_differences, names
+
+every_task = pytest.mark.parametrize("row", TASKS, ids=names)
+
+
+def outputs(task: Task, noise: Tensor, state: Tensor, action: Tensor) -> dict[str, Tensor]:
+    """Return what every function of the task says."""
+    following = task.transition(state, action)
+    return {
+        "initial": task.initial(noise),
+        "transition": following,
+        "observation": task.observation(following),
+        "reward": task.reward(state, action, following),
+        "terminal": task.terminal(following),
+    }
+
+
+def inputs(row: Row, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(n, row.task.initial_noise_dim, dtype=torch.float64, generator=generator)
+    return (noise, *row.draw(n, spread=2.0))
+
+
+@every_task
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_shapes_and_dtypes_follow_the_input(row: Row, dtype: torch.dtype) -> None:
+    noise, state, action = (x.to(dtype) for x in inputs(row))
+    flat = outputs(row.task, noise, state, action)
+    folded = outputs(row.task, *(x.view(2, 3, -1) for x in (noise, state, action)))
+    alone = outputs(row.task, noise[0], state[0], action[0])
+    for name, value in flat.items():
+        assert value.dtype == (torch.bool if name == "terminal" else dtype)
+        torch.testing.assert_close(folded[name], value.view(2, 3, *value.shape[1:]))
+        torch.testing.assert_close(alone[name], value[0])
+
+
+@every_task
+def test_vmap_equals_eager(row: Row) -> None:
+    arguments = inputs(row)
+    eager = outputs(row.task, *arguments)
+    mapped = torch.func.vmap(lambda *rows: outputs(row.task, *rows))(*arguments)
+    torch.testing.assert_close(mapped, eager)
+
+
+@pytest.mark.parametrize("row", REGISTERED, ids=names)
+def test_compiles_without_a_graph_break(row: Row) -> None:
+    arguments = inputs(row)
+    compiled = torch.compile(lambda *rows: outputs(row.task, *rows), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*arguments), outputs(row.task, *arguments))
+
+
+@every_task
+def test_functions_return_new_tensors_and_leave_their_arguments_alone(row: Row) -> None:
+    noise, state, action = inputs(row)
+    before = [x.clone() for x in (noise, state, action)]
+    following = row.task.transition(state, action)
+    results = [row.task.initial(noise), following, row.task.observation(following), row.task.observation(state)]
+    results += [row.task.reward(state, action, following), row.task.terminal(following)]
+    for result in results:
+        result.zero_()
+    for x, old in zip((noise, state, action), before, strict=True):
+        assert torch.equal(x, old)
+
+
+@every_task
+def test_gradients_equal_central_differences_inside_the_clips(row: Row) -> None:
+    assert row.task.differentiable
+    state, action = row.draw(4, spread=0.5)
+    weights = torch.linspace(0.3, 1.0, row.task.observation_space.shape[0], dtype=torch.float64)
+
+    def score(start: Tensor, push: Tensor) -> Tensor:
+        following = row.task.transition(start, push)
+        again = row.task.transition(following, push)
+        rewards = row.task.reward(start, push, following) + row.task.reward(following, push, again)
+        return (row.task.observation(again) @ weights + rewards).sum()
+
+    by_state, by_action = torch.func.grad(score, argnums=(0, 1))(state, action)
+    torch.testing.assert_close(by_state, central_differences(lambda x: score(x, action), state), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(by_action, central_differences(lambda x: score(state, x), action), rtol=1e-6, atol=1e-7)
+    assert by_action.abs().min() > 0
+
+
+@every_task
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda dtype: dtype.__name__)
+def test_every_observation_lies_in_the_space(row: Row, dtype: type) -> None:
+    state = row.task.initial(torch.rand(50, row.task.initial_noise_dim, dtype=torch.float64))
+    high = torch.from_numpy(row.task.action_space.high).double()
+    low, top = (row.task.observation_space.low.astype(dtype), row.task.observation_space.high.astype(dtype))
+    for _ in range(120):  # beyond the horizon, at full speed in one direction for a third of the rows
+        seen = row.task.observation(state).numpy().astype(dtype)
+        assert (seen >= low).all()
+        assert (seen <= top).all()
+        push = 3 * high * torch.cat((torch.ones(17, len(high)), 2 * torch.rand(33, len(high)) - 1)).double()
+        state = row.task.transition(state, push)
+
+
+@every_task
+def test_pickle_keeps_the_constants(row: Row) -> None:
+    arguments = inputs(row)
+    again = pickle.loads(pickle.dumps(row.task))
+    torch.testing.assert_close(outputs(again, *arguments), outputs(row.task, *arguments), rtol=0, atol=0)
+
+
+def test_build_task_takes_a_task_or_its_name() -> None:
+    task = Trace()
+    assert build_task(task) is task
+    assert build_task("latentrl_envs.pendulum:Pendulum", g=3.0).g == 3.0
+    with pytest.raises(TypeError, match=r"unexpected arguments \['g'\]"):
+        build_task(task, g=3.0)
+    with pytest.raises(TypeError, match="gravity"):
+        build_task("latentrl_envs.pendulum:Pendulum", gravity=3.0)
+    with pytest.raises(TypeError, match="must be a latentrl_envs Task"):
+        build_task(TorchEnv(Pendulum()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "1", None, True])
+def test_checked_number_refuses(value: object) -> None:
+    with pytest.raises(ValueError, match="g must be"):
+        checked_number("g", value, minimum=0)
+    assert checked_number("g", np.float32(2)) == 2.0
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1", None, True])
+def test_checked_count_refuses(value: object) -> None:
+    with pytest.raises(ValueError, match="n must be an integer"):
+        checked_count("n", value)
+    assert checked_count("n", np.int64(2)) == 2
