@@ -10,6 +10,9 @@ install_import_hook(["latentrl.nets", "latentrl.posteriors", "latentrl.priors", 
 
 from latentrl import Demonstrations
 
+# The networks of the tests are too small for two threads to help each other.
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, OneHot
-from latentrl.estimators import LikelihoodRatio, Pathwise, RolloutEstimator
+from latentrl.estimators import LikelihoodRatio, Pathwise, RolloutEstimator, Trajectories
 from latentrl.rollouts import ExpectedReturn
 from latentrl.variance import GradientReport, gradient_variance, variance_ratio
 from latentrl_envs.pendulum import Pendulum
@@ -94,6 +94,22 @@ def test_mean_gradient_of_a_walk(estimator: RolloutEstimator) -> None:
     )
     assert report.bias_p > 1e-4
     assert report.env_steps_per_gradient == 24
+
+
+@pytest.mark.parametrize("estimator", LIKELIHOOD_RATIOS, ids=repr)
+def test_likelihood_ratio_by_its_formula(estimator: LikelihoodRatio) -> None:
+    """Three trajectories, two steps, spelled out; the second trajectory ended after its first step."""
+    torch.manual_seed(0)
+    laws = [DiagonalNormal(torch.randn(3, 2), torch.ones(3, 2)) for _ in range(2)]
+    actions, rewards = [q.sample() for q in laws], torch.tensor([[1.0, 2.0, 4.0], [8.0, 0.0, 16.0]])
+    alive = torch.tensor([[True, True, True], [True, False, True]])
+    total = {True: [[9.0, 2.0, 20.0], [8.0, 0.0, 16.0]], False: [[9.0, 2.0, 20.0]] * 2}[estimator.reward_to_go]
+    expected = torch.zeros(3)
+    for i, others in enumerate(((1, 2), (0, 2), (0, 1))):
+        for t in range(2 if i != 1 else 1):
+            baseline = sum(total[t][j] for j in others) / 2 if estimator.baseline else 0.0
+            expected[i] += (total[t][i] - baseline) * laws[t].log_prob(actions[t])[i]
+    assert torch.allclose(estimator.surrogate(Trajectories(laws, actions, rewards, alive)), expected)
 
 
 def test_each_refinement_lowers_the_variance() -> None:

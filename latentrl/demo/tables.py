@@ -41,7 +41,7 @@ def _cloning(summary: dict[str, Any]) -> Table:
 
 def _gradients(records: dict[str, Any]) -> Table:
     table = Table(title="Gradient variance on Pendulum-v1: likelihood ratio / pathwise", title_justify="left", caption_justify="left")
-    for column in ("horizon", "ratio", "95 % interval", "kurtosis LR", "RP", "cosine", "trust"):
+    for column in ("horizon", "ratio", "95 % interval", "κ LR", "κ RP", "cosine", "trust"):
         table.add_column(column, justify="right")
     for horizon, row in records.items():
         low, high = row["ci"]
@@ -54,5 +54,5 @@ def _gradients(records: dict[str, Any]) -> Table:
             f"{row['cosine']:.2f}",
             "yes" if row["trustworthy"] else "NO",
         )
-    table.caption = "cosine: between the mean gradients; trust NO: tail too heavy for so few samples"
+    table.caption = "κ: kurtosis of the gradient; cosine: between the two mean gradients;\ntrust NO: the tail is too heavy for so few samples"
     return table

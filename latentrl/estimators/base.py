@@ -1,0 +1,62 @@
+"""What all gradient estimators of an expectation have in common."""
+
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, TypeAlias
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from latentrl.checks import LatentRLError
+from latentrl.types import Estimate
+
+Integrand: TypeAlias = Callable[[Tensor], Tensor]
+"""f: z (S, ..., B, Z) -> (S, ..., B)."""
+
+
+class Estimator(nn.Module):
+    """A rule for the gradient of E_q[f(z)]: ``estimator(q, f, num_samples) -> Estimate(value, surrogate)``.
+
+    ``q`` has batch_shape (..., B); ``f`` maps z (S, ..., B, Z) to (S, ..., B); both outputs are means over S, (..., B).
+    The gradient of ``surrogate`` is the estimate for the parameters of q *and* for those inside f. Where f itself
+    reads a parameter of q, such as log q(z) in an ELBO, that too is a path through f.
+
+    Members work under ``torch.func.vmap(torch.func.grad(...), randomness="different")``.
+    """
+
+    unbiased: ClassVar[bool]
+    """The expected gradient of the surrogate is the gradient of the expectation."""
+    needs_rsample: ClassVar[bool]
+    """q must have ``rsample``."""
+    needs_differentiable_f: ClassVar[bool]
+    """f must be differentiable in z: jumps in f are invisible, so the gradient is wrong without a warning."""
+    discrete: ClassVar[bool]
+    """Works for q over a discrete set."""
+
+    def forward(self, q: Distribution, f: Integrand, num_samples: int = 1) -> Estimate:
+        raise NotImplementedError
+
+
+class Trajectories(NamedTuple):
+    """N rollouts of T steps, as rollout estimators read them."""
+
+    laws: list[Distribution]
+    """T laws π(·|s_t) with batch_shape (N,)."""
+    actions: list[Tensor]
+    """T actions (N, A) drawn from them."""
+    rewards: Float[Tensor, "T N"]
+    """Zero from the end of an episode on."""
+    alive: Bool[Tensor, "T N"]
+    """The episode had not ended before step t."""
+
+
+def evaluate(f: Integrand, z: Tensor, q: Distribution) -> Float[Tensor, "S *batch"]:
+    """f(z), with the shape checked: a missing dimension would broadcast into a wrong gradient unnoticed."""
+    cost = f(z)
+    expected = z.shape[: z.dim() - len(q.event_shape)]
+    if cost.shape != expected:
+        raise LatentRLError(
+            f"f must map z {tuple(z.shape)} to {tuple(expected)}, one number per draw from q, "
+            f"but returned {tuple(cost.shape)}"
+        )
+    return cost

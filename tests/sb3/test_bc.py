@@ -1,0 +1,232 @@
+"""LatentBC as a stable-baselines3 algorithm: learn, predict, evaluate, save, load, log."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from latentrl import CorrectiveNoise, Demonstrations, LatentRLError
+from latentrl.sb3 import LatentBC
+
+TRACE = "latentrl_envs:latentrl/Trace-v0"
+SMALL = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
+
+
+@pytest.fixture
+def trace_demos() -> Demonstrations:
+    """8 episodes of 100 steps in Trace, half up, half down."""
+    env = gym.make(TRACE)
+    observations, actions = [], []
+    for episode in range(8):
+        observation, _ = env.reset(seed=episode)
+        for step in range(100):
+            action = np.array([0.3, (-1) ** episode * np.sin(step / 20)], np.float32)
+            observations.append(observation)
+            actions.append(action)
+            observation, *_ = env.step(action)
+    return Demonstrations.from_arrays(
+        np.array(observations), np.array(actions), [100] * 8, env.observation_space, env.action_space
+    )
+
+
+def small(demonstrations: Demonstrations | None, **options: Any) -> LatentBC:
+    kwargs = {**SMALL, **options.pop("policy_kwargs", {})}
+    return LatentBC(demonstrations=demonstrations, policy_kwargs=kwargs, batch_size=8, seed=0, device="cpu", **options)
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_loaded_policy_evaluates(trace_demos: Demonstrations, tmp_path: Path, vec_env: type) -> None:
+    small(trace_demos).learn(5).save(tmp_path / "bc")
+    env = make_vec_env(TRACE, n_envs=2, vec_env_cls=vec_env)
+    agent = LatentBC.load(tmp_path / "bc", env)
+    for deterministic in (True, False):
+        rewards, lengths = evaluate_policy(
+            agent, env, n_eval_episodes=4, deterministic=deterministic, return_episode_rewards=True
+        )
+        assert (rewards, lengths) == ([0.0] * 4, [100] * 4)
+    env.close()
+
+
+@pytest.mark.parametrize("hold", [0, 5, 1])
+@pytest.mark.parametrize("prior", ["normal", "vamp"])
+def test_save_and_load_predict_alike(trace_demos: Demonstrations, tmp_path: Path, hold: int, prior: str) -> None:
+    agent = small(trace_demos, policy_kwargs={"hold": hold, "prior": prior}).learn(3)
+    agent.save(tmp_path / "bc.zip")
+    loaded = LatentBC.load(tmp_path / "bc.zip", device="cpu")
+    observation = trace_demos.observations[:6]
+    for arguments in ({"deterministic": True}, {"deterministic": False}, {"latent": np.array([0.5, -1.0])}):
+        torch.manual_seed(4)
+        mine, state = agent.predict(observation, **arguments)  # type: ignore[arg-type]
+        torch.manual_seed(4)
+        theirs, other = loaded.predict(observation, **arguments)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(mine, theirs)
+        assert state is not None
+        assert other is not None
+        np.testing.assert_array_equal(state[0], other[0])
+
+
+def test_loaded_agent_goes_on_where_it_stopped(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    """With the optimiser's state saved, the next update from a file equals the next update in memory."""
+    agent = small(trace_demos, learning_rate=1e-3).learn(4)
+    agent.save(tmp_path / "bc")
+    loaded = LatentBC.load(tmp_path / "bc", demonstrations=trace_demos, device="cpu")
+    assert (loaded.num_timesteps, loaded._n_updates) == (4, 4)
+    for one in (agent, loaded):
+        torch.manual_seed(9)
+        one.learn(2, reset_num_timesteps=False)
+        assert one.num_timesteps == 6
+    for a, b in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_same_seed_same_policy(trace_demos: Demonstrations) -> None:
+    first, second = (small(trace_demos).learn(5) for _ in range(2))
+    for a, b in zip(first.policy.parameters(), second.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_failed_save_keeps_the_old_file(
+    trace_demos: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = small(trace_demos)
+    agent.save(tmp_path / "bc")
+    before = (tmp_path / "bc.zip").read_bytes()
+    monkeypatch.setattr(agent, "get_parameters", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        agent.save(tmp_path / "bc")
+    assert (tmp_path / "bc.zip").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bc.zip"]
+
+
+def test_demonstrations_are_not_saved(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    small(trace_demos).save(tmp_path / "bc")
+    loaded = LatentBC.load(tmp_path / "bc")
+    with pytest.raises(LatentRLError, match="give demonstrations= to LatentBC or to load"):
+        loaded.learn(1)
+
+
+class Counter(BaseCallback):
+    def __init__(self, stop_at: int = 10**9) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def _on_step(self) -> bool:
+        return self.n_calls < self.stop_at
+
+
+def test_callbacks_and_progress_bar(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    env = make_vec_env(TRACE, n_envs=2)
+    agent = small(trace_demos, env=env)
+    counter = Counter()
+    evaluation = EvalCallback(make_vec_env(TRACE, n_envs=2), eval_freq=4, n_eval_episodes=2, verbose=0)
+    checkpoints = CheckpointCallback(save_freq=3, save_path=str(tmp_path))
+    agent.learn(7, callback=[counter, evaluation, checkpoints], progress_bar=True)
+    assert (counter.n_calls, counter.num_timesteps) == (7, 7)
+    assert evaluation.last_mean_reward == 0.0
+    assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["rl_model_3_steps.zip", "rl_model_6_steps.zip"]
+    stopper = Counter(stop_at=2)
+    assert small(trace_demos).learn(9, callback=stopper).num_timesteps == 2
+
+
+def test_evaluation_does_not_disturb_training(trace_demos: Demonstrations) -> None:
+    """predict leaves eval mode behind; the next update must not."""
+    agent = small(trace_demos, env=make_vec_env(TRACE))
+    modes = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            modes.append(self.model.policy.training)
+            self.model.predict(trace_demos.observations[:1])
+            return True
+
+    agent.learn(3, callback=Look())
+    assert modes == [True] * 3
+
+
+def test_logger_writes_csv_and_tensorboard(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    agent = small(trace_demos)
+    agent.set_logger(configure(str(tmp_path / "logs"), ["csv", "tensorboard"]))
+    agent.learn(4, log_interval=2)
+    agent.logger.close()
+    header, *rows = (tmp_path / "logs" / "progress.csv").read_text().splitlines()
+    assert {"train/elbo", "train/kl", "train/reconstruction", "train/active_units", "train/kl_weight"} <= set(
+        header.split(",")
+    )
+    assert len(rows) == 2
+    assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
+    named = small(trace_demos, tensorboard_log=str(tmp_path / "board")).learn(2, tb_log_name="mine", log_interval=1)
+    named.logger.close()
+    assert named.logger.dir is not None
+    assert Path(named.logger.dir).name == "mine_1"
+
+
+def test_discrete_actions(tmp_path: Path) -> None:
+    """Cloning 'act like the sign of the first observation' in a Discrete space."""
+    observations = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    data = Demonstrations.from_arrays(
+        observations, (observations[:, 0] > 0).astype(int), [20] * 20, action_space=spaces.Discrete(2)
+    )
+    # Without warm-up: a latent that is free at first learns to say the action itself, and p(z) knows no state.
+    agent = LatentBC(
+        demonstrations=data, policy_kwargs={**SMALL, "hold": 1}, batch_size=128, kl_warmup=0.0, seed=0, device="cpu"
+    ).learn(400)
+    played, _ = agent.predict(observations)
+    assert (played == data.actions).mean() > 0.95
+    agent.save(tmp_path / "bc")
+    assert LatentBC.load(tmp_path / "bc").action_space == spaces.Discrete(2)
+
+
+def test_kl_weight_is_faded_in(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    agent = small(trace_demos, kl_weight=2.0, kl_warmup=0.5)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(8, log_interval=1)
+    agent.logger.close()
+    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
+    column = header.split(",").index("train/kl_weight")
+    assert [float(row.split(",")[column]) for row in rows] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0]
+
+
+def test_non_finite_loss_stops(trace_demos: Demonstrations) -> None:
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        small(trace_demos, learning_rate=1e30, kl_warmup=0.0).learn(20, log_interval=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be a number of at least 1"),
+        ({"steps_per_segment": 0}, "steps_per_segment"),
+        ({"kl_weight": -1.0}, "beta"),
+        ({"kl_warmup": 1.5}, "kl_warmup is a share"),
+        ({"device": "cuda:77"}, "device 'cuda:77' is not available"),
+        ({"policy_kwargs": {"prior": "uniform"}}, "unknown prior 'uniform'"),
+        ({"noise": CorrectiveNoise([1.0])}, "1 features, observations have 5"),
+    ],
+)
+def test_bad_options(trace_demos: Demonstrations, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LatentRLError, match=message):
+        LatentBC(demonstrations=trace_demos, **{"device": "cpu", **options}).learn(1)
+
+
+def test_bad_combinations(trace_demos: Demonstrations, two_ways: Demonstrations) -> None:
+    with pytest.raises(LatentRLError, match="needs demonstrations or an env"):
+        LatentBC()
+    with pytest.raises(LatentRLError, match="the demonstrations' observation_space is"):
+        LatentBC(env=TRACE, demonstrations=two_ways)
+    fast = Demonstrations.from_arrays(trace_demos.observations, trace_demos.actions * 10, trace_demos.episode_lengths)
+    with pytest.raises(LatentRLError, match="demonstrated actions lie outside the environment's"):
+        LatentBC(env=TRACE, demonstrations=fast)
+    with pytest.raises(LatentRLError, match="total_timesteps"):
+        small(trace_demos).learn(0)
+    with pytest.raises(ValueError, match="Policy MlpPolicy unknown"):
+        LatentBC("MlpPolicy", demonstrations=trace_demos)

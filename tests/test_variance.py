@@ -1,0 +1,262 @@
+"""The meter on gradients whose law is known.
+
+Statistical tests are seeded; the false-alarm rate of each is written beside it.
+"""
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from latentrl.checks import LatentRLError
+from latentrl.types import Estimate
+from latentrl.variance import GradientReport, gradient_variance, variance_ratio
+
+SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+SIGNAL = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+THETA = {"theta": torch.zeros(3, dtype=torch.float64)}
+TRACE = float(SCALE.square().sum())
+KURTOSIS = 1 + 2 * float((SCALE**4).sum()) / TRACE**2
+
+
+def gaussian(signal: Tensor = SIGNAL, scale: Tensor = SCALE) -> Callable:
+    """An objective whose gradient is N(signal, diag(scale²))."""
+    return lambda p: (p["theta"] * (signal + scale * torch.randn(3, dtype=torch.float64))).sum()
+
+
+def student(p: dict[str, Tensor]) -> Tensor:
+    """Gradients from Student's t with ν = 2.5: finite variance, infinite kurtosis (polar method, Bailey 1994)."""
+    radius, angle = torch.rand(2, 3, dtype=torch.float64)
+    return (p["theta"] * (2.5 * (radius ** (-2 / 2.5) - 1)).sqrt() * torch.cos(2 * math.pi * angle)).sum()
+
+
+def lognormal(p: dict[str, Tensor]) -> Tensor:
+    return (p["theta"] * (3.0 * torch.randn(3, dtype=torch.float64)).exp()).sum()
+
+
+def measure(objective: Callable | None = None, replicates: int = 200, **options: object) -> GradientReport:
+    return gradient_variance(objective or gaussian(), THETA, replicates, **options)
+
+
+# --- What is reported
+
+
+def test_moments_of_a_gaussian_gradient() -> None:
+    """Each bound at 4.5 standard errors: 7e-6."""
+    replicates = 20_000
+    report = measure(replicates=replicates, chunk_size=10_000, reference=SIGNAL)
+    assert abs(math.log(report.trace / TRACE)) < 4.5 * math.sqrt((KURTOSIS - 1) / replicates)
+    assert report.kurtosis == pytest.approx(KURTOSIS, rel=0.05)
+    assert report.log_trace_se == pytest.approx(math.sqrt((KURTOSIS - 1) / replicates), rel=0.05)
+    assert torch.allclose(report.mean_se * math.sqrt(replicates), SCALE, rtol=0.02)
+    assert report.snr == pytest.approx(float(SIGNAL.norm()) / math.sqrt(TRACE), rel=0.03)
+    low, high = report.trace_ci
+    assert low < report.trace < high
+    assert math.log(high / low) == pytest.approx(2 * 1.96 * report.log_trace_se, rel=0.15)  # bootstrap = delta method
+    assert report.cosine > 0.999
+    assert report.bias_p > 1e-4
+
+
+def test_replicates_run_as_a_loop_would() -> None:
+    """A module with noise inside, one replicate at a time with plain autograd."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+    def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(model, p, (x,)).square().mean()
+
+    report = gradient_variance(
+        lambda p: loss(p, torch.randn(5, 4, dtype=torch.float64)), model.named_parameters(), 30, chunk_size=10, seed=7
+    )
+    torch.manual_seed(7)
+    rows = []
+    for x in torch.cat([torch.randn(10, 5, 4, dtype=torch.float64) for _ in range(3)]):
+        gradient = torch.autograd.grad(loss(dict(model.named_parameters()), x), list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in gradient]))
+    g = torch.stack(rows)
+    d = (g - g.mean(0)).square().sum(1)
+    assert torch.allclose(report.mean, g.mean(0), rtol=1e-10)
+    assert torch.allclose(report.mean_se, g.std(0) / math.sqrt(30), rtol=1e-10)
+    assert report.trace == pytest.approx(float(g.var(0).sum()), rel=1e-10)
+    assert report.kurtosis == pytest.approx(float(d.square().mean() / d.mean() ** 2), rel=1e-10)
+    assert report.tail_share == pytest.approx(float(d.max() ** 2 / d.square().sum()), rel=1e-10)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_snr_is_debiased() -> None:
+    """Zero-mean gradients: the signed SNR² averages to 0 over 400 runs; the plug-in one has a floor near 1/R."""
+    objective = gaussian(signal=torch.zeros(3, dtype=torch.float64))
+    reports = [measure(objective, 50, seed=seed) for seed in range(400)]
+    signed = torch.tensor([r.snr_squared for r in reports])
+    assert abs(signed.mean()) < 4 * signed.std() / 20  # 6e-5
+    plug_in = torch.tensor([float(r.mean.square().sum()) / r.trace for r in reports])
+    assert plug_in.mean() > 0.9 / 50
+    assert min(r.snr for r in reports) == 0.0
+
+
+def test_bootstrap_interval_covers() -> None:
+    """300 runs at R = 100: a percentile interval of 95 % covers about 92 % there; the bounds are 3.4 σ away."""
+    covered = 0
+    for seed in range(300):
+        low, high = measure(replicates=100, seed=seed).trace_ci
+        covered += low <= TRACE <= high
+    assert 0.865 <= covered / 300 <= 0.985
+
+
+def test_bootstrap_is_the_same_through_either_matrix() -> None:
+    """P > R goes through the Gram matrix, P ≤ R through the gradients: padding with zeros changes nothing."""
+    padded = {"theta": torch.zeros(60, dtype=torch.float64)}
+    wide = gradient_variance(lambda p: gaussian()({"theta": p["theta"][:3]}), padded, 20)
+    narrow = measure(replicates=20)
+    assert wide.trace_ci == pytest.approx(narrow.trace_ci, rel=1e-9)
+
+
+def test_trace_interval_by_brute_force() -> None:
+    """Resample the gradients themselves, with the meter's own draws of their indices."""
+    report = measure(replicates=6, seed=4)
+    torch.manual_seed(4)
+    g = SIGNAL + SCALE * torch.cat([torch.randn(3, 3, dtype=torch.float64) for _ in range(2)])
+    torch.manual_seed(4)
+    traces = g[torch.randint(6, (1000, 6))].var(1).sum(-1)
+    expected = traces.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    assert report.trace_ci == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_bias_test_is_calibrated(noisy: bool) -> None:
+    """Under the null p < .05 in at most 5 % of 300 runs of six replicates, against the truth and against another
+    report with as much error of its own; 27 of 300 is 3.2 σ away."""
+    false_alarms = 0
+    for seed in range(300):
+        reference = measure(replicates=6, seed=seed + 1000) if noisy else SIGNAL
+        false_alarms += measure(replicates=6, seed=seed, reference=reference).bias_p < 0.05
+    assert 0 < false_alarms < 27
+
+
+def test_bias_test_has_power() -> None:
+    assert measure(reference=SIGNAL + 0.5 * SCALE).bias_p < 1e-6
+    assert measure(gaussian(SIGNAL + 1.0), 500, reference=measure(replicates=500, seed=1)).bias_p < 1e-6
+    # Four replicates say little, and the same four numbers taken for the truth say too much.
+    few = measure(replicates=4, seed=1)
+    assert measure(reference=few).bias_p > 0.01
+    assert measure(reference=few.mean).bias_p < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_exact_estimator_has_no_variance_and_no_bias(dtype: torch.dtype) -> None:
+    report = gradient_variance(
+        lambda p: (p["x"] / 3).sum(), {"x": torch.ones(2, dtype=dtype)}, 10, torch.full((2,), 1 / 3)
+    )
+    assert report.trace < 1e-30
+    assert report.snr > 1e14
+    assert report.bias_p == pytest.approx(1.0)
+    assert report.trustworthy
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+# --- Whether it can be believed
+
+
+def test_trust() -> None:
+    """Gaussian always; infinite kurtosis mostly not; a log-normal whose sample variance is off by e⁵ never."""
+    assert sum(measure(replicates=100, seed=seed).trustworthy for seed in range(50)) >= 48  # .996 each: 1e-3
+    assert all(measure(replicates=640, seed=seed).trustworthy for seed in range(50))
+    doubted = sum(not measure(student, 640, seed=seed).trustworthy for seed in range(50))
+    assert doubted >= 25  # about .75 of them; 25 of 50 is 4 σ below
+    assert not any(measure(lognormal, 640, seed=seed).trustworthy for seed in range(50))
+    assert not measure(replicates=8).trustworthy
+
+
+def test_ratio_of_two_reports() -> None:
+    a, b = measure(replicates=2000), measure(gaussian(scale=2 * SCALE), 2000, seed=1)
+    ratio = variance_ratio(b, a)
+    assert ratio.ci[0] < 4 < ratio.ci[1]
+    assert ratio.ci[1] / ratio.ci[0] == pytest.approx(
+        math.exp(2 * 1.96 * math.sqrt(2 * (KURTOSIS - 1) / 2000)), rel=0.05
+    )
+    assert ratio.trustworthy
+    assert not variance_ratio(a, measure(lognormal, 2000)).trustworthy
+    with pytest.raises(LatentRLError, match="one batch_size"):
+        variance_ratio(a, measure(batch_size=2))
+    with pytest.raises(LatentRLError, match="without variance"):
+        variance_ratio(a, measure(lambda p: p["theta"].sum()))
+
+
+# --- How it is run
+
+
+def test_same_seed_same_report_and_the_callers_noise_is_untouched() -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, second = (measure(seed=5, chunk_size=64).to_dict() for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    for key in first.keys() - {"seconds_per_gradient", "cost_normalized"}:
+        assert first[key] == second[key]
+    assert measure(seed=6, chunk_size=64).trace != first["trace"]
+
+
+def test_chunks_bound_what_runs_at_once() -> None:
+    calls = []
+
+    def counted(p: dict[str, Tensor]) -> Tensor:
+        calls.append(1)  # once per chunk: vmap traces the objective
+        return gaussian()(p)
+
+    measure(counted, 100, chunk_size=30)
+    assert len(calls) == 4
+    measure(counted, 100)
+    assert len(calls) == 4 + 2  # never more than half, so that something is timed after the warm-up
+
+
+def test_costs_and_plain_numbers() -> None:
+    report = measure(batch_size=16, env_steps=320)
+    assert report.seconds_per_gradient > 0
+    assert report.cost_normalized == report.trace * report.seconds_per_gradient
+    assert report.trace_per_sample == 16 * report.trace
+    record = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert record["env_steps_per_gradient"] == 320
+    assert record["trace_ci"] == list(report.trace_ci)
+    assert record["cosine"] is record["bias_z"] is None
+    assert record["trustworthy"] is True
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_noise_is_seeded_and_restored() -> None:
+    def objective(p: dict[str, Tensor]) -> Tensor:
+        return (p["theta"] * torch.randn(3, device="cuda")).sum()
+
+    theta = {"theta": torch.zeros(3, device="cuda")}
+    before = torch.cuda.get_rng_state()
+    first, second = (gradient_variance(objective, theta, 100) for _ in range(2))
+    assert torch.equal(before, torch.cuda.get_rng_state())
+    assert torch.equal(first.mean, second.mean)
+    assert first.mean.device.type == "cpu"
+
+
+# --- What it refuses
+
+REFUSED = {
+    "at least 2": lambda: measure(replicates=1),
+    "chunk_size must be": lambda: measure(chunk_size=0),
+    r"scalar tensor.*\(3,\)": lambda: measure(lambda p: p["theta"] + torch.randn(3)),
+    "scalar tensor.*Estimate": lambda: measure(lambda p: Estimate(p["theta"].sum(), p["theta"].sum())),
+    "200 of 200 gradients are not finite": lambda: measure(lambda p: (p["theta"] * math.nan).sum()),
+    "exactly 0": lambda: measure(lambda p: (p["theta"].detach() * torch.randn(3)).sum()),
+    "no parameters": lambda: gradient_variance(gaussian(), {}, 10),
+    "by name": lambda: gradient_variance(gaussian(), nn.Linear(1, 1), 10),
+    "these are not: theta": lambda: gradient_variance(gaussian(), {"theta": torch.zeros(3, dtype=torch.int64)}, 10),
+    "at most 16 replicates": lambda: gradient_variance(gaussian(), {"theta": torch.zeros(3_000_000)}, 20),
+    "flat with 3 numbers": lambda: measure(reference=torch.zeros(1, 3)),
+    "same seed 0": lambda: measure(reference=measure()),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_errors_at_the_door(message: str) -> None:
+    with pytest.raises(LatentRLError, match=message):
+        REFUSED[message]()
