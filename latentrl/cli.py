@@ -1,14 +1,14 @@
 """The command line: ``latentrl demo``."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
 from latentrl.checks import LatentRLError
 from latentrl.demo import DemoConfig, run_demo
 
-COMMANDS = {"demo": DemoConfig}
+COMMANDS: dict[str, Callable[..., DemoConfig]] = {"demo": DemoConfig}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -20,3 +20,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"latentrl: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, TanhNormal
-from latentrl.nets import ConditionedTrunk, PositiveScale, Standardize
+from latentrl.nets import ConditionedTrunk, PositiveScale, Unstandardize
 
 Hidden = Sequence[int]
 
@@ -45,13 +45,12 @@ class GaussianDecoder(Decoder):
         state_dependent_scale: bool = False,
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, action_dim)
-        self.action_scale = Standardize(action_dim, "action")
+        self.raw_units = Unstandardize(action_dim, "action")
         self.sigma = PositiveScale(self.trunk.features_dim, action_dim, state_dependent_scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiagonalNormal:
         features = self.trunk(observations, z)
-        unit = self.action_scale
-        return DiagonalNormal(unit.loc + unit.scale * self.head(features), unit.scale * self.sigma(features))
+        return DiagonalNormal(self.raw_units(self.head(features)), self.raw_units.gain * self.sigma(features))
 
 
 class TanhGaussianDecoder(Decoder):
@@ -99,7 +98,7 @@ class MixtureDecoder(Decoder):
         hidden: Hidden = (128, 128, 128),
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, n_components * (1 + action_dim))
-        self.action_scale = Standardize(action_dim, "action")
+        self.raw_units = Unstandardize(action_dim, "action")
         self.sigma = PositiveScale(self.trunk.features_dim, n_components * action_dim, state_dependent=True)
         self.n_components = n_components
 
@@ -108,9 +107,8 @@ class MixtureDecoder(Decoder):
         outputs = self.head(features)
         logits, loc = outputs[..., : self.n_components], outputs[..., self.n_components :]
         shape = (*logits.shape, -1)
-        unit = self.action_scale
-        loc = unit.loc + unit.scale * loc.reshape(shape)
-        return GaussianMixture(logits, loc, unit.scale * self.sigma(features).reshape(shape))
+        loc = self.raw_units(loc.reshape(shape))
+        return GaussianMixture(logits, loc, self.raw_units.gain * self.sigma(features).reshape(shape))
 
 
 class CategoricalDecoder(Decoder):

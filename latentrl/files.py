@@ -43,5 +43,7 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise LatentRLError(f"output folder {str(folder)!r} cannot be written ({error.strerror}): give another") from error
+        raise LatentRLError(
+            f"output folder {str(folder)!r} cannot be written ({error.strerror}): give another"
+        ) from error
     return folder

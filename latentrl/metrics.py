@@ -48,7 +48,9 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     variance = max(0.0, (xlogy(p, p) * np.log(np.where(p > 0, p, 1.0))).sum() - plug_in**2) / total
     variance += (seen - 1) / (2 * total**2)
     half = norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
-    low, value, high = np.clip(np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0)
+    low, value, high = np.clip(
+        np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0
+    )
     return Entropy(float(value), (float(low), float(high)))
 
 
@@ -127,4 +129,6 @@ def _rms(first: Array, second: Array) -> Array:
 
 def _same_shape(first: Array, second: Array) -> None:
     if first.ndim != 3 or second.ndim != 3 or first.shape[1:] != second.shape[1:]:
-        raise LatentRLError(f"trajectories must both be (N, T, D) with equal T and D, not {first.shape}, {second.shape}")
+        raise LatentRLError(
+            f"trajectories must both be (N, T, D) with equal T and D, not {first.shape}, {second.shape}"
+        )

@@ -1,6 +1,7 @@
 """The latent-variable policy π(a|s) = ∫ p(a|s, z) p(z|s) dz, composed of a posterior, a prior and a decoder."""
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -10,28 +11,43 @@ from torch.distributions import Distribution, kl_divergence
 
 from latentrl.checks import LatentRLError
 from latentrl.decoders import Decoder
-from latentrl.distributions import DiagonalNormal, OneHot
+from latentrl.distributions import DiagonalNormal, OneHot, StandardNormal
 from latentrl.estimators import Estimator, LeaveOneOut, Pathwise, ScoreFunction
-from latentrl.nets import Standardize
+from latentrl.nets import Affine
 from latentrl.posteriors import Posterior
 from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
 
 PATHWISE, SCORE_FUNCTION = Pathwise(), ScoreFunction(LeaveOneOut())
-ANALYTIC_KL = {(DiagonalNormal, DiagonalNormal), (OneHot, OneHot)}
+ANALYTIC_KL = {(DiagonalNormal, DiagonalNormal), (DiagonalNormal, StandardNormal), (OneHot, OneHot)}
 
 
-class Elbo(NamedTuple):
-    """The evidence lower bound and its parts, in nats, averaged over the batch."""
+@dataclass(frozen=True)
+class Elbo:
+    """The evidence lower bound and its parts, in nats; averages over the batch are taken when they are asked for."""
 
-    value: Float[Tensor, ""]
-    """reconstruction − β·kl, without gradient."""
-    reconstruction: Float[Tensor, ""]
-    """E_q[log p(a|s, z)], summed over the actions of a segment."""
-    kl: Float[Tensor, ""]
-    """KL(q(z|·) ‖ p(z|s)), an estimate where no closed form exists."""
     loss: Float[Tensor, ""]
     """Minimise this: its gradient is that of −value under the chosen estimator."""
+    log_likelihoods: Float[Tensor, " B"]
+    """E_q[log p(a|s, z)] of each element, summed over the actions of a segment; without gradient."""
+    kls: Float[Tensor, " B"]
+    """KL(q(z|·) ‖ p(z|s)) of each element, an estimate where no closed form exists; without gradient."""
+    beta: float | Tensor
+
+    @property
+    def reconstruction(self) -> Float[Tensor, ""]:
+        """Mean of :attr:`log_likelihoods`."""
+        return self.log_likelihoods.mean()
+
+    @property
+    def kl(self) -> Float[Tensor, ""]:
+        """Mean of :attr:`kls`."""
+        return self.kls.mean()
+
+    @property
+    def value(self) -> Float[Tensor, ""]:
+        """reconstruction − β·kl."""
+        return self.reconstruction - self.beta * self.kl
 
 
 class Diagnostics(NamedTuple):
@@ -72,9 +88,10 @@ class LatentModel(nn.Module):
 
     def standardize(self, observations: Float[Tensor, "N O"], actions: Float[Tensor, "N A"]) -> None:
         """Fit every module's standardisation to data; log densities stay in raw units."""
-        data = {"observation": observations, "action": actions}
+        joined = torch.cat([observations, actions], dim=-1)
+        data = {"observation": observations, "action": actions, "transition": joined}
         for module in self.modules():
-            if isinstance(module, Standardize):
+            if isinstance(module, Affine):
                 module.fit(data[module.kind])
 
     # -- acting ------------------------------------------------------------------------------------------------
@@ -117,31 +134,28 @@ class LatentModel(nn.Module):
         :param num_samples: draws of z per element; 1 by default, 4 for the score function
         """
         if self.posterior is None or self.prior is None:
-            value = self.log_likelihood_given(batch, batch.actions.new_empty(len(batch.actions), 0)).mean()
-            zero = torch.zeros_like(value.detach())
-            return Elbo(value.detach(), value.detach(), zero, -value)
+            log_p = self.log_likelihood_given(batch, batch.actions.new_empty(len(batch.actions), 0))
+            return Elbo(-log_p.mean(), log_p.detach(), torch.zeros_like(log_p), beta)
         q = self.posterior(batch.context_observations, batch.context_actions)
         p = self.prior(batch.start)
         if estimator is None:
             estimator = PATHWISE if q.has_rsample else SCORE_FUNCTION
-        if num_samples is None:
-            num_samples = 1 if q.has_rsample else 4
+        if num_samples is None and not q.has_rsample:
+            num_samples = 4
         if (type(q), type(p)) in ANALYTIC_KL:
-            reconstruction = estimator(q, lambda z: self.log_likelihood_given(batch, z), num_samples)
+            estimate = estimator(q, lambda z: self.log_likelihood_given(batch, z), num_samples)
             kl = kl_divergence(q, p)
-            loss = (beta * kl - reconstruction.surrogate).mean()
-            recon_value, kl_value = reconstruction.value.mean(), kl.detach().mean()
-        else:
-            parts: dict[str, Tensor] = {}
+            return Elbo((beta * kl - estimate.surrogate).mean(), estimate.value, kl.detach(), beta)
+        parts: dict[str, Tensor] = {}
 
-            def integrand(z: Tensor) -> Tensor:
-                parts["log_p"] = self.log_likelihood_given(batch, z)
-                parts["kl"] = q.log_prob(z) - p.log_prob(z)
-                return parts["log_p"] - beta * parts["kl"]
+        def integrand(z: Tensor) -> Tensor:
+            parts["log_p"] = self.log_likelihood_given(batch, z)
+            parts["kl"] = q.log_prob(z) - p.log_prob(z)
+            return parts["log_p"] - beta * parts["kl"]
 
-            loss = -estimator(q, integrand, num_samples).surrogate.mean()
-            recon_value, kl_value = parts["log_p"].detach().mean(), parts["kl"].detach().mean()
-        return Elbo(recon_value - beta * kl_value, recon_value, kl_value, loss)
+        loss = -estimator(q, integrand, num_samples).surrogate.mean()
+        log_p, kl = (parts[name].detach().reshape(-1, len(batch.actions)).mean(0) for name in ("log_p", "kl"))
+        return Elbo(loss, log_p, kl, beta)
 
     def log_weights(self, batch: Batch, num_samples: int) -> Float[Tensor, "S B"]:
         """log p(a|s, z) p(z|s) / q(z|·) for S draws z ~ q, reparameterized where q allows."""

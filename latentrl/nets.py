@@ -1,7 +1,7 @@
 """Networks: multilayer perceptrons, encoders of transitions and segments, standardisation kept inside the modules."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 import torch
@@ -9,35 +9,58 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Kind = Literal["observation", "action"]
+Kind = Literal["observation", "action", "transition"]
 
 
-class Standardize(nn.Module):
-    """(x − loc) / scale with loc and scale learned from data once, kept as buffers.
+class Affine(nn.Module):
+    """x -> shift + gain · x, the identity until it is fitted to data; one fused operation.
 
     Modules own their standardisation, so they take and give raw units, and a saved policy carries it along.
 
     :param size: number of features
-    :param kind: which data :meth:`LatentModel.standardize` fits it to
+    :param kind: the data that :meth:`LatentModel.standardize` fits it to; a transition is observation and action joined
     """
 
-    loc: Tensor
-    scale: Tensor
+    shift: Tensor
+    gain: Tensor
 
     def __init__(self, size: int, kind: Kind) -> None:
         super().__init__()
         self.kind = kind
-        self.register_buffer("loc", torch.zeros(size))
-        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("shift", torch.zeros(size))
+        self.register_buffer("gain", torch.ones(size))
 
     def fit(self, data: Float[Tensor, "N D"]) -> None:
-        """Set loc and scale to mean and standard deviation; a constant feature keeps scale 1."""
-        spread = data.std(0, correction=0)
-        self.loc.copy_(data.mean(0))
-        self.scale.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+        """Set shift and gain from the mean and standard deviation of data; a constant feature keeps its scale."""
+        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        return (x - self.loc) / self.scale
+        return torch.addcmul(self.shift, self.gain, x)
+
+
+class Standardize(Affine):
+    """Raw units to standardised ones, (x − mean) / std."""
+
+    def fit(self, data: Float[Tensor, "N D"]) -> None:
+        mean, spread = _moments(data)
+        self.gain.copy_(1.0 / spread)
+        self.shift.copy_(-mean / spread)
+
+
+class Unstandardize(Affine):
+    """Standardised units to raw ones, mean + std · x."""
+
+    def fit(self, data: Float[Tensor, "N D"]) -> None:
+        mean, spread = _moments(data)
+        self.gain.copy_(spread)
+        self.shift.copy_(mean)
+
+
+def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in float64; 1 in place of a deviation that is nothing beside the rounding."""
+    data = data.double()
+    mean, spread = data.mean(0), data.std(0, correction=0)
+    return mean, torch.where(spread > 1e-6 * (1.0 + mean.abs()), spread, torch.ones_like(spread))
 
 
 def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
@@ -60,12 +83,11 @@ class Encoder(nn.Module):
     def __init__(self, observation_dim: int, action_dim: int) -> None:
         super().__init__()
         self.input_dim = observation_dim + action_dim
-        self.observation_scale = Standardize(observation_dim, "observation")
-        self.action_scale = Standardize(action_dim, "action")
+        self.scale = Standardize(self.input_dim, "transition")
 
     def inputs(self, observations: Float[Tensor, "*b O"], actions: Float[Tensor, "*b A"]) -> Float[Tensor, "*b D"]:
         """Standardised observations and actions side by side, D = O + A."""
-        return torch.cat([self.observation_scale(observations), self.action_scale(actions)], dim=-1)
+        return self.scale(torch.cat([observations, actions], dim=-1))
 
     def features(self, inputs: Tensor) -> Tensor:
         raise NotImplementedError
@@ -126,10 +148,10 @@ class SequenceEncoder(Encoder):
 
 
 class ConditionedTrunk(nn.Module):
-    """Perceptron over (observation, latent), the first layer split in two summands.
+    """Perceptron over (observation, latent).
 
-    With z held over a segment its summand is computed once per segment and broadcast over the steps, instead of
-    being copied to every step.
+    With z held over a segment, the first layer is split in two summands: z's is computed once per segment and
+    broadcast over the steps, instead of z being copied to every step.
 
     :param observation_dim: O
     :param latent_dim: Z; 0 makes a plain perceptron over observations
@@ -139,18 +161,31 @@ class ConditionedTrunk(nn.Module):
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128, 128)) -> None:
         super().__init__()
         self.observation_scale = Standardize(observation_dim, "observation")
-        self.from_observation = nn.Linear(observation_dim, hidden[0])
-        self.from_latent = nn.Linear(latent_dim, hidden[0], bias=False) if latent_dim else None
-        self.net = nn.Sequential(nn.SiLU(), mlp(hidden))
+        self.net = mlp([observation_dim + latent_dim, *hidden])
         self.features_dim = hidden[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
         """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
-        hidden = self.from_observation(self.observation_scale(observations))
-        if self.from_latent is not None:
-            shift = self.from_latent(z)
-            hidden = hidden + (shift.unsqueeze(-2) if observations.dim() == 3 else shift)
-        return self.net(hidden)
+        scaled = self.observation_scale(observations)
+        if z.shape[-1] == 0:
+            return self.net(scaled)
+        if observations.dim() == 2:
+            return self.net(torch.cat([scaled.expand(*z.shape[:-1], -1), z], dim=-1))
+        first, size = self.net[0], observations.shape[-1]
+        assert isinstance(first, nn.Linear)
+        from_latent = F.linear(z, first.weight[:, size:]).unsqueeze(-2)
+        hidden = F.linear(scaled, first.weight[:, :size], first.bias) + from_latent
+        for layer in islice(self.net, 1, None):
+            hidden = layer(hidden)
+        return hidden
+
+
+def positive(raw: Tensor) -> Tensor:
+    """Standard deviations from unbounded numbers: softplus with a floor of 10⁻⁴.
+
+    Made contiguous first: on the half of a chunked tensor, softplus is several times slower on a CPU.
+    """
+    return F.softplus(raw.contiguous()) + 1e-4
 
 
 class PositiveScale(nn.Module):
@@ -170,4 +205,4 @@ class PositiveScale(nn.Module):
 
     def forward(self, features: Float[Tensor, "*b H"]) -> Tensor:
         raw = self.raw if self.from_features is None else self.raw + self.from_features(features)
-        return F.softplus(raw) + 1e-4
+        return positive(raw)

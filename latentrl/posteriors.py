@@ -8,10 +8,9 @@ pseudo-inputs there.
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional as F
 
 from latentrl.distributions import DiagonalNormal, OneHot
-from latentrl.nets import Encoder
+from latentrl.nets import Encoder, positive
 
 
 class Posterior(nn.Module):
@@ -43,7 +42,7 @@ class GaussianPosterior(Posterior):
 
     def law(self, inputs: Tensor) -> DiagonalNormal:
         loc, raw_scale = self.head(self.encoder.features(inputs)).chunk(2, dim=-1)
-        return DiagonalNormal(loc, F.softplus(raw_scale) + 1e-4)
+        return DiagonalNormal(loc, positive(raw_scale))
 
 
 class CategoricalPosterior(Posterior):

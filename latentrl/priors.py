@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional as F
 
-from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot
-from latentrl.nets import Standardize, mlp
+from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, StandardNormal
+from latentrl.nets import Standardize, mlp, positive
 from latentrl.posteriors import Posterior
 
 
@@ -47,9 +46,12 @@ class StandardNormalPrior(Prior):
         super().__init__(latent_dim)
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
+        self._law = StandardNormal(self.zeros, self.ones)
 
-    def forward(self, observations: Float[Tensor, "B O"]) -> DiagonalNormal:  # noqa: ARG002
-        return DiagonalNormal(self.zeros, self.ones)
+    def forward(self, observations: Float[Tensor, "B O"]) -> StandardNormal:  # noqa: ARG002
+        if self._law.loc is not self.zeros:  # moved to another device or dtype
+            self._law = StandardNormal(self.zeros, self.ones)
+        return self._law
 
 
 class ConditionalPrior(Prior):
@@ -63,7 +65,7 @@ class ConditionalPrior(Prior):
 
     def forward(self, observations: Float[Tensor, "B O"]) -> DiagonalNormal:
         loc, raw_scale = self.head(self.net(self.observation_scale(observations))).chunk(2, dim=-1)
-        return DiagonalNormal(loc, F.softplus(raw_scale) + 1e-4)
+        return DiagonalNormal(loc, positive(raw_scale))
 
 
 class MixturePrior(Prior):
@@ -83,7 +85,7 @@ class MixturePrior(Prior):
         self.raw_scale = nn.Parameter(torch.full((n_components, latent_dim), 0.5413))  # softplus -> 1
 
     def forward(self, observations: Float[Tensor, "B O"]) -> GaussianMixture:  # noqa: ARG002
-        return GaussianMixture(self.logits, self.loc, F.softplus(self.raw_scale) + 1e-4)
+        return GaussianMixture(self.logits, self.loc, positive(self.raw_scale))
 
     @torch.no_grad()
     def seed_from(self, posterior: Posterior, inputs: Tensor) -> None:

@@ -129,7 +129,8 @@ class ElboTrainer:
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.optimizer.step()
-        self.last_kl = terms.kl
+        if self.model.posterior is not None:
+            self.last_kl = terms.kl
         return terms
 
     def diagnostic_batch(self, size: int = 256) -> Batch:

@@ -6,9 +6,11 @@ import torch
 from jaxtyping import install_import_hook
 
 # Annotated shapes are checked at every call while the tests run.
-install_import_hook(["latentrl.nets", "latentrl.posteriors", "latentrl.priors", "latentrl.decoders"], "beartype.beartype")
+install_import_hook(
+    ["latentrl.nets", "latentrl.posteriors", "latentrl.priors", "latentrl.decoders"], "beartype.beartype"
+)
 
-from latentrl import Demonstrations
+from latentrl import Demonstrations  # noqa: E402  (after the hook)
 
 # The networks of the tests are too small for two threads to help each other.
 torch.set_num_threads(1)

@@ -44,7 +44,7 @@ def test_modes_covered() -> None:
 
 def test_distances_and_leave_one_out() -> None:
     line = np.stack([np.linspace(0, 1, 5), np.zeros(5)], -1)
-    strokes = np.stack([line, line + [0, 1], line + [0, 3], line + [0, 3.5]])
+    strokes = np.stack([line + np.array([0, height]) for height in (0, 1, 3, 3.5)])
     table = metrics.distances(strokes, strokes)
     np.testing.assert_allclose(table, np.abs(np.subtract.outer([0, 1, 3, 3.5], [0, 1, 3, 3.5])))
     np.testing.assert_allclose(metrics.leave_one_out(strokes, np.array([0, 0, 1, 1])), [1, 1, 0.5, 0.5])

@@ -207,17 +207,19 @@ def test_random_steps_estimate_the_segment() -> None:
     empty = torch.empty(1, 0)
     exact = model.log_likelihood_given(Batch.full(observations, actions), empty).detach()
     rows = torch.randint(T, (4000, 3))
-    batch = Batch(
-        observations[0, rows], actions[0, rows], observations, actions, weight=torch.full((4000,), T / 3)
-    )
+    batch = Batch(observations[0, rows], actions[0, rows], observations, actions, weight=torch.full((4000,), T / 3))
     draws = model.log_likelihood_given(batch, torch.empty(4000, 0)).detach()
     assert abs(float((draws.mean() - exact) / (draws.std() / math.sqrt(4000)))) < 3.9
 
 
 def test_diagnostics_see_a_used_and_an_unused_latent() -> None:
     spread = torch.linspace(-6, 6, 32)[:, None].repeat(1, 2)
-    used = LatentModel(Fixed(spread, torch.full((32, 2), 0.1)), FixedPrior(torch.zeros(2), 3 * torch.ones(2)), _decoder())
-    idle = LatentModel(Fixed(torch.zeros(32, 2), torch.ones(32, 2)), FixedPrior(torch.zeros(2), torch.ones(2)), _decoder())
+    used = LatentModel(
+        Fixed(spread, torch.full((32, 2), 0.1)), FixedPrior(torch.zeros(2), 3 * torch.ones(2)), _decoder()
+    )
+    idle = LatentModel(
+        Fixed(torch.zeros(32, 2), torch.ones(32, 2)), FixedPrior(torch.zeros(2), torch.ones(2)), _decoder()
+    )
     batch = Batch.full(torch.zeros(32, O), torch.zeros(32, A))
     seen, blind = used.diagnostics(batch), idle.diagnostics(batch)
     assert (seen.active_units, blind.active_units) == (2, 0)

@@ -39,7 +39,9 @@ def data() -> Demonstrations:
     """Random linear behaviour with noise."""
     generator = np.random.default_rng(0)
     observations = generator.normal(size=(N, O)).astype(np.float32)
-    actions = (observations @ generator.normal(size=(O, A)) / 4 + 0.1 * generator.normal(size=(N, A))).astype(np.float32)
+    actions = (observations @ generator.normal(size=(O, A)) / 4 + 0.1 * generator.normal(size=(N, A))).astype(
+        np.float32
+    )
     return Demonstrations.from_arrays(observations, actions, np.full(N // 100, 100))
 
 

@@ -51,7 +51,8 @@ class Segments:
 
     def context(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Observations and actions that the posterior sees of the given segments: (B, O) or (B, T', O) and alike."""
-        rows = self.starts[index] if self._context_rows is None else self._context_rows[index]
+        # With hold = 1 segments are rows.
+        rows = index if self._context_rows is None else self._context_rows[index]
         return self.observations[rows], self.actions[rows]
 
     def batch(self, index: Tensor, steps: int | None = None) -> Batch:

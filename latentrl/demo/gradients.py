@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from latentrl.distributions import DiagonalNormal
-from latentrl.estimators import LikelihoodRatio, Pathwise
+from latentrl.estimators import LikelihoodRatio, Pathwise, RolloutEstimator
 from latentrl.rollouts import ExpectedReturn
 from latentrl.variance import GradientReport, gradient_variance, variance_ratio
 
@@ -31,19 +31,20 @@ def compare(
 ) -> dict[str, Any]:
     """One record per horizon; ``progress`` receives the number of environment steps per trajectory done so far."""
     task = gym.make_vec(TASK, num_envs=1, device=device).unwrapped.func_env  # type: ignore[attr-defined]
+    estimators: dict[str, RolloutEstimator] = {"lr": LikelihoodRatio(), "rp": Pathwise()}
     parameters = {"theta": torch.zeros(3, device=device)}
     records: dict[str, Any] = {}
     done = 0
     for horizon in horizons:
         reports: dict[str, GradientReport] = {}
-        for offset, (name, estimator) in enumerate({"lr": LikelihoodRatio(), "rp": Pathwise()}.items()):
+        for offset, (name, estimator) in enumerate(estimators.items()):
             objective = ExpectedReturn(task, linear_gaussian, estimator, horizon, TRAJECTORIES)
             reports[name] = gradient_variance(
                 objective,
                 parameters,
                 replicates,
                 reference=reports.get("lr"),
-                chunk_size=32,
+                chunk_size=160,
                 seed=2 * seed + offset,
                 batch_size=TRAJECTORIES,
                 env_steps=objective.env_steps,

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.callbacks import ConvertCallback
 
 from latentrl import metrics
 from latentrl.data import Demonstrations
@@ -91,6 +90,11 @@ def train(
     name: str, strokes: Strokes, updates: int, seed: int, device: str, progress: Callable[[int], None]
 ) -> LatentBC:
     """Train one of :data:`POLICIES`; all share trunk, data, noise, optimiser and number of updates."""
+
+    def report(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        progress(local["self"].num_timesteps)
+        return True
+
     agent = LatentBC(
         demonstrations=strokes.train,
         policy_kwargs=POLICIES[name],
@@ -100,7 +104,7 @@ def train(
         seed=seed,
         device=device,
     )
-    return agent.learn(updates, callback=ConvertCallback(lambda local, _: progress(local["self"].num_timesteps) or True))
+    return agent.learn(updates, callback=report)
 
 
 def rollout(agent: LatentBC, count: int, seed: int, start_jitter: float = 0.0) -> NDArray[Any]:

@@ -67,9 +67,9 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
     """
     console = console or Console()
     started = time.perf_counter()
-    folder = output_folder(config.out, config.overwrite)
     device = str(resolve_device(config.device))
     strokes = handwriting.Strokes.load(config.data)
+    folder = output_folder(config.out, config.overwrite)
     results = _run_jobs(config, device, console)
     controls = handwriting.controls(strokes, config.rollouts, config.seed)
     drawn = {name: results[name] for name in handwriting.POLICIES}
@@ -82,9 +82,7 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
         "controls": controls,
         "gradients": results["gradients"],
     }
-    panels = {
-        handwriting.TITLES[name]: (job["drawn"], job["modes"], job["record"]) for name, job in drawn.items()
-    }
+    panels = {handwriting.TITLES[name]: (job["drawn"], job["modes"], job["record"]) for name, job in drawn.items()}
     with whole(folder / "strokes.png") as path:
         stroke_figure(strokes.references, strokes.modes, panels).savefig(path, dpi=110)
     with whole(folder / "gradients.png") as path:
@@ -100,7 +98,7 @@ def _run_jobs(config: DemoConfig, device: str, console: Console) -> dict[str, An
     """All policies and the gradient comparison in parallel, with a bar for each."""
     # The slowest first, so that no process is left alone with it at the end.
     names = sorted(handwriting.POLICIES, key=lambda name: name not in ("vamp", "mixture", "normal"))
-    jobs: dict[str, tuple[Callable[..., Any], int]] = {name: (_policy_job, config.updates) for name in names}
+    jobs: dict[str, tuple[Callable[..., Any], int]] = dict.fromkeys(names, (_policy_job, config.updates))
     jobs["gradients"] = (_gradient_job, 2 * sum(config.horizons))
     workers = min(len(jobs), config.workers or os.cpu_count() or 1)
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn())

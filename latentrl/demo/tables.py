@@ -40,7 +40,11 @@ def _cloning(summary: dict[str, Any]) -> Table:
 
 
 def _gradients(records: dict[str, Any]) -> Table:
-    table = Table(title="Gradient variance on Pendulum-v1: likelihood ratio / pathwise", title_justify="left", caption_justify="left")
+    table = Table(
+        title="Gradient variance on Pendulum-v1: likelihood ratio / pathwise",
+        title_justify="left",
+        caption_justify="left",
+    )
     for column in ("horizon", "ratio", "95 % interval", "κ LR", "κ RP", "cosine", "trust"):
         table.add_column(column, justify="right")
     for horizon, row in records.items():
@@ -54,5 +58,8 @@ def _gradients(records: dict[str, Any]) -> Table:
             f"{row['cosine']:.2f}",
             "yes" if row["trustworthy"] else "NO",
         )
-    table.caption = "κ: kurtosis of the gradient; cosine: between the two mean gradients;\ntrust NO: the tail is too heavy for so few samples"
+    table.caption = (
+        "κ: kurtosis of the gradient; cosine: between the two mean gradients;\n"
+        "trust NO: the tail is too heavy for so few samples"
+    )
     return table

@@ -21,6 +21,8 @@ class Estimator(nn.Module):
     The gradient of ``surrogate`` is the estimate for the parameters of q *and* for those inside f. Where f itself
     reads a parameter of q, such as log q(z) in an ELBO, that too is a path through f.
 
+    ``num_samples=None`` is one draw; f may then be given z without the dimension S, as ``q.sample()`` gives it.
+
     Members work under ``torch.func.vmap(torch.func.grad(...), randomness="different")``.
     """
 
@@ -33,7 +35,7 @@ class Estimator(nn.Module):
     discrete: ClassVar[bool]
     """Works for q over a discrete set."""
 
-    def forward(self, q: Distribution, f: Integrand, num_samples: int = 1) -> Estimate:
+    def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         raise NotImplementedError
 
 

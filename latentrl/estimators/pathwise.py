@@ -26,10 +26,13 @@ class Pathwise(Estimator):
     needs_differentiable_f: ClassVar[bool] = True
     discrete: ClassVar[bool] = False
 
-    def forward(self, q: Distribution, f: Integrand, num_samples: int = 1) -> Estimate:
+    def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: q has no ``rsample``, f returns another shape than (S, ..., B), or num_samples < 1."""
-        at_least("num_samples", num_samples, 1)
-        cost = evaluate(f, self.draw(q, (num_samples,)), q).mean(0)
+        if num_samples is None:
+            cost = evaluate(f, self.draw(q), q)
+        else:
+            at_least("num_samples", num_samples, 1)
+            cost = evaluate(f, self.draw(q, (num_samples,)), q).mean(0)
         return Estimate(cost.detach(), cost)
 
     def draw(self, law: Distribution, sample_shape: tuple[int, ...] = ()) -> Tensor:

@@ -28,10 +28,10 @@ class ScoreFunction(Estimator):
         super().__init__()
         self.baseline = baseline
 
-    def forward(self, q: Distribution, f: Integrand, num_samples: int = 1) -> Estimate:
+    def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: f returns another shape than (S, ..., B), or the baseline refuses num_samples."""
-        at_least("num_samples", num_samples, 1)
-        z = q.sample((num_samples,))
+        draws = 1 if num_samples is None else at_least("num_samples", num_samples, 1)
+        z = q.sample((draws,))
         cost = evaluate(f, z, q)
         constant = cost.detach()
         advantage = constant if self.baseline is None else constant - self.baseline(constant)

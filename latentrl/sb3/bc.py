@@ -186,7 +186,8 @@ class LatentBC(BaseAlgorithm):
         trainer = self._trainer(self.demonstrations, total_timesteps)
         callback.on_training_start(locals(), globals())
         while self.num_timesteps < total_timesteps:
-            self.policy.set_training_mode(True)
+            if not self.policy.training:  # an evaluation in a callback leaves eval mode behind
+                self.policy.set_training_mode(True)
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             for group in self.policy.optimizer.param_groups:
                 group["lr"] = self.lr_schedule(self._current_progress_remaining)

