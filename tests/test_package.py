@@ -1,0 +1,83 @@
+"""The house: who may import whom, what is exported, and that the built wheel is complete."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import latentrl
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {
+    "types": 0, "checks": 0, "files": 1,
+    "nets": 1, "distributions": 1, "schedules": 1,
+    "posteriors": 2, "priors": 3, "decoders": 2, "estimators": 2, "data": 2,
+    "model": 4, "config": 5, "objectives": 5, "rollouts": 5, "variance": 5, "metrics": 5, "training": 5,
+    "sb3": 6, "plots": 6, "report": 6,
+    "demo": 7, "cli": 8,
+}  # fmt: skip
+FILES = sorted((ROOT / "latentrl").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_from_lower_floors_only(path: Path) -> None:
+    parts = path.relative_to(ROOT / "latentrl").with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    family = parts[0]
+    for name in imports(path):
+        if name.startswith("latentrl.") and name.split(".")[1] in FLOORS:
+            other = name.split(".")[1]
+            assert other == family or FLOORS[other] < FLOORS[family], f"{family} imports {name}"
+        assert not name.startswith("latentrl_envs"), name
+        if name.startswith("stable_baselines3"):
+            assert FLOORS[family] >= 6, f"{family} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").rglob("*.py")), ids=lambda path: path.name)
+def test_tasks_stand_alone(path: Path) -> None:
+    for name in imports(path):
+        assert name.split(".")[0] != "latentrl", name
+
+
+def test_exports() -> None:
+    for name in latentrl.__all__:
+        assert getattr(latentrl, name).__doc__
+    assert latentrl.__version__ == "0.1.0"
+
+
+@pytest.mark.slow
+def test_built_wheel_imports(tmp_path: Path) -> None:
+    """A wheel holds both packages, their type markers and the command; it imports without the source tree."""
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    target = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True
+    )
+    assert (target / "latentrl" / "py.typed").exists()
+    assert (target / "latentrl_envs" / "py.typed").exists()
+    code = "import latentrl.cli, latentrl_envs; print(latentrl.__file__, latentrl_envs.__file__)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.count(str(target)) == 2
