@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Collection
+from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
 
@@ -21,9 +22,16 @@ def one_of(what: str, given: str, choices: Collection[str]) -> str:
 
 def at_least(what: str, given: float, minimum: float) -> Any:
     """Return ``given`` if it is a number ≥ ``minimum``; otherwise raise."""
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= minimum:
+    if isinstance(given, bool) or not isinstance(given, Real) or not given >= minimum:
         raise LatentRLError(f"{what} must be a number of at least {minimum}, but {given!r} was given")
     return given
+
+
+def count(what: str, given: Any, minimum: int) -> int:
+    """Return ``given`` as an int if it is a whole number ≥ ``minimum`` (NumPy's too); otherwise raise."""
+    if isinstance(given, bool) or not isinstance(given, Integral) or not int(given) >= minimum:
+        raise LatentRLError(f"{what} must be a whole number of at least {minimum}, but {given!r} was given")
+    return int(given)
 
 
 def require(module: str, extra: str) -> ModuleType:

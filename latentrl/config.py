@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from latentrl.checks import LatentRLError, at_least, one_of
+from latentrl.checks import LatentRLError, count, one_of
 from latentrl.decoders import (
     CategoricalDecoder,
     Decoder,
@@ -57,7 +57,7 @@ class LatentConfig:
         for name, minimum in {
             "latent_dim": 0, "n_components": 1, "decoder_components": 1, "hold": 0, "context_length": 2,
         }.items():  # fmt: skip
-            at_least(name, getattr(self, name), minimum)
+            count(name, getattr(self, name), minimum)
         for name in ("hidden", "encoder_hidden"):
             sizes = getattr(self, name)
             if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):

@@ -126,9 +126,14 @@ class CategoricalDecoder(Decoder):
 def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
     """The flattened, finite corners of an action box as tensors.
 
-    :raises LatentRLError: if a bound is infinite, because a squashed law needs both
+    :raises LatentRLError: if a bound is infinite or a side has no width, because a squashed law needs both
     """
     corners = torch.as_tensor(low, dtype=torch.float32).flatten(), torch.as_tensor(high, dtype=torch.float32).flatten()
     if not all(bool(corner.isfinite().all()) for corner in corners):
         raise LatentRLError("a tanh-Gaussian decoder needs a bounded action box: use decoder='gaussian' for this one")
+    if not bool((corners[0] < corners[1]).all()):
+        raise LatentRLError(
+            "a tanh-Gaussian decoder needs an action box with low < high in every dimension: give the demonstrations "
+            "the task's action_space"
+        )
     return corners

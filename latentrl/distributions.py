@@ -28,7 +28,9 @@ class DiagonalNormal(Distribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.loc, self.scale = loc, scale
+        self.loc = loc
+        # Batch dimensions may broadcast, as log_prob sums the dimensions of a shared scale only once.
+        self.scale = scale if scale.shape[-1:] == loc.shape[-1:] else scale.expand(loc.shape)
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
     @property
@@ -196,22 +198,8 @@ class GaussianMixture(Distribution):
         )
 
     def component_log_prob(self, value: Tensor) -> Tensor:
-        """log N(value; loc_k, scale_k) for every component, (..., K).
-
-        The square is expanded, (x−μ)²/σ² = x²/σ² − 2xμ/σ² + μ²/σ², so that a mixture shared by the whole batch
-        costs two matrix products rather than a (..., K, D) tensor.
-        """
-        if self.loc.dim() > 2:
-            return DiagonalNormal(self.loc, self.scale.expand(self.loc.shape)).log_prob(value.unsqueeze(-2))
-        scale = self.scale.expand(self.loc.shape)
-        precision = scale.square().reciprocal()
-        # Centring first keeps the expanded square accurate when all components lie far from the origin.
-        center = self.loc.mean(0).detach()
-        value, loc = value - center, self.loc - center
-        quadratic = (
-            value.square() @ precision.T - 2.0 * value @ (loc * precision).T + (loc.square() * precision).sum(-1)
-        )
-        return -0.5 * quadratic - (scale.log() + HALF_LOG_2PI).sum(-1)
+        """log N(value; loc_k, scale_k) for every component, (..., K)."""
+        return DiagonalNormal(self.loc, self.scale).log_prob(value.unsqueeze(-2))
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (self.log_weights + self.component_log_prob(value)).logsumexp(-1)

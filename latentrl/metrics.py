@@ -31,6 +31,7 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     The plug-in estimate is biased low by about (M' − 1) / 2N nats, M' the modes seen and N the rollouts; the
     Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
     second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
+    Rollouts that all show one mode give an interval without width: no other mode was seen to estimate from.
 
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
     :raises LatentRLError: with fewer than two modes or negative counts
@@ -40,7 +41,7 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
         raise LatentRLError("counts must be one number ≥ 0 per mode, for at least two modes")
     total = int(counts.sum())
     if total == 0:
-        return Entropy(0.0, (0.0, 0.0))
+        return Entropy(0.0, (0.0, 1.0))
     p = counts / total
     seen = int((counts > 0).sum())
     plug_in = -xlogy(p, p).sum()

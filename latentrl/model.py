@@ -74,6 +74,9 @@ class LatentModel(nn.Module):
     :param decoder: p(a|s, z)
     """
 
+    standardized: Tensor
+    """Whether :meth:`standardize` was called; saved with the weights, which mean nothing in other units."""
+
     def __init__(self, posterior: Posterior | None, prior: Prior | None, decoder: Decoder) -> None:
         super().__init__()
         if (posterior is None) != (prior is None):
@@ -85,6 +88,7 @@ class LatentModel(nn.Module):
             )
         self.posterior, self.prior, self.decoder = posterior, prior, decoder
         self.latent_dim = 0 if prior is None else prior.latent_dim
+        self.register_buffer("standardized", torch.tensor(False))
 
     def standardize(self, observations: Float[Tensor, "N O"], actions: Float[Tensor, "N A"]) -> None:
         """Fit every module's standardisation to data; log densities stay in raw units."""
@@ -93,6 +97,7 @@ class LatentModel(nn.Module):
         for module in self.modules():
             if isinstance(module, Affine):
                 module.fit(data[module.kind])
+        self.standardized.fill_(True)
 
     # -- acting ------------------------------------------------------------------------------------------------
 
@@ -140,7 +145,7 @@ class LatentModel(nn.Module):
         p = self.prior(batch.start)
         if estimator is None:
             estimator = PATHWISE if q.has_rsample else SCORE_FUNCTION
-        if num_samples is None and not q.has_rsample:
+        if num_samples is None and not estimator.needs_rsample:
             num_samples = 4
         if (type(q), type(p)) in ANALYTIC_KL:
             estimate = estimator(q, lambda z: self.log_likelihood_given(batch, z), num_samples)
@@ -167,7 +172,12 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch, num_samples: int = 100) -> Float[Tensor, " B"]:
-        """Importance-weighted lower bound of log π(a|s), tight as K grows (Burda et al. 2016, eq. 8), in nats."""
+        """Importance-weighted lower bound of log π(a|s), tight as K grows (Burda et al. 2016, eq. 8), in nats.
+
+        :raises LatentRLError: for a random subset of a segment's steps, whose estimate would not be a bound
+        """
+        if batch.weight is not None:
+            raise LatentRLError("log_likelihood needs all steps of a segment: make the batch without steps=")
         weights = self.log_weights(batch, num_samples)
         return weights.logsumexp(0) - math.log(len(weights))
 

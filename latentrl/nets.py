@@ -60,7 +60,7 @@ def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation in float64; 1 in place of a deviation that is nothing beside the rounding."""
     data = data.double()
     mean, spread = data.mean(0), data.std(0, correction=0)
-    return mean, torch.where(spread > 1e-6 * (1.0 + mean.abs()), spread, torch.ones_like(spread))
+    return mean, torch.where(spread > 1e-6 * mean.abs(), spread, torch.ones_like(spread))
 
 
 def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:

@@ -24,10 +24,12 @@ class Prior(nn.Module):
     """Base of priors."""
 
     seed_at: ClassVar[float] = 0.0
+    seeded: Tensor
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
+        self.register_buffer("seeded", torch.tensor(False))
 
     def forward(self, observations: Float[Tensor, "B O"]) -> Distribution:
         raise NotImplementedError

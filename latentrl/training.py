@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, count
 from latentrl.data.segments import Segments
 from latentrl.model import Elbo, LatentModel
 from latentrl.schedules import Schedule
@@ -45,12 +45,18 @@ class CorrectiveNoise:
 
         :param position: where the positions stand; the velocities are expected right behind them
         """
-        size = position.stop - position.start
+        start, stop, _ = position.indices(observation_dim)
+        size = stop - start
+        if size < 1 or stop + size > observation_dim:
+            raise LatentRLError(
+                f"positions {position} and as many velocities behind them do not fit {observation_dim} features: "
+                "say where the positions stand, such as slice(0, 2)"
+            )
         std = np.zeros(observation_dim, dtype=np.float32)
-        std[position] = position_std
-        std[position.stop : position.stop + size] = velocity_std
+        std[start:stop] = position_std
+        std[stop : stop + size] = velocity_std
         gain = np.zeros((size, observation_dim), dtype=np.float32)
-        gain[:, position] = -np.eye(size) / steps
+        gain[:, start:stop] = -np.eye(size) / steps
         return cls(std, gain)
 
 
@@ -82,14 +88,14 @@ class ElboTrainer:
     ) -> None:
         self.model, self.segments, self.optimizer = model, segments, optimizer
         self.kl_weight = kl_weight
-        self.batch_size = int(at_least("batch_size", batch_size, 1))
+        self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = steps_per_segment
         self.max_grad_norm = max_grad_norm
         self._noise = None if noise is None else self._noise_tensors(noise)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self.last_kl: Tensor | float = 0.0
-        self.seed_step = 0 if model.prior is None else int(model.prior.seed_at * total_steps)
-        """The update before which the prior is put where the data is."""
+        self._seed_pending = model.prior is not None and not bool(model.prior.seeded)
+        self._seed_step = 0 if model.prior is None else int(model.prior.seed_at * total_steps)
 
     def _noise_tensors(self, noise: CorrectiveNoise) -> tuple[Tensor, Tensor | None]:
         observation_dim, action_dim = self.segments.observations.shape[1], self.segments.actions.shape[1]
@@ -109,17 +115,24 @@ class ElboTrainer:
         actions = batch.actions if gain is None else batch.actions + delta @ gain.T
         return batch._replace(observations=batch.observations + delta, actions=actions)
 
-    def seed_prior(self, limit: int = 4096) -> None:
-        """Let the prior start where the posteriors of (up to ``limit``) segments lie."""
-        model, count = self.model, len(self.segments)
-        if model.posterior is None or model.prior is None:
-            return
-        device = self.segments.starts.device
-        index = torch.arange(count, device=device) if count <= limit else self.segments.random_index(limit)
-        model.prior.seed_from(model.posterior, model.posterior.encoder.inputs(*self.segments.context(index)))
+    def _seed_prior(self) -> None:
+        """Let the prior start where the posteriors of the data lie; once in its life."""
+        model = self.model
+        assert model.prior is not None
+        assert model.posterior is not None
+        context = self.segments.context(self._distinct(4096))
+        model.prior.seed_from(model.posterior, model.posterior.encoder.inputs(*context))
+        model.prior.seeded.fill_(True)
+        self._seed_pending = False
+
+    def _distinct(self, size: int) -> Tensor:
+        """Indices of up to ``size`` different segments, in random order."""
+        return torch.randperm(len(self.segments), device=self.segments.starts.device)[:size]
 
     def update(self, step: int) -> Elbo:
         """One gradient step; ``step`` counts updates from 0."""
+        if self._seed_pending and step >= self._seed_step:
+            self._seed_prior()
         batch = self._perturbed(
             self.segments.batch(self.segments.random_index(self.batch_size), self.steps_per_segment)
         )
@@ -134,5 +147,5 @@ class ElboTrainer:
         return terms
 
     def diagnostic_batch(self, size: int = 256) -> Batch:
-        """Random segments on which to look at the latent."""
-        return self.segments.batch(self.segments.random_index(min(size, len(self.segments))), self.steps_per_segment)
+        """Different segments on which to look at the latent."""
+        return self.segments.batch(self._distinct(size), self.steps_per_segment)

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from latentrl import LatentRLError
-from latentrl.checks import at_least, one_of, require, resolve_device
+from latentrl.checks import at_least, count, one_of, require, resolve_device
 
 
 def test_one_of() -> None:
@@ -20,6 +21,14 @@ def test_at_least(bad: object) -> None:
     assert at_least("n", 3, 1) == 3
     with pytest.raises(LatentRLError, match="n must be a number of at least 1"):
         at_least("n", bad, 1)  # type: ignore[arg-type]
+
+
+def test_count_takes_whole_numbers_of_any_make() -> None:
+    assert count("n", np.int64(3), 1) == 3
+    assert at_least("x", np.float32(0.5), 0.0) == 0.5
+    for bad in (2.5, 0, True, "3", None):
+        with pytest.raises(LatentRLError, match="n must be a whole number of at least 1"):
+            count("n", bad, 1)
 
 
 def test_require() -> None:

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 from latentrl import LatentConfig, LatentModel, LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators import LeaveOneOut, Pathwise, ScoreFunction
-from latentrl.types import Batch
+from latentrl.types import Batch, Estimate
 from tests.examples_table import DECODERS, POSTERIORS, PRIORS, A, O, T, Z
 
 
@@ -98,13 +98,12 @@ def test_log_marginal_is_elbo_plus_kl(kind: str) -> None:
     grid = torch.tensor([(a, b) for a in nodes for b in nodes])
     weight = torch.tensor([a * b for a in weights for b in weights]) / (2 * math.pi)
 
-    def quadrature(q: DiagonalNormal, f, num_samples: int):  # type: ignore[no-untyped-def]  # noqa: ARG001
-        values = (weight[:, None] * f(q.loc + q.scale * grid[:, None])).sum(0)
-        from latentrl.types import Estimate
+    class Quadrature(Pathwise):
+        def forward(self, q, f, num_samples=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+            values = (weight[:, None] * f(q.loc + q.scale * grid[:, None])).sum(0)
+            return Estimate(values.detach(), values)
 
-        return Estimate(values, values)
-
-    elbo = model.elbo(exact.batch, estimator=quadrature)  # type: ignore[arg-type]
+    elbo = model.elbo(exact.batch, estimator=Quadrature())
     expected = exact.log_marginal() - exact.kl_to_posterior(DiagonalNormal(loc, scale))
     assert float(elbo.value.detach()) == pytest.approx(float(expected.mean()), abs=1e-5)
     assert float(-elbo.loss.detach()) == pytest.approx(float(expected.mean()), abs=1e-5)
@@ -242,6 +241,29 @@ def test_standardize_leaves_densities_in_raw_units() -> None:
     one = small.log_likelihood(Batch.full(observations, actions))
     hundred = large.log_likelihood(Batch.full(observations * 100, actions * 100))
     torch.testing.assert_close(one - hundred, torch.full((200,), A * math.log(100)), rtol=1e-4, atol=1e-4)
+
+
+def test_small_units_are_standardized_and_constants_are_left_alone() -> None:
+    model = LatentConfig(latent_dim=0, hold=1, hidden=(8,)).build(*_spaces())
+    observations = 1e-7 * torch.randn(50, O)
+    observations[:, 0] = 7.0
+    model.standardize(observations, torch.randn(50, A))
+    scaled = model.decoder.trunk.observation_scale(observations)  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(scaled[:, 1:].std(0, correction=0), torch.ones(O - 1))
+    torch.testing.assert_close(scaled[:, 0], torch.zeros(50))
+
+
+def test_the_score_function_gets_the_samples_its_baseline_needs() -> None:
+    exact = Conjugate()
+    model = exact.model(exact.posterior_mean, torch.ones_like(exact.posterior_mean))
+    assert torch.isfinite(model.elbo(exact.batch, estimator=ScoreFunction(LeaveOneOut())).loss)
+
+
+def test_a_subset_of_steps_has_no_likelihood_bound() -> None:
+    model = LatentConfig(latent_dim=2, hidden=(8,), context_length=T, n_components=2).build(*_spaces())
+    batch = Batch.full(torch.randn(3, T, O), torch.randn(3, T, A))._replace(weight=torch.ones(3))
+    with pytest.raises(LatentRLError, match="needs all steps"):
+        model.log_likelihood(batch)
 
 
 def test_halves_of_a_latent_are_refused() -> None:

@@ -24,6 +24,17 @@ def test_velocity_control_noise() -> None:
     assert noise.std.tolist() == pytest.approx([1, 1, 0.2, 0.2, 0])
     assert noise.gain is not None
     assert noise.gain.tolist() == [[-0.125, 0, 0, 0, 0], [0, -0.125, 0, 0, 0]]
+    short = CorrectiveNoise.velocity_control(4, slice(2), position_std=1.0, velocity_std=0.2)
+    assert short.std.tolist() == pytest.approx([1, 1, 0.2, 0.2])
+    with pytest.raises(LatentRLError, match="do not fit 2 features"):
+        CorrectiveNoise.velocity_control(2, slice(0, 2), position_std=1.0, velocity_std=0.2)
+
+
+def test_diagnostics_see_each_segment_once(two_ways: Demonstrations) -> None:
+    """24 well separated posteriors tell their datum apart, whatever the draw."""
+    learner = trainer(two_ways, prior="normal")
+    seen = learner.diagnostic_batch(24).context_observations.flatten(1)
+    assert len(seen.unique(dim=0)) == 24
 
 
 def test_noise_moves_what_the_decoder_sees_and_corrects_the_target(two_ways: Demonstrations) -> None:
@@ -58,8 +69,6 @@ def test_learns_both_ways(two_ways: Demonstrations, prior: str) -> None:
     learner = trainer(two_ways, prior=prior)
     first = float(learner.update(0).value)
     for step in range(300):
-        if step == learner.seed_step:
-            learner.seed_prior()
         last = learner.update(step)
     assert float(last.value) > first + 10
     start = torch.zeros(200, 2)

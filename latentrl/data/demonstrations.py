@@ -169,6 +169,8 @@ class Demonstrations:
         for mode in np.unique(modes):
             members = generator.permutation(np.flatnonzero(modes == mode))
             first[members[: round(fraction * len(members))]] = True
+        if first.all() or not first.any():
+            raise LatentRLError(f"fraction {fraction} leaves one part of {self.num_episodes} episodes empty: change it")
         return self.select(first), self.select(~first)
 
 
@@ -195,8 +197,10 @@ def _unbounded(values: NDArray[Any]) -> spaces.Box:
 
 def _guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
     if np.issubdtype(actions.dtype, np.integer) and actions.ndim == 1:
-        return spaces.Discrete(int(actions.max()) + 1)
-    return spaces.Box(actions.min(0).astype(np.float32), actions.max(0).astype(np.float32), dtype=np.float32)
+        start = min(0, int(actions.min()))
+        return spaces.Discrete(int(actions.max()) - start + 1, start=start)
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in (actions.min(0), actions.max(0)))
+    return spaces.Box(low, high, actions.shape[1:], np.float32)
 
 
 def _check_finite(data: Demonstrations) -> None:

@@ -5,6 +5,7 @@ import pathlib
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common import utils
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 
-from latentrl.checks import LatentRLError, at_least, resolve_device
+from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.data import Demonstrations, Segments
 from latentrl.files import whole
 from latentrl.model import Elbo
@@ -84,8 +85,8 @@ class LatentBC(BaseAlgorithm):
             support_multi_env=True,
             seed=seed,
         )
-        self.batch_size = int(at_least("batch_size", batch_size, 1))
-        self.steps_per_segment = int(at_least("steps_per_segment", steps_per_segment, 1))
+        self.batch_size = count("batch_size", batch_size, 1)
+        self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
         self.kl_weight = as_schedule(kl_weight)
         if not 0.0 <= kl_warmup <= 1.0:
             raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
@@ -93,6 +94,7 @@ class LatentBC(BaseAlgorithm):
         self.noise = noise
         self.max_grad_norm = max_grad_norm
         self.demonstrations = demonstrations
+        self._fade_steps = 0
         if _init_setup_model:
             self._setup_model()
 
@@ -100,7 +102,7 @@ class LatentBC(BaseAlgorithm):
 
     def _setup_model(self) -> None:
         if self.demonstrations is not None:
-            self._adopt_spaces(self.demonstrations)
+            self._adopt(self.demonstrations)
         if not hasattr(self, "observation_space"):
             raise LatentRLError("LatentBC needs demonstrations or an env, to know the spaces: give at least one")
         self._setup_lr_schedule()
@@ -109,28 +111,16 @@ class LatentBC(BaseAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)  # type: ignore[assignment]
 
-    def _adopt_spaces(self, demonstrations: Demonstrations) -> None:
-        """Take the demonstrations' spaces, or check that they fit those of the environment."""
-        if self.env is None and not hasattr(self, "observation_space"):
+    def _adopt(self, demonstrations: Demonstrations) -> None:
+        """Take the demonstrations' spaces, or see the demonstrations as taken in the environment's."""
+        if not hasattr(self, "observation_space"):
             self.observation_space = demonstrations.observation_space
             self.action_space = demonstrations.action_space
-            return
-        for what in ("observation_space", "action_space"):
-            mine, theirs = getattr(self, what), getattr(demonstrations, what)
-            if type(mine) is not type(theirs) or mine.shape != theirs.shape or _size(mine) < _size(theirs):
-                raise LatentRLError(
-                    f"the demonstrations' {what} is {theirs}, the environment's {mine}: "
-                    "record demonstrations in this environment, or give no env"
-                )
-        if isinstance(self.action_space, spaces.Box):
-            outside = (demonstrations.actions < self.action_space.low - 1e-5) | (
-                demonstrations.actions > self.action_space.high + 1e-5
-            )
-            if outside.any():
-                raise LatentRLError(
-                    f"{int(outside.any(-1).sum())} demonstrated actions lie outside the environment's "
-                    f"{self.action_space}: rescale them"
-                )
+        self.demonstrations = replace(
+            demonstrations, observation_space=self.observation_space, action_space=self.action_space
+        )
+        if self.noise is not None and self.noise.gain is not None and isinstance(self.action_space, spaces.Discrete):
+            raise LatentRLError("corrective noise with a gain needs continuous actions: give it without gain")
 
     def _setup_learn(
         self,
@@ -146,6 +136,8 @@ class LatentBC(BaseAlgorithm):
         self.ep_success_buffer = deque(maxlen=self._stats_window_size)
         if reset_num_timesteps:
             self.num_timesteps = 0
+            # A continued run keeps the fade of the first, or its KL weight would fall back.
+            self._fade_steps = int(self.kl_warmup * total_timesteps)
         else:
             total_timesteps += self.num_timesteps
         self._total_timesteps = total_timesteps
@@ -155,10 +147,12 @@ class LatentBC(BaseAlgorithm):
         return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        made = super()._init_callback(callback)
         if not progress_bar:
-            return super()._init_callback(callback)
-        callbacks = [] if callback is None else callback if isinstance(callback, list) else [callback]
-        return super()._init_callback([*callbacks, UpdateBar()])
+            return made
+        bar = CallbackList([made, UpdateBar()])
+        bar.init_callback(self)
+        return bar
 
     # -- learning ----------------------------------------------------------------------------------------------
 
@@ -177,7 +171,7 @@ class LatentBC(BaseAlgorithm):
         :raises LatentRLError: without demonstrations
         :raises FloatingPointError: where the loss stops being finite
         """
-        at_least("total_timesteps", total_timesteps, 1)
+        total_timesteps = count("total_timesteps", total_timesteps, 1)
         if self.demonstrations is None:
             raise LatentRLError("there is nothing to learn from: give demonstrations= to LatentBC or to load")
         total_timesteps, callback = self._setup_learn(
@@ -191,8 +185,6 @@ class LatentBC(BaseAlgorithm):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             for group in self.policy.optimizer.param_groups:
                 group["lr"] = self.lr_schedule(self._current_progress_remaining)
-            if self._n_updates == trainer.seed_step:
-                trainer.seed_prior()
             terms = trainer.update(self.num_timesteps)
             self.num_timesteps += 1
             self._n_updates += 1
@@ -207,13 +199,13 @@ class LatentBC(BaseAlgorithm):
     def _trainer(self, demonstrations: Demonstrations, total_timesteps: int) -> ElboTrainer:
         model, config = self.policy.model, self.policy.config
         segments = Segments(demonstrations, config.hold, config.context_length, self.device)
-        if self._n_updates == 0:
+        if not bool(model.standardized):
             model.standardize(segments.observations, segments.actions)
         return ElboTrainer(
             model,
             segments,
             self.policy.optimizer,
-            FadeIn(self.kl_weight, int(self.kl_warmup * total_timesteps)),
+            FadeIn(self.kl_weight, self._fade_steps),
             self.batch_size,
             self.steps_per_segment,
             self.noise,
@@ -285,8 +277,3 @@ class UpdateBar(ProgressBarCallback):
     def _on_step(self) -> bool:
         self.pbar.update(1)
         return True
-
-
-def _size(space: spaces.Space[Any]) -> int:
-    """Number of choices of a Discrete space; 0 for others, whose shapes say enough."""
-    return int(space.n) if isinstance(space, spaces.Discrete) else 0

@@ -110,7 +110,7 @@ class LatentPolicy(BasePolicy):
             z, age = self._carry(flat, state, episode_start, deterministic, latent)
             actions = self.model.act(flat, z, self.action_noise and not deterministic)
         played = self._to_space(actions)
-        return played if vectorized else played[0], (z.cpu().numpy(), (age + 1).cpu().numpy())
+        return played if vectorized else played[0], (z.cpu().numpy().copy(), (age + 1).cpu().numpy())
 
     def _carry(
         self,

@@ -24,6 +24,10 @@ def test_from_arrays_guesses_spaces() -> None:
     assert data.episode_starts.tolist() == [0, 2]
     discrete = Demonstrations.from_arrays(GOOD["observations"], [0, 1, 2, 0, 1, 2], [6])
     assert discrete.action_space == spaces.Discrete(3)
+    signed = Demonstrations.from_arrays(GOOD["observations"], [-1, 0, 1, 0, -1, 1], [6])
+    assert signed.action_space == spaces.Discrete(3, start=-1)
+    scalars = Demonstrations.from_arrays(np.arange(6.0), np.arange(6.0), [6])
+    assert (scalars.observation_space.shape, scalars.action_space.shape) == ((), ())
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -106,6 +110,8 @@ def test_split_keeps_modes_apart_and_together() -> None:
     np.testing.assert_array_equal(first.observations, again.observations)
     with pytest.raises(LatentRLError, match="between 0 and 1"):
         data.split(1.0)
+    with pytest.raises(LatentRLError, match=r"fraction 0\.01 leaves one part of 14 episodes empty"):
+        data.split(0.01)
 
 
 def test_select_keeps_order_and_rows() -> None:

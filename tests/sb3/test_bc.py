@@ -204,7 +204,7 @@ def test_non_finite_loss_stops(trace_demos: Demonstrations) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a number of at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
         ({"steps_per_segment": 0}, "steps_per_segment"),
         ({"kl_weight": -1.0}, "beta"),
         ({"kl_warmup": 1.5}, "kl_warmup is a share"),
@@ -221,12 +221,74 @@ def test_bad_options(trace_demos: Demonstrations, options: dict[str, Any], messa
 def test_bad_combinations(trace_demos: Demonstrations, two_ways: Demonstrations) -> None:
     with pytest.raises(LatentRLError, match="needs demonstrations or an env"):
         LatentBC()
-    with pytest.raises(LatentRLError, match="the demonstrations' observation_space is"):
+    with pytest.raises(LatentRLError, match=r"observations have shape \(2,\) each, but the space is"):
         LatentBC(env=TRACE, demonstrations=two_ways)
     fast = Demonstrations.from_arrays(trace_demos.observations, trace_demos.actions * 10, trace_demos.episode_lengths)
-    with pytest.raises(LatentRLError, match="demonstrated actions lie outside the environment's"):
+    with pytest.raises(LatentRLError, match="actions lie outside Box"):
         LatentBC(env=TRACE, demonstrations=fast)
     with pytest.raises(LatentRLError, match="total_timesteps"):
         small(trace_demos).learn(0)
     with pytest.raises(ValueError, match="Policy MlpPolicy unknown"):
         LatentBC("MlpPolicy", demonstrations=trace_demos)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4), spaces.Discrete(4, start=1)])
+def test_discrete_spaces_of_the_environment_count(space: spaces.Discrete) -> None:
+    """Demonstrations that never use some actions, in an environment whose actions start elsewhere."""
+
+    class Choices(gym.Env):  # type: ignore[type-arg]
+        observation_space = spaces.Box(-1, 1, (2,))
+        action_space = space
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:  # noqa: ARG002
+            return np.zeros(2, np.float32), {}
+
+    actions = np.arange(40) % 2 + 1
+    observations = np.stack([actions - 1.5, np.zeros(40)], -1).astype(np.float32)
+    data = Demonstrations.from_arrays(observations, actions, [10] * 4)
+    agent = LatentBC(
+        env=Choices(),
+        demonstrations=data,
+        policy_kwargs={"latent_dim": 0, "hold": 1, "hidden": (16,)},
+        seed=0,
+        device="cpu",
+    ).learn(150)
+    np.testing.assert_array_equal(agent.predict(observations)[0], actions)
+
+
+def test_a_continued_run_keeps_the_fade_and_the_prior(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    agent = small(trace_demos, policy_kwargs={"prior": "mixture"}).learn(10)
+    assert bool(agent.policy.model.prior.seeded)  # type: ignore[union-attr]
+    before = agent.policy.model.prior.loc.clone()  # type: ignore[union-attr]
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(90, reset_num_timesteps=False, log_interval=1)
+    agent.logger.close()
+    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
+    column = header.split(",").index("train/kl_weight")
+    assert {float(row.split(",")[column]) for row in rows} == {1.0}
+    # 90 steps of at most 2e-3 each move a mean far less than seeding it anew would.
+    assert float((agent.policy.model.prior.loc - before).abs().max().detach()) < 0.2  # type: ignore[union-attr]
+
+
+def test_warm_start_keeps_units(trace_demos: Demonstrations) -> None:
+    """set_parameters, then learn on other data: the loaded weights mean nothing in other units."""
+    agent = small(trace_demos).learn(2)
+    other = Demonstrations.from_arrays(
+        trace_demos.observations * 2, trace_demos.actions * 2, trace_demos.episode_lengths
+    )
+    warm = small(other)
+    warm.set_parameters(agent.get_parameters())
+    warm.learn(1)
+    gains = [one.policy.model.decoder.raw_units.gain for one in (agent, warm)]  # type: ignore[union-attr]
+    torch.testing.assert_close(gains[0], gains[1])
+
+
+def test_a_function_and_a_progress_bar(trace_demos: Demonstrations) -> None:
+    calls: list[int] = []
+
+    def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        calls.append(local["self"].num_timesteps)
+        return True
+
+    small(trace_demos).learn(3, callback=callback, progress_bar=True)
+    assert calls == [1, 2, 3]

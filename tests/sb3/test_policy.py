@@ -159,3 +159,17 @@ def test_gpu_equals_cpu() -> None:
     made = policy()
     cpu = made.predict(OBSERVATION, latent=torch.zeros(2))[0]
     np.testing.assert_allclose(made.cuda().predict(OBSERVATION, latent=torch.zeros(2))[0], cpu, atol=1e-4)
+
+
+def test_the_state_belongs_to_the_caller() -> None:
+    made = policy(prior="normal")
+    z = np.zeros(2, np.float32)
+    for arguments in ({"deterministic": True}, {"latent": z}):
+        _, state = made.predict(OBSERVATION, **arguments)  # type: ignore[arg-type]
+        assert state is not None
+        state[0][0] = 5.0
+        assert state[0][1:].max() == 0.0
+    assert z.max() == 0.0
+    _, again = made.predict(OBSERVATION, deterministic=True)
+    assert again is not None
+    assert again[0].max() == 0.0
