@@ -17,7 +17,7 @@ import tyro
 from torch import nn
 from torch.nn import functional as F
 
-from experiments.benchmarks.timing import Step, paired_ratio, row
+from experiments.benchmarks.timing import Step, machine, paired_ratio, row
 from latentrl import Demonstrations
 from latentrl.data import Segments
 from latentrl.sb3 import LatentBC
@@ -105,6 +105,7 @@ def main(args: Args) -> None:
     def raw() -> Step:
         return raw_loop(demonstrations, args.updates)
 
+    print(machine())
     print(f"BC, {N} x ({O} -> {A}), {H}-{H}, batch {B}, torch {torch.__version__}, 1 thread: time over raw torch")
     print(f"{'':44} median   [quartiles]        target")
     print(row("raw torch (null control)", measure(raw(), raw()), "1.00"))

@@ -15,7 +15,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.benchmarks.timing import Step, paired_ratio, row
+from experiments.benchmarks.timing import Step, machine, paired_ratio, row
 from latentrl import LatentModel
 from latentrl.decoders import GaussianDecoder
 from latentrl.nets import TransitionEncoder
@@ -98,6 +98,7 @@ def main(args: Args) -> None:
         return paired_ratio(first, second, args.rounds, args.repeat)
 
     twin = raw_step(copy.deepcopy(raw), batch)
+    print(machine())
     print(f"ELBO step, {O}-{A}-{Z}, {H}-{H}, batch {B}, torch {torch.__version__}, 1 thread: time over raw torch")
     print(f"{'':44} median   [quartiles]        target")
     print(row("raw torch (null control)", measure(twin, raw_step(raw, batch)), "1.00"))

@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from latentrl.report import environment
+
 Step = Callable[[], object]
 
 
@@ -27,6 +29,12 @@ def paired_ratio(ours: Step, theirs: Step, rounds: int, repeat: int) -> tuple[fl
         ratios.append(seconds["ours"] / seconds["theirs"])
     low, median, high = statistics.quantiles(ratios, n=4)
     return median, low, high
+
+
+def machine() -> str:
+    """One line on what ran the benchmark."""
+    record = environment("cpu")
+    return f"python {record['python']}, {record['processor']}, {record['cores']} cores"
 
 
 def row(name: str, ratio: tuple[float, float, float], target: str = "") -> str:
