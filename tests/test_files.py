@@ -53,3 +53,14 @@ def test_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(LatentRLError, match="cannot be written"):
         output_folder(tmp_path / "locked")
+
+
+def test_the_new_file_takes_the_place_by_a_rename(tmp_path: Path) -> None:
+    """Whoever has the old file open goes on reading it whole: nothing is ever written into it."""
+    target = tmp_path / "result.json"
+    target.write_text("old")
+    with target.open() as reader:
+        with whole(target) as partial:
+            partial.write_text("new")
+        assert reader.read() == "old"
+    assert target.read_text() == "new"
