@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, TanhNormal
-from latentrl.nets import ConditionedTrunk, PositiveScale, Unstandardize
+from latentrl.nets import ConditionedTrunk, UnboundedScale, Unstandardize, positive
 
 Hidden = Sequence[int]
 
@@ -46,11 +46,11 @@ class GaussianDecoder(Decoder):
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, action_dim)
         self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = PositiveScale(self.trunk.features_dim, action_dim, state_dependent_scale)
+        self.sigma = UnboundedScale(self.trunk.features_dim, action_dim, state_dependent_scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiagonalNormal:
         features = self.trunk(observations, z)
-        return DiagonalNormal(self.raw_units(self.head(features)), self.raw_units.gain * self.sigma(features))
+        return DiagonalNormal(self.raw_units(self.head(features)), self.raw_units.scale(self.sigma(features)))
 
 
 class TanhGaussianDecoder(Decoder):
@@ -75,12 +75,12 @@ class TanhGaussianDecoder(Decoder):
         super().__init__(observation_dim, latent_dim, hidden, len(low))
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        self.sigma = PositiveScale(self.trunk.features_dim, len(low), state_dependent_scale)
+        self.sigma = UnboundedScale(self.trunk.features_dim, len(low), state_dependent_scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> TanhNormal:
         features = self.trunk(observations, z)
         loc = self.head(features)
-        return TanhNormal(loc, self.sigma(features).expand(loc.shape), self.low, self.high)
+        return TanhNormal(loc, positive(self.sigma(features)).expand(loc.shape), self.low, self.high)
 
 
 class MixtureDecoder(Decoder):
@@ -99,7 +99,7 @@ class MixtureDecoder(Decoder):
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, n_components * (1 + action_dim))
         self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = PositiveScale(self.trunk.features_dim, n_components * action_dim, state_dependent=True)
+        self.sigma = UnboundedScale(self.trunk.features_dim, n_components * action_dim, state_dependent=True)
         self.n_components = n_components
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> GaussianMixture:
@@ -108,7 +108,7 @@ class MixtureDecoder(Decoder):
         logits, loc = outputs[..., : self.n_components], outputs[..., self.n_components :]
         shape = (*logits.shape, -1)
         loc = self.raw_units(loc.reshape(shape))
-        return GaussianMixture(logits, loc, self.raw_units.gain * self.sigma(features).reshape(shape))
+        return GaussianMixture(logits, loc, self.raw_units.scale(self.sigma(features).reshape(shape)))
 
 
 class CategoricalDecoder(Decoder):

@@ -7,6 +7,7 @@ works; torch's own ``Normal.rsample`` fails there.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,8 +59,8 @@ class DiagonalNormal(Distribution):
         return DiagonalNormal(self.loc.expand(shape), self.scale.expand(shape))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
-        return torch.addcmul(self.loc, self.scale, noise)
+        loc = self.loc.expand(self._extended_shape(sample_shape)) if sample_shape else self.loc
+        return torch.addcmul(loc, self.scale, torch.randn_like(loc))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
@@ -281,18 +282,25 @@ class OneHot(Distribution):
         return values.expand(size, *self.batch_shape, size) if expand else values
 
 
-@register_kl(DiagonalNormal, DiagonalNormal)
 def _kl_diagonal_normal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
     ratio = (q.scale / p.scale).square()
     shift = ((q.loc - p.loc) / p.scale).square()
     return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
 
 
-@register_kl(DiagonalNormal, StandardNormal)
 def _kl_standard_normal(q: DiagonalNormal, p: StandardNormal) -> Tensor:  # noqa: ARG001
     return (0.5 * (q.scale.square() + q.loc.square() - 1.0) - q.scale.log()).sum(-1)
 
 
-@register_kl(OneHot, OneHot)
 def _kl_one_hot(q: OneHot, p: OneHot) -> Tensor:
     return (q.probs * (q.logits - p.logits)).sum(-1)
+
+
+ANALYTIC_KL: dict[tuple[type[Distribution], type[Distribution]], Callable[..., Tensor]] = {
+    (DiagonalNormal, DiagonalNormal): _kl_diagonal_normal,
+    (DiagonalNormal, StandardNormal): _kl_standard_normal,
+    (OneHot, OneHot): _kl_one_hot,
+}
+"""KL(q ‖ p) for exact types of q and p; ``torch.distributions.kl_divergence`` knows them too."""
+for (_q, _p), _kl in ANALYTIC_KL.items():
+    register_kl(_q, _p)(_kl)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from scipy.stats import norm
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, count
 
 Array = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -114,7 +114,7 @@ def variety(trajectories: Array, modes: Integers) -> float:
 
 def resample(trajectory: Array, points: int) -> Array:
     """A trajectory (T, D) at ``points`` equal times by linear interpolation: (points, D)."""
-    at_least("points", points, 2)
+    count("points", points, 2)
     old, new = np.linspace(0.0, 1.0, len(trajectory)), np.linspace(0.0, 1.0, points)
     return np.stack([np.interp(new, old, axis) for axis in trajectory.T], axis=-1)
 

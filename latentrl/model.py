@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
 from latentrl.decoders import Decoder
-from latentrl.distributions import DiagonalNormal, OneHot, StandardNormal
+from latentrl.distributions import ANALYTIC_KL
 from latentrl.estimators import Estimator, LeaveOneOut, Pathwise, ScoreFunction
 from latentrl.nets import Affine
 from latentrl.posteriors import Posterior
@@ -19,7 +19,6 @@ from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
 
 PATHWISE, SCORE_FUNCTION = Pathwise(), ScoreFunction(LeaveOneOut())
-ANALYTIC_KL = {(DiagonalNormal, DiagonalNormal), (DiagonalNormal, StandardNormal), (OneHot, OneHot)}
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,10 @@ class LatentModel(nn.Module):
             estimator = PATHWISE if q.has_rsample else SCORE_FUNCTION
         if num_samples is None and not estimator.needs_rsample:
             num_samples = 4
-        if (type(q), type(p)) in ANALYTIC_KL:
+        analytic_kl = ANALYTIC_KL.get((type(q), type(p)))
+        if analytic_kl is not None:
             estimate = estimator(q, lambda z: self.log_likelihood_given(batch, z), num_samples)
-            kl = kl_divergence(q, p)
+            kl = analytic_kl(q, p)
             return Elbo((beta * kl - estimate.surrogate).mean(), estimate.value, kl.detach(), beta)
         parts: dict[str, Tensor] = {}
 

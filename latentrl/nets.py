@@ -1,5 +1,6 @@
 """Networks: multilayer perceptrons, encoders of transitions and segments, standardisation kept inside the modules."""
 
+import math
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from typing import Literal
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Kind = Literal["observation", "action", "transition"]
+UNIT_SCALE = math.log(math.e - 1.0)
+"""Where softplus is 1."""
+SCALE_FLOOR = 1e-4
+"""Smallest standard deviation of a law, in standardised units: data without spread must not make a density infinite."""
 
 
 class Affine(nn.Module):
@@ -50,10 +55,21 @@ class Standardize(Affine):
 class Unstandardize(Affine):
     """Standardised units to raw ones, mean + std · x."""
 
+    floor: Tensor
+
+    def __init__(self, size: int, kind: Kind) -> None:
+        super().__init__(size, kind)
+        self.register_buffer("floor", torch.full((size,), SCALE_FLOOR))
+
     def fit(self, data: Float[Tensor, "N D"]) -> None:
         mean, spread = _moments(data)
         self.gain.copy_(spread)
         self.shift.copy_(mean)
+        self.floor.copy_(SCALE_FLOOR * spread)
+
+    def scale(self, unbounded: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        """Standard deviations in raw units, std · :func:`positive` (unbounded), in two operations."""
+        return torch.addcmul(self.floor, self.gain, F.softplus(unbounded))
 
 
 def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
@@ -185,24 +201,21 @@ def positive(raw: Tensor) -> Tensor:
 
     Made contiguous first: on the half of a chunked tensor, softplus is several times slower on a CPU.
     """
-    return F.softplus(raw.contiguous()) + 1e-4
+    return F.softplus(raw.contiguous()).add_(SCALE_FLOOR)
 
 
-class PositiveScale(nn.Module):
-    """Standard deviations: one free vector for all states, or a linear read-out of features.
+class UnboundedScale(nn.Module):
+    """Unbounded numbers that make standard deviations: one free vector for all states, or a read-out of features.
 
     :param features_dim: size of the features
     :param size: number of standard deviations
     :param state_dependent: read them off the features instead of sharing them
-    :param initial: starting value
     """
 
-    def __init__(self, features_dim: int, size: int, state_dependent: bool = False, initial: float = 1.0) -> None:
+    def __init__(self, features_dim: int, size: int, state_dependent: bool = False) -> None:
         super().__init__()
-        raw = torch.tensor(initial).expm1().log()
-        self.raw = nn.Parameter(raw.repeat(size))
+        self.raw = nn.Parameter(torch.full((size,), UNIT_SCALE))
         self.from_features = nn.Linear(features_dim, size, bias=False) if state_dependent else None
 
     def forward(self, features: Float[Tensor, "*b H"]) -> Tensor:
-        raw = self.raw if self.from_features is None else self.raw + self.from_features(features)
-        return positive(raw)
+        return self.raw if self.from_features is None else self.raw + self.from_features(features)

@@ -2,7 +2,7 @@
 
 import math
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, count
 from latentrl.model import LatentModel
 from latentrl.types import Batch, Estimate
 
@@ -17,7 +17,7 @@ def importance_bound(model: LatentModel, batch: Batch, num_samples: int) -> Esti
     :return: value and surrogate (B,), in nats
     :raises LatentRLError: where the posterior cannot be reparameterized
     """
-    at_least("num_samples", num_samples, 1)
+    count("num_samples", num_samples, 1)
     if model.posterior is not None:
         q = model.posterior(batch.context_observations, batch.context_actions)
         if not q.has_rsample:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, StandardNormal
-from latentrl.nets import Standardize, mlp, positive
+from latentrl.nets import UNIT_SCALE, Standardize, mlp, positive
 from latentrl.posteriors import Posterior
 
 
@@ -84,7 +84,7 @@ class MixturePrior(Prior):
         super().__init__(latent_dim)
         self.logits = nn.Parameter(torch.zeros(n_components))
         self.loc = nn.Parameter(torch.randn(n_components, latent_dim))
-        self.raw_scale = nn.Parameter(torch.full((n_components, latent_dim), 0.5413))  # softplus -> 1
+        self.raw_scale = nn.Parameter(torch.full((n_components, latent_dim), UNIT_SCALE))
 
     def forward(self, observations: Float[Tensor, "B O"]) -> GaussianMixture:  # noqa: ARG002
         return GaussianMixture(self.logits, self.loc, positive(self.raw_scale))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, count
 from latentrl.estimators import RolloutEstimator, Trajectories
 from latentrl.types import Estimate
 
@@ -63,8 +63,8 @@ class ExpectedReturn:
     num_envs: int
 
     def __post_init__(self) -> None:
-        at_least("horizon", self.horizon, 1)
-        at_least("num_envs", self.num_envs, 1)
+        count("horizon", self.horizon, 1)
+        count("num_envs", self.num_envs, 1)
 
     @property
     def env_steps(self) -> int:

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torch.func import grad, vmap
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, count
 
 Objective: TypeAlias = Callable[[dict[str, Tensor]], Tensor]
 """parameters -> scalar surrogate of one replicate, with noise from torch's global generator."""
@@ -155,8 +155,9 @@ def gradient_variance(
         does not depend on the parameters, or has gradients that are not finite; a reference of another size or with
         the same seed
     """
-    at_least("replicates", replicates, 2)
-    at_least("chunk_size", 1 if chunk_size is None else chunk_size, 1)
+    count("replicates", replicates, 2)
+    if chunk_size is not None:
+        count("chunk_size", chunk_size, 1)
     tensors = _checked(parameters, replicates)
     chunk = min(chunk_size or 256, math.ceil(replicates / 2))
     size = sum(tensor.numel() for tensor in tensors.values())

@@ -29,7 +29,7 @@ O, A, H, B, N = 17, 6, 256, 256, 100_000  # noqa: E741
 class Args:
     """Compare cloning with a hand-written loop."""
 
-    rounds: int = 40
+    rounds: int = 100
     """Paired timings."""
     updates: int = 100
     """Updates per timing."""

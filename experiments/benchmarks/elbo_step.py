@@ -30,9 +30,9 @@ O, A, Z, H, B = 17, 6, 8, 256, 256  # noqa: E741
 class Args:
     """Compare one training step with raw torch."""
 
-    rounds: int = 60
+    rounds: int = 200
     """Paired timings."""
-    repeat: int = 20
+    repeat: int = 10
     """Steps per timing."""
 
 

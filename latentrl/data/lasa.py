@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from latentrl.checks import LatentRLError, at_least, require
+from latentrl.checks import LatentRLError, count, require
 from latentrl.data.npz import load_npz
 
 MAX_SPEED = 5.0
@@ -24,7 +24,7 @@ def lasa_arguments(path: str | Path | None, steps: int) -> dict[str, Any]:
     Observations (N, 5): position in mm, previous velocity in mm per step, elapsed fraction of the episode.
     Actions (N, 2): velocity in mm per step. ``modes`` number the shapes in alphabetical order.
     """
-    at_least("steps", steps, 2)
+    count("steps", steps, 2)
     positions, modes = stroke_positions(path, steps)
     actions = np.diff(positions, axis=1)
     previous = np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], axis=1)

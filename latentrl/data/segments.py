@@ -91,5 +91,7 @@ def _cut(demonstrations: Demonstrations, hold: int) -> tuple[NDArray[np.int64], 
         raise LatentRLError(
             f"hold={hold}, but episode {where} has only {lengths[where]} steps: use a smaller hold, or 0 (per episode)"
         )
-    first = np.concatenate([np.arange(s, s + n - hold + 1) for s, n in zip(starts, lengths, strict=True)])
+    windows = lengths - hold + 1
+    # Rows 0, 1, 2, … of all windows, moved by where each episode's windows begin.
+    first = np.arange(windows.sum()) + np.repeat(starts - (windows.cumsum() - windows), windows)
     return first, np.full(len(first), hold)

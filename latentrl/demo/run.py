@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from latentrl.checks import at_least, resolve_device
+from latentrl.checks import count, resolve_device
 from latentrl.demo import gradients, handwriting
 from latentrl.demo.tables import print_tables
 from latentrl.files import output_folder, whole
@@ -51,11 +51,11 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         for name, minimum in {"updates": 1, "rollouts": 2, "replicates": 2}.items():
-            at_least(name, getattr(self, name), minimum)
+            count(name, getattr(self, name), minimum)
         for horizon in self.horizons:
-            at_least("horizon", horizon, 1)
+            count("horizon", horizon, 1)
         if self.workers is not None:
-            at_least("workers", self.workers, 1)
+            count("workers", self.workers, 1)
 
 
 def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, count
 from latentrl.estimators.base import Estimator, Integrand, Trajectories, evaluate
 from latentrl.types import Estimate
 
@@ -31,7 +31,7 @@ class Pathwise(Estimator):
         if num_samples is None:
             cost = evaluate(f, self.draw(q), q)
         else:
-            at_least("num_samples", num_samples, 1)
+            count("num_samples", num_samples, 1)
             cost = evaluate(f, self.draw(q, (num_samples,)), q).mean(0)
         return Estimate(cost.detach(), cost)
 

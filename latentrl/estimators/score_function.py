@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import nn
 from torch.distributions import Distribution
 
-from latentrl.checks import at_least
+from latentrl.checks import count
 from latentrl.estimators.base import Estimator, Integrand, evaluate
 from latentrl.types import Estimate
 
@@ -30,7 +30,7 @@ class ScoreFunction(Estimator):
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: f returns another shape than (S, ..., B), or the baseline refuses num_samples."""
-        draws = 1 if num_samples is None else at_least("num_samples", num_samples, 1)
+        draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
         z = q.sample((draws,))
         cost = evaluate(f, z, q)
         constant = cost.detach()
