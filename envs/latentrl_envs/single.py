@@ -5,12 +5,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from latentrl_envs.task import Task, build_task
 
 
-class TorchEnv(gym.Env[np.ndarray, np.ndarray]):
+class TorchEnv(gym.Env[np.ndarray, Any]):
     """A task as an ordinary ``gymnasium.Env``.
 
     The state is float64; observations have the dtype of the observation space. ``reset`` draws its uniforms from
@@ -57,32 +58,46 @@ class TorchEnv(gym.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         noise = torch.from_numpy(self.np_random.random(self.func_env.initial_noise_dim))
         self._state, self._action = self.func_env.initial(noise), None
-        return self._seen(self._state), {}
+        return self._seen(self._state), self._told(self._state)
 
     @torch.no_grad()
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step.
 
         Raises:
             gymnasium.error.ResetNeeded: ``reset`` was never called.
-            ValueError: the action has another shape than the action space or is not finite; the state is unharmed.
+            ValueError: the action has another shape than the action space, is not finite, or is none of the choices;
+                the state is unharmed.
         """
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() before step()")
-        push = torch.tensor(np.asarray(action, dtype=np.float64))
-        if push.shape != self.action_space.shape or not push.isfinite().all():
-            raise ValueError(f"an action must be finite numbers of shape {self.action_space.shape}, got {action!r}")
+        push = self._checked(action)
         task, state = self.func_env, self._state
         next_state = task.transition(state, push, None)
         reward = float(task.reward(state, push, next_state, None))
         terminated = bool(task.terminal(next_state))
         self._state, self._action = next_state, push
-        return self._seen(next_state), reward, terminated, False, {}
+        return self._seen(next_state), reward, terminated, False, self._told(next_state)
+
+    def _checked(self, action: Any) -> Tensor:
+        """Return the action as a tensor that is fit for a step."""
+        space = self.action_space
+        if isinstance(space, Discrete):
+            if not space.contains(action):
+                raise ValueError(f"an action must be an integer from 0 to {space.n - 1}, got {action!r}")
+            return torch.tensor(int(action))
+        push = torch.tensor(np.asarray(action, dtype=np.float64))
+        if push.shape != space.shape or not push.isfinite().all():
+            raise ValueError(f"an action must be finite numbers of shape {space.shape}, got {action!r}")
+        return push
 
     def _seen(self, state: Tensor) -> np.ndarray:
         if self.render_mode == "human":
             self.render()
         return self.func_env.observation(state, None).numpy().astype(self.observation_space.dtype)
+
+    def _told(self, state: Tensor) -> dict[str, Any]:
+        return {key: value.item() for key, value in self.func_env.state_info(state).items()}
 
     def render(self) -> Any:
         """Return the picture (H, W, 3) of the present state, or None in mode "human", which shows it at every step.

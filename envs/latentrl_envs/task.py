@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.experimental.functional import FuncEnv
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 
@@ -16,23 +16,29 @@ class Task(FuncEnv[Tensor, Tensor, Tensor, Tensor, Tensor, Any, Any]):
     """A Gymnasium ``FuncEnv`` in torch.
 
     A subclass writes ``initial``, ``transition``, ``observation`` and ``reward``. The state is one tensor (..., S),
-    float32 or float64, with any leading dimensions; an action is (..., A), an observation (..., O), a reward (...,).
-    Nothing is drawn inside: the random numbers of ``initial`` are its argument ``rng``, uniforms in [0, 1) of shape
+    float32 or float64, with any leading dimensions; an action is (..., A) where ``action_space`` is a Box and int64
+    (...,), counted from 0, where it is Discrete; an observation is (..., O), a reward (...,). A state holds all that an
+    episode remembers, flags included, as numbers. Nothing is drawn inside: the random numbers of ``initial`` are its argument ``rng``, uniforms in [0, 1) of shape
     (..., initial_noise_dim). Every function returns new tensors and changes none. ``params`` is there because
     ``FuncEnv`` has it; these tasks take their constants in the constructor.
     """
 
     observation_space: Box
-    action_space: Box
+    action_space: Box | Discrete
     initial_noise_dim: ClassVar[int]
     """How many uniforms ``initial`` needs."""
     differentiable: ClassVar[bool]
-    """True if gradients reach state and action from the next state and the reward; the class says where they do not."""
+    """True if gradients reach the state, and an action of a Box, from the next state and the reward; the class says
+    where they do not."""
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def terminal(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return whether ``state`` ends the episode, bool (...,): never, unless a task says otherwise."""
         return torch.zeros(state.shape[:-1], dtype=torch.bool, device=state.device)
+
+    def state_info(self, state: Tensor, params: Any = None) -> dict[str, Tensor]:
+        """Return what ``infos`` tell of a state, each (...,): nothing, unless a task says otherwise."""
+        return {}
 
     def render_image(
         self, state: Tensor, render_state: Any, params: Any = None, action: Tensor | None = None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from latentrl_envs import Pendulum, Task, Trace
@@ -25,16 +26,24 @@ class Row:
     state_scale: tuple[float, ...]
     """Half the width of the box that random states come from: beyond every clip when doubled, inside when not."""
     env_id: str | None = None
+    state_center: tuple[float, ...] | None = None
+    """Middle of that box; None is the origin."""
+    gradient_spread: float = 0.5
+    """Share of the boxes of states and actions in which the task is smooth, two steps deep."""
 
     def draw(self, n: int, spread: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Return n states and actions in float64; with spread < 1 inside the clips, with 2 often beyond them."""
+        """Return n states (float64) and actions; with spread < 1 inside the clips, with 2 often beyond them."""
         generator = torch.Generator().manual_seed(seed)
         scale = torch.tensor(self.state_scale, dtype=torch.float64)
         state = spread * scale * (2 * torch.rand(n, len(scale), dtype=torch.float64, generator=generator) - 1)
+        if self.state_center is not None:
+            state = state + torch.tensor(self.state_center, dtype=torch.float64)
         return state, self.actions(n, spread, generator=generator)[0]
 
     def actions(self, n: int, spread: float, steps: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Return actions (steps, n, A) in float64, uniform in ``spread`` times the action space."""
+        """Return actions, uniform in ``spread`` times the action space: (steps, n, A) in float64, or (steps, n)."""
+        if isinstance(self.task.action_space, Discrete):
+            return torch.randint(int(self.task.action_space.n), (steps, n), generator=generator)
         high = torch.from_numpy(self.task.action_space.high).double()
         return spread * high * (2 * torch.rand(steps, n, len(high), dtype=torch.float64, generator=generator) - 1)
 

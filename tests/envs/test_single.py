@@ -41,10 +41,11 @@ def test_a_step_is_the_pure_functions(row: Row) -> None:
     start, infos = env.reset(seed=4)
     state = row.task.initial(torch.from_numpy(np.random.default_rng(4).random(row.task.initial_noise_dim)))
     np.testing.assert_array_equal(start, row.task.observation(state).float())
-    assert infos == {}
+    assert infos == {key: value.item() for key, value in row.task.state_info(state).items()}
     for action in row.actions(1, spread=1.5, steps=5)[:, 0]:
         following = row.task.transition(state, action)
-        seen, reward, terminated, truncated, _ = env.step(action.numpy())
+        seen, reward, terminated, truncated, infos = env.step(action.numpy())
+        assert infos == {key: value.item() for key, value in row.task.state_info(following).items()}
         np.testing.assert_array_equal(seen, row.task.observation(following).float())
         assert seen.dtype == env.observation_space.dtype
         assert (reward, terminated) == (row.task.reward(state, action, following), row.task.terminal(following))
