@@ -18,9 +18,9 @@ class Task(FuncEnv[Tensor, Tensor, Tensor, Tensor, Tensor, Any, Any]):
     A subclass writes ``initial``, ``transition``, ``observation`` and ``reward``. The state is one tensor (..., S),
     float32 or float64, with any leading dimensions; an action is (..., A) where ``action_space`` is a Box and int64
     (...,), counted from 0, where it is Discrete; an observation is (..., O), a reward (...,). A state holds all that an
-    episode remembers, flags included, as numbers. Nothing is drawn inside: the random numbers of ``initial`` are its argument ``rng``, uniforms in [0, 1) of shape
-    (..., initial_noise_dim). Every function returns new tensors and changes none. ``params`` is there because
-    ``FuncEnv`` has it; these tasks take their constants in the constructor.
+    episode remembers, flags included, as numbers. Nothing is drawn inside: the random numbers of ``initial`` are its
+    argument ``rng``, uniforms in [0, 1) of shape (..., initial_noise_dim). Every function returns new tensors and
+    changes none. ``params`` is there because ``FuncEnv`` has it; these tasks take their constants in the constructor.
     """
 
     observation_space: Box
