@@ -79,12 +79,16 @@ def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
     return mean, torch.where(spread > 1e-6 * mean.abs(), spread, torch.ones_like(spread))
 
 
-def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.SiLU) -> nn.Sequential:
-    """A perceptron with layers of the given sizes and an activation after each one, the last included."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), activation()]
-    return nn.Sequential(*layers)
+class MLP(nn.ModuleList):
+    """A perceptron with layers of the given sizes and SiLU after each one, the last included."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__(nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes))
+
+    def forward(self, x: Float[Tensor, "*b D"]) -> Float[Tensor, "*b H"]:
+        for layer in self:
+            x = F.silu(layer(x))
+        return x
 
 
 class Encoder(nn.Module):
@@ -117,7 +121,7 @@ class TransitionEncoder(Encoder):
 
     def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(observation_dim, action_dim)
-        self.net = mlp([self.input_dim, *hidden])
+        self.net = MLP([self.input_dim, *hidden])
         self.features_dim = hidden[-1]
 
     def features(self, inputs: Float[Tensor, "*b D"]) -> Float[Tensor, "*b H"]:
@@ -177,7 +181,7 @@ class ConditionedTrunk(nn.Module):
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128, 128)) -> None:
         super().__init__()
         self.observation_scale = Standardize(observation_dim, "observation")
-        self.net = mlp([observation_dim + latent_dim, *hidden])
+        self.net = MLP([observation_dim + latent_dim, *hidden])
         self.features_dim = hidden[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
@@ -190,9 +194,9 @@ class ConditionedTrunk(nn.Module):
         first, size = self.net[0], observations.shape[-1]
         assert isinstance(first, nn.Linear)
         from_latent = F.linear(z, first.weight[:, size:]).unsqueeze(-2)
-        hidden = F.linear(scaled, first.weight[:, :size], first.bias) + from_latent
+        hidden = F.silu(F.linear(scaled, first.weight[:, :size], first.bias) + from_latent)
         for layer in islice(self.net, 1, None):
-            hidden = layer(hidden)
+            hidden = F.silu(layer(hidden))
         return hidden
 
 

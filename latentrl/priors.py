@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, StandardNormal
-from latentrl.nets import UNIT_SCALE, Standardize, mlp, positive
+from latentrl.nets import MLP, UNIT_SCALE, Standardize, positive
 from latentrl.posteriors import Posterior
 
 
@@ -62,7 +62,7 @@ class ConditionalPrior(Prior):
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(latent_dim)
         self.observation_scale = Standardize(observation_dim, "observation")
-        self.net = mlp([observation_dim, *hidden])
+        self.net = MLP([observation_dim, *hidden])
         self.head = nn.Linear(hidden[-1], 2 * latent_dim)
 
     def forward(self, observations: Float[Tensor, "B O"]) -> DiagonalNormal:
