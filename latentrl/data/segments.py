@@ -53,7 +53,7 @@ class Segments:
         """Observations and actions that the posterior sees of the given segments: (B, O) or (B, T', O) and alike."""
         # With hold = 1 segments are rows.
         rows = index if self._context_rows is None else self._context_rows[index]
-        return self.observations[rows], self.actions[rows]
+        return _gather(self.observations, rows), _gather(self.actions, rows)
 
     def batch(self, index: Tensor, steps: int | None = None) -> Batch:
         """The given segments for training: ``steps`` random steps of each, or all where they are equally long.
@@ -66,10 +66,10 @@ class Segments:
         lengths = self.lengths[index]
         if steps is None:
             rows = self.starts[index, None] + torch.arange(self._common_length(lengths), device=lengths.device)
-            return Batch(self.observations[rows], self.actions[rows], *context)
+            return Batch(_gather(self.observations, rows), _gather(self.actions, rows), *context)
         uniform = torch.rand(len(index), steps, device=lengths.device)
         rows = self.starts[index, None] + (uniform * lengths[:, None]).long()
-        return Batch(self.observations[rows], self.actions[rows], *context, weight=lengths / steps)
+        return Batch(_gather(self.observations, rows), _gather(self.actions, rows), *context, weight=lengths / steps)
 
     def _common_length(self, lengths: Tensor) -> int:
         if not bool((lengths == lengths[0]).all()):
@@ -79,6 +79,12 @@ class Segments:
     def random_index(self, batch_size: int) -> Tensor:
         """Indices of ``batch_size`` random segments."""
         return torch.randint(len(self), (batch_size,), device=self.starts.device)
+
+
+def _gather(values: Float[Tensor, "N D"], rows: Tensor) -> Float[Tensor, "*rows D"]:
+    """values[rows], in half the time that advanced indexing takes."""
+    picked = values.index_select(0, rows.flatten())
+    return picked if rows.dim() == 1 else picked.unflatten(0, rows.shape)
 
 
 def _cut(demonstrations: Demonstrations, hold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
