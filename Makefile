@@ -34,7 +34,16 @@ types: .venv/.installed ## mypy over both packages
 	@echo "==> mypy"
 	$(BIN)/mypy
 
-benchmark: .venv/.installed ## speed as ratios to raw torch in the same process
+# Libraries that we time ourselves against; each in an environment of its own, with torch as the common yardstick.
+.peers/%/.installed: constraints.txt
+	@echo "==> making .peers/$* for the benchmark"
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet -c constraints.txt torch
+	.peers/$*/bin/python -m pip install --quiet $*
+	@touch $@
+
+benchmark: .venv/.installed .peers/envpool/.installed .peers/gymnax/.installed ## speed, beside raw torch and peers
 	@echo "==> benchmarks"
 	$(BIN)/python -m experiments.benchmarks.elbo_step
 	$(BIN)/python -m experiments.benchmarks.bc_throughput
+	$(BIN)/python -m experiments.benchmarks.env_steps --peers .peers

@@ -6,14 +6,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium.envs.classic_control.pendulum import PendulumEnv
+from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from latentrl_envs.task import Task, checked_number
+from latentrl_envs.classic import ClassicControl
+from latentrl_envs.task import checked_number
 
 
-class Pendulum(Task):
+class Pendulum(ClassicControl):
     """The dynamics and the cost of ``gymnasium.envs.classic_control.PendulumEnv`` (equal to 1e-9 in float64).
 
     State (..., 2): angle θ in rad, 0 upright and never wrapped, and angular velocity in rad/s. Action (..., 1): torque
@@ -33,7 +34,8 @@ class Pendulum(Task):
 
     initial_noise_dim: ClassVar[int] = 2
     differentiable: ClassVar[bool] = True
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 30}
+    metadata: ClassVar[dict[str, Any]] = PendulumEnv.metadata
+    drawn_by = PendulumEnv
 
     max_speed = 8.0
     max_torque = 2.0
@@ -77,10 +79,6 @@ class Pendulum(Task):
     def _torque(self, action: Tensor) -> Tensor:
         return action[..., 0].clamp(-self.max_torque, self.max_torque)
 
-    def render_init(self, params: Any = None, **kwargs: Any) -> PendulumEnv:
-        """Return Gymnasium's own environment, which knows how to draw (``render_mode`` in kwargs; needs pygame)."""
-        return PendulumEnv(**kwargs)
-
     def render_image(
         self, state: Tensor, render_state: PendulumEnv, params: Any = None, action: Tensor | None = None
     ) -> tuple[PendulumEnv, np.ndarray]:
@@ -89,10 +87,5 @@ class Pendulum(Task):
         Raises:
             gymnasium.error.DependencyNotInstalled: pygame is missing.
         """
-        render_state.state = state.numpy(force=True)
         render_state.last_u = None if action is None else float(self._torque(action))
-        return render_state, render_state.render()
-
-    def render_close(self, render_state: PendulumEnv, params: Any = None) -> None:
-        """Close the window."""
-        render_state.close()
+        return super().render_image(state, render_state)

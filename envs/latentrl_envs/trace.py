@@ -6,12 +6,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latentrl_envs.task import Task, checked_count, checked_number
+from latentrl_envs.drawing import Canvas, DrawnTask
+from latentrl_envs.task import checked_count, checked_number
 
 
-class Trace(Task):
+class Trace(DrawnTask):
     """A pen on a sheet: each action is added to its position.
 
     State (..., 5): position x, y in mm, previous velocity in mm per step, number of steps so far. Action (..., 2):
@@ -24,6 +26,9 @@ class Trace(Task):
     and the sheet ends at start_jitter + horizon * max_speed, so that every observation lies in the observation space.
 
     Differentiable almost everywhere, with zero gradient in a clipped action, at the sheet's edge and from the reward.
+
+    The picture shows the middle fifth of the sheet each way, ±100 mm: writing stays near its start. What each picture
+    adds is the last step's ink, so that rendering every step shows the whole stroke.
 
     Args:
         horizon: number of steps after which the elapsed fraction is 1.
@@ -69,3 +74,21 @@ class Trace(Task):
     ) -> Tensor:
         """Return 0: there is nothing to earn."""
         return torch.zeros_like(state[..., 0])
+
+    @property
+    def view(self) -> tuple[ArrayLike, ArrayLike]:
+        """The middle of the sheet."""
+        return (-self.edge / 5, -self.edge / 5), (self.edge / 5, self.edge / 5)
+
+    def render_image(  # type: ignore[override]
+        self, state: Tensor, render_state: Canvas, params: Any = None, action: Tensor | None = None
+    ) -> tuple[Canvas, np.ndarray | None]:
+        """Draw on over the pictures before, with a clean sheet at the start: (H, W, 3) uint8, or None in a window."""
+        if state[4] == 0:
+            render_state.clear()
+        self.draw(render_state, state.numpy(force=True), None)
+        return render_state, render_state.show()
+
+    def draw(self, canvas: Canvas, state: np.ndarray, action: np.ndarray | None) -> None:
+        """Draw the last step, at the start a dot."""
+        canvas.line([state[:2] - state[2:4], state[:2]], "#4477aa", 6 if state[4] == 0 else 3)

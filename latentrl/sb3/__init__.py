@@ -2,5 +2,6 @@
 
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.policy import LatentPolicy
+from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
-__all__ = ["LatentBC", "LatentPolicy"]
+__all__ = ["LatentBC", "LatentPolicy", "TorchVecEnvAdapter"]

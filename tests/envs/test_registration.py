@@ -13,27 +13,50 @@ from latentrl_envs import TorchEnv, TorchVectorEnv
 from tests.envs.tasks_table import REGISTERED, Row, names
 
 every_id = pytest.mark.parametrize("row", REGISTERED, ids=names)
-LIMITS = {"pendulum": 200, "trace": 100}
+LIMITS = {
+    "acrobot": 500,
+    "avoiding": 200,
+    "ball wall": 20,
+    "cartpole": 500,
+    "cartpole swing-up": 240,
+    "double pendulum": 200,
+    "lqr": 50,
+    "mountain car": 999,
+    "multi goal": 30,
+    "pendulum": 200,
+    "pushing": 60,
+    "trace": 100,
+}
 
 
 @every_id
 def test_make_has_the_time_limit(row: Row) -> None:
+    """Zero actions last to the limit, or until the task itself ends the episode."""
     env = gym.make(row.env_id)
     assert isinstance(env.unwrapped, TorchEnv)
+    assert env.spec.max_episode_steps == LIMITS[row.name]
     env.reset(seed=0)
-    action = np.zeros(env.action_space.shape, dtype=np.float32)
-    ends = [env.step(action)[2:4] for _ in range(LIMITS[row.name])]
-    assert ends == [(False, False)] * (LIMITS[row.name] - 1) + [(False, True)]
+    action = np.zeros(env.action_space.shape, dtype=env.action_space.dtype)
+    steps, terminated, truncated = 0, False, False
+    while not (terminated or truncated):
+        terminated, truncated = env.step(action)[2:4]
+        steps += 1
+    assert truncated == (steps == LIMITS[row.name])
 
 
 @every_id
 def test_make_vec_has_the_time_limit(row: Row) -> None:
+    """Zero actions: at the limit the rows are truncated that did not terminate before, and at no other step."""
     env = gym.make_vec(row.env_id, num_envs=8, device="cpu")
     assert isinstance(env, TorchVectorEnv)
+    assert env.spec.max_episode_steps == LIMITS[row.name]
     env.reset(seed=0)
-    action = torch.zeros(env.action_space.shape)
-    ends = [env.step(action)[3].sum().item() for _ in range(LIMITS[row.name])]
-    assert ends == [0] * (LIMITS[row.name] - 1) + [8]
+    action = np.zeros(env.action_space.shape, dtype=env.action_space.dtype)
+    first_episode = torch.ones(8, dtype=torch.bool)
+    for step in range(1, LIMITS[row.name] + 1):
+        terminated, truncated = env.step(action)[2:4]
+        first_episode &= ~terminated
+        assert torch.equal(truncated, first_episode & (step == LIMITS[row.name]))
 
 
 def test_arguments_go_through() -> None:

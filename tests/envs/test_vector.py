@@ -14,11 +14,13 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
-from latentrl_envs import Pendulum, TorchEnv, TorchVectorEnv, Trace
+from latentrl_envs import CartPole, Pendulum, TorchEnv, TorchVectorEnv, Trace
 from latentrl_envs.noise import uniforms
-from tests.envs.tasks_table import TASKS, Row, Tripping, names
+from tests.envs.tasks_table import TASKS, Row, Talking, Tripping, names
 
 every_task = pytest.mark.parametrize("row", TASKS, ids=names)
+# torch.compile itself uses something of torch that is deprecated.
+compiles = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 autoreset = pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 
 
@@ -65,7 +67,7 @@ def test_same_seed_same_trajectory(row: Row, mode: str) -> None:
     runs = []
     for seed in (7, 7, 8):
         start, infos = env.reset(seed=seed)
-        assert infos == {}
+        assert {key for key in infos if key[0] != "_"} == row.task.state_info(env._state).keys()
         assert env.np_random_seed == seed
         runs.append({"start": start} | rollout(env, actions))
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
@@ -111,14 +113,30 @@ def sync_twin(make: Any, n: int, limit: int, mode: str, seed: int) -> SyncVector
     return env
 
 
+def assert_same_infos(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """What is told of the rows equals what Gymnasium's vector environment tells, masks included."""
+    final = {"final_obs", "_final_obs", "final_info", "_final_info"}
+    assert ours.keys() - final == theirs.keys() - final
+    for key in {key for key in theirs if key[0] != "_"} - final:
+        mask = theirs[f"_{key}"]
+        np.testing.assert_array_equal(ours[f"_{key}"], mask)
+        np.testing.assert_allclose(ours[key].double()[mask], theirs[key][mask].astype(float), rtol=0, atol=1e-5)
+
+
 def view(task: type) -> Any:
     return lambda: TorchEnv(task())
 
 
 @pytest.mark.parametrize(
     ("task", "make"),
-    [(Pendulum, PendulumEnv), (Pendulum, view(Pendulum)), (Tripping, view(Tripping)), (Trace, view(Trace))],
-    ids=["Gymnasium's Pendulum", "our view", "our view, terminating", "our view, Trace"],
+    [
+        (Pendulum, PendulumEnv),
+        (Pendulum, view(Pendulum)),
+        (Talking, view(Talking)),
+        (Trace, view(Trace)),
+        (CartPole, view(CartPole)),
+    ],
+    ids=["Gymnasium's Pendulum", "our view", "our view, talking", "our view, Trace", "our view, CartPole"],
 )
 @autoreset
 def test_steps_and_infos_equal_gymnasiums_sync_vector_env(task: type, make: Any, mode: str) -> None:
@@ -126,7 +144,10 @@ def test_steps_and_infos_equal_gymnasiums_sync_vector_env(task: type, make: Any,
     env = TorchVectorEnv(task(), n, max_episode_steps=limit, dtype="float64", autoreset_mode=mode)
     twin = sync_twin(make, n, limit, mode, seed)
     close = {"rtol": 0, "atol": 1e-5}  # the twin rounds its observations to float32
-    np.testing.assert_allclose(env.reset(seed=seed)[0], twin.reset()[0], **close)
+    start, told = env.reset(seed=seed)
+    start_twin, told_twin = twin.reset()
+    np.testing.assert_allclose(start, start_twin, **close)
+    assert_same_infos(told, told_twin)
     ends = 0
     for action in Row("", task(), ()).actions(n, spread=1.5, steps=40, generator=generator(2)):
         *said, infos = env.step(action)
@@ -139,11 +160,11 @@ def test_steps_and_infos_equal_gymnasiums_sync_vector_env(task: type, make: Any,
             for key in ("_final_obs", "_final_info"):
                 np.testing.assert_array_equal(infos[key], twin_infos[key])
             np.testing.assert_allclose(infos["final_obs"][ended], np.stack(twin_infos["final_obs"][ended]), **close)
-            assert infos["final_info"] == twin_infos["final_info"]
+            assert_same_infos(infos["final_info"], twin_infos["final_info"])
         elif mode == "SameStep":
             assert not infos["_final_obs"].any()
             np.testing.assert_array_equal(infos["final_obs"], said[0])
-        assert mode == "SameStep" or infos == {}
+        assert_same_infos(infos, twin_infos)
     assert (ends > 3) == (mode == "SameStep")
 
 
@@ -201,7 +222,7 @@ def test_what_a_caller_does_to_the_results_changes_nothing(row: Row, mode: str) 
     env, untouched = (TorchVectorEnv(row.task, 3, max_episode_steps=2, autoreset_mode=mode) for _ in range(2))
     env.reset(seed=1)[0].fill_(0.7)
     untouched.reset(seed=1)
-    for action in row.actions(3, spread=1.0, steps=8, generator=generator(1)).float():
+    for action in row.actions(3, spread=1.0, steps=8, generator=generator(1)):
         mine, reference = action.clone(), untouched.step(action)
         *said, infos = env.step(mine)
         torch.testing.assert_close(said, list(reference[:4]), rtol=0, atol=0)
@@ -249,6 +270,8 @@ def test_arrays_lists_and_read_only_arrays_are_actions_too() -> None:
         (torch.zeros(3, 1), r"shape \(2, 1\), got \(3, 1\)"),
         (torch.tensor([[0.0], [float("nan")]]), r"rows \[1\]"),
         (np.array([[np.inf], [np.nan]]), r"rows \[0, 1\]"),
+        (torch.zeros(2, 1, dtype=torch.int64), "floating-point numbers, got torch.int64"),
+        (torch.zeros(2, 1, device="meta"), "actions live on meta, the environment on cpu"),
     ],
 )
 def test_bad_actions_leave_the_state_unharmed(action: Any, message: str) -> None:
@@ -257,6 +280,30 @@ def test_bad_actions_leave_the_state_unharmed(action: Any, message: str) -> None
     with pytest.raises(ValueError, match=message):
         env.step(action)
     assert torch.equal(env.step(torch.zeros(2, 1))[0], twin.step(torch.zeros(2, 1))[0])
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (torch.zeros(2, 1, dtype=torch.int64), r"shape \(2,\), got \(2, 1\)"),
+        (torch.tensor([0, 2]), r"from 0 to 1, but those of rows \[1\]"),
+        (np.array([-1, 7]), r"rows \[0, 1\]"),
+        (torch.zeros(2), "integers, got torch.float32"),
+        (torch.tensor([True, False]), "integers, got torch.bool"),
+    ],
+)
+def test_bad_choices_leave_the_state_unharmed(action: Any, message: str) -> None:
+    env, twin = TorchVectorEnv(CartPole(), 2), TorchVectorEnv(CartPole(), 2)
+    env.reset(seed=0), twin.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    assert torch.equal(env.step(np.array([1, 0], dtype=np.int8))[0], twin.step(torch.tensor([1, 0]))[0])
+
+
+def test_huge_actions_are_finite() -> None:
+    env = TorchVectorEnv(Pendulum(), 2)
+    env.reset(seed=0)
+    assert env.step(torch.full((2, 1), 3e38))[0].isfinite().all()
 
 
 def test_reset_comes_first() -> None:
@@ -307,6 +354,32 @@ def test_devices() -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(ValueError, match="take 'cpu' or 'auto'"):
         TorchVectorEnv(Pendulum(), device=absent)
+
+
+def assert_compiled_equals_eager(row: Row, mode: str) -> None:
+    actions = row.actions(5, spread=1.5, steps=40, generator=generator(0))
+    runs = []
+    for compiled in (False, True):
+        env = TorchVectorEnv(row.task, 5, 6, dtype="float64", autoreset_mode=mode, compile=compiled)
+        start, _ = env.reset(seed=2)
+        runs.append({"start": start} | rollout(env, actions))
+    torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=1e-9)
+    again = pickle.loads(pickle.dumps(env))
+    torch.testing.assert_close(rollout(again, actions[:2]), rollout(env, actions[:2]))
+
+
+@compiles
+@autoreset
+def test_compiled_equals_eager(mode: str) -> None:
+    assert_compiled_equals_eager(Row("talking", Talking(), ()), mode)
+
+
+@compiles
+@pytest.mark.slow
+@every_task
+@autoreset
+def test_compiled_equals_eager_for_every_task(row: Row, mode: str) -> None:
+    assert_compiled_equals_eager(row, mode)
 
 
 def test_pickle_goes_on_with_the_same_episode_and_close_is_idempotent() -> None:

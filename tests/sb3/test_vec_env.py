@@ -1,0 +1,107 @@
+"""The adapter against stable-baselines3's own DummyVecEnv over the same task and the same random numbers."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+
+from latentrl import LatentRLError
+from latentrl.sb3 import TorchVecEnvAdapter
+from latentrl_envs import TorchEnv, TorchVectorEnv
+from tests.envs.tasks_table import Talking, Tripping
+from tests.envs.test_vector import Stream
+
+MODES = ["SameStep", "Disabled"]
+
+
+def adapted(env_id: str, n: int = 4, mode: str = "SameStep", **kwargs: Any) -> TorchVecEnvAdapter:
+    return TorchVecEnvAdapter(gym.make_vec(f"latentrl_envs:latentrl/{env_id}", n, autoreset_mode=mode, **kwargs))
+
+
+def dummy(task: type, n: int, limit: int, seed: int) -> DummyVecEnv:
+    """SB3's own, fed with the numbers of our rows."""
+    env = DummyVecEnv([lambda: TimeLimit(TorchEnv(task()), limit)] * n)
+    for i, single in enumerate(env.envs):
+        single.unwrapped.np_random = Stream(seed + i)
+    return env
+
+
+@pytest.mark.parametrize("task", [Tripping, Talking])
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_and_infos_equal_those_of_dummy_vec_env(task: type, mode: str) -> None:
+    n, limit, seed = 3, 6, 11
+    ours = TorchVecEnvAdapter(TorchVectorEnv(task(), n, limit, dtype="float64", autoreset_mode=mode))
+    theirs = dummy(task, n, limit, seed)
+    close = {"rtol": 0, "atol": 1e-5}  # theirs rounds its observations to float32
+    ours.seed(seed)
+    np.testing.assert_allclose(ours.reset(), theirs.reset(), **close)
+    assert ours.reset_infos == theirs.reset_infos
+    generator, limits, ends = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        action = generator.uniform(-3, 3, (n, 1))
+        (*said, infos), (*reference, expected) = ours.step(action), theirs.step(action)
+        for mine, their in zip(said, reference, strict=True):
+            np.testing.assert_allclose(mine, their, **close)
+        for mine, their in zip(infos, expected, strict=True):
+            assert mine.keys() == their.keys()
+            if "terminal_observation" in their:
+                np.testing.assert_allclose(mine.pop("terminal_observation"), their.pop("terminal_observation"), **close)
+                ends += 1
+            limits += their["TimeLimit.truncated"]
+            assert mine == pytest.approx(their, abs=1e-5)
+        assert ours.reset_infos == [pytest.approx(info, abs=1e-5) for info in theirs.reset_infos]
+    assert 0 < limits < ends  # both kinds of end occurred
+    assert (said[1].dtype, said[2].dtype) == (np.float32, bool)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"), [(PPO, "CartPole-v1"), (DQN, "CartPole-v1"), (A2C, "Pendulum-v1"), (SAC, "Pendulum-v1")]
+)
+def test_stock_algorithms_learn_and_are_evaluated(algorithm: Any, env_id: str) -> None:
+    short = {"learning_starts": 32} if algorithm in (DQN, SAC) else {"n_steps": 16}
+    env = VecNormalize(VecMonitor(adapted(env_id)), norm_reward=False)
+    agent = algorithm("MlpPolicy", env, seed=0, device="cpu", **short).learn(80)
+    mean, _ = evaluate_policy(agent, VecMonitor(adapted(env_id, n=2)), n_eval_episodes=2)
+    assert np.isfinite(mean)
+
+
+def test_seed_is_used_once_and_makes_the_same_episode() -> None:
+    env = adapted("CartPole-v1")
+    env.seed(3)
+    first, second = env.reset(), env.reset()
+    env.seed(3)
+    np.testing.assert_array_equal(env.reset(), first)
+    assert not np.array_equal(first, second)
+
+
+def test_attributes_belong_to_the_batch() -> None:
+    env = adapted("Pendulum-v1", n=3)
+    assert env.get_attr("num_envs") == [3, 3, 3]
+    assert env.get_attr("device", indices=[0]) == [env.env.unwrapped.device]
+    assert env.env_is_wrapped(gym.Wrapper, indices=1) == [False]
+    assert env.render_mode is None
+    env.set_attr("note", "hello")
+    assert env.get_attr("note", indices=2) == ["hello"]
+    with pytest.raises(LatentRLError, match="without indices"):
+        env.set_attr("note", "hello", indices=0)
+    with pytest.raises(LatentRLError, match="'seed' on the vector environment"):
+        env.env_method("seed")
+    with pytest.warns(UserWarning, match="no pictures"):
+        assert env.get_images() == [None] * 3
+    env.close()
+
+
+def test_what_cannot_be_adapted() -> None:
+    with pytest.raises(LatentRLError, match="autoreset_mode='SameStep'"):
+        adapted("Pendulum-v1", mode="NextStep")
+    with pytest.raises(LatentRLError, match="takes a gymnasium VectorEnv"):
+        TorchVecEnvAdapter(gym.make("latentrl_envs:latentrl/Pendulum-v1"))
+    env = adapted("Pendulum-v1")
+    env.set_options({"reset_mask": np.ones(4, dtype=bool)})
+    with pytest.raises(LatentRLError, match="reset options"):
+        env.reset()
