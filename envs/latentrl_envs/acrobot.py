@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from gymnasium.envs.classic_control import AcrobotEnv
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from latentrl_envs.classic import ClassicControl
+from latentrl_envs.task import columns
 
 
 def derivatives(
@@ -55,7 +55,7 @@ def derivatives(
     push = torque + ratio * phi1 - coupling * velocity1**2 * sine - phi2
     acceleration2 = push / (m2 * lc2**2 + I2 - d2 * ratio)
     acceleration1 = -(d2 * acceleration2 + phi1) / d1
-    return torch.stack((velocity1, velocity2, acceleration1, acceleration2), -1)
+    return columns(velocity1, velocity2, acceleration1, acceleration2)
 
 
 def rk4(derivative: Callable[[Tensor], Tensor], state: Tensor, dt: float) -> Tensor:
@@ -83,7 +83,7 @@ class Acrobot(ClassicControl):
     constant on either side of a jump, so that pathwise gradients of the return are zero.
     """
 
-    initial_noise_dim: ClassVar[int] = 4
+    initial_noise_dim: int = 4
     differentiable: ClassVar[bool] = True
     metadata: ClassVar[dict[str, Any]] = AcrobotEnv.metadata
     drawn_by = AcrobotEnv
@@ -108,12 +108,12 @@ class Acrobot(ClassicControl):
         angle1, angle2, velocity1, velocity2 = rk4(lambda x: derivatives(x, torque), state, self.dt).unbind(-1)
         velocity1 = velocity1.clamp(-self.max_velocity_1, self.max_velocity_1)
         velocity2 = velocity2.clamp(-self.max_velocity_2, self.max_velocity_2)
-        return torch.stack((_wrap(angle1), _wrap(angle2), velocity1, velocity2), -1)
+        return columns(_wrap(angle1), _wrap(angle2), velocity1, velocity2)
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return (cos θ1, sin θ1, cos θ2, sin θ2, velocity 1, velocity 2)."""
         angle1, angle2, velocity1, velocity2 = state.unbind(-1)
-        return torch.stack((angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2), -1)
+        return columns(angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: Tensor | None = None, params: Any = None

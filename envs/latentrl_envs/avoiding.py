@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentrl_envs.drawing import Canvas, DrawnTask
-from latentrl_envs.task import checked_number
+from latentrl_envs.task import checked_number, columns
 
 
 class Avoiding(DrawnTask):
@@ -45,7 +45,7 @@ class Avoiding(DrawnTask):
         ValueError: start_jitter is not a number or out of range.
     """
 
-    initial_noise_dim: ClassVar[int] = 2
+    initial_noise_dim: int = 2
     differentiable: ClassVar[bool] = True
 
     max_step = 0.1
@@ -101,7 +101,7 @@ class Avoiding(DrawnTask):
         failed = self._touches(row, start, step) | (x.abs() > self.side) | (y < self.back)
         verdict = torch.where(failed, -1.0, (y >= self.finish).to(state.dtype))
         outcome = torch.where(running, verdict, state[..., 5])
-        return torch.cat((position, torch.stack((*gaps, outcome), -1)), -1)
+        return columns(*position.unbind(-1), *gaps, outcome)
 
     def _touches(self, row: Tensor, start: Tensor, step: Tensor) -> Tensor:
         """Return whether the straight way of a step meets a post of the row.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentrl_envs.drawing import Canvas, DrawnTask
-from latentrl_envs.task import checked_number
+from latentrl_envs.task import checked_number, columns
 
 
 class BallWall(DrawnTask):
@@ -45,7 +45,7 @@ class BallWall(DrawnTask):
         ValueError: the stiffness is no number or negative.
     """
 
-    initial_noise_dim: ClassVar[int] = 1
+    initial_noise_dim: int = 1
     differentiable: ClassVar[bool] = True
 
     gravity = 9.81
@@ -66,9 +66,7 @@ class BallWall(DrawnTask):
         """Return a ball just thrown at an angle ~ U(30°, 60°), from uniforms (..., 1)."""
         angle = math.pi / 6 * (1 + rng[..., 0])
         nowhere = torch.zeros_like(angle)
-        return torch.stack(
-            (nowhere, nowhere + self.release_height, self.speed * angle.cos(), self.speed * angle.sin()), -1
-        )
+        return columns(nowhere, nowhere + self.release_height, self.speed * angle.cos(), self.speed * angle.sin())
 
     def transition(self, state: Tensor, action: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Fly on for 0.1 s, or until the landing, under a constant acceleration; a ball that has landed stays."""
@@ -86,7 +84,7 @@ class BallWall(DrawnTask):
         x = torch.where(crosses, self.wall + share * (ahead - self.wall), ahead)
         y = torch.where(lands, 0.0, y + up * time + pull * time**2 / 2)
         rests = lands | ~flies
-        return torch.stack((x, y, (share * across).masked_fill(rests, 0), (up + pull * time).masked_fill(rests, 0)), -1)
+        return columns(x, y, (share * across).masked_fill(rests, 0), (up + pull * time).masked_fill(rests, 0))
 
     def _share(self, height: Tensor) -> Tensor:
         """Return the share of its horizontal velocity that a ball keeps which crosses at this height."""

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from latentrl_envs.classic import ClassicControl
+from latentrl_envs.task import columns
 
 
 class CartPole(ClassicControl):
@@ -33,7 +34,7 @@ class CartPole(ClassicControl):
         ValueError: sutton_barto_reward is neither True nor False.
     """
 
-    initial_noise_dim: ClassVar[int] = 4
+    initial_noise_dim: int = 4
     differentiable: ClassVar[bool] = True
     metadata: ClassVar[dict[str, Any]] = CartPoleEnv.metadata
     drawn_by = CartPoleEnv
@@ -71,7 +72,7 @@ class CartPole(ClassicControl):
         inertia = self.half_length * (4 / 3 - self.pole_mass * cosine**2 / mass)
         spin_up = (self.gravity * sine - cosine * without_pole) / inertia
         acceleration = without_pole - lever * spin_up * cosine / mass
-        return state + self.dt * torch.stack((velocity, acceleration, spin, spin_up), -1)
+        return state + self.dt * columns(velocity, acceleration, spin, spin_up)
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return the state."""

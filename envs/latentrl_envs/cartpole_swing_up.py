@@ -5,13 +5,13 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentrl_envs.acrobot import rk4
 from latentrl_envs.drawing import Canvas, DrawnTask
+from latentrl_envs.task import columns
 
 
 class CartPoleSwingUp(DrawnTask):
@@ -34,7 +34,7 @@ class CartPoleSwingUp(DrawnTask):
     unbiased; hanging still is nearly stationary, so that they are small there.
     """
 
-    initial_noise_dim: ClassVar[int] = 4
+    initial_noise_dim: int = 4
     differentiable: ClassVar[bool] = True
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 60}
 
@@ -55,7 +55,7 @@ class CartPoleSwingUp(DrawnTask):
     def initial(self, rng: Tensor, params: Any = None) -> Tensor:
         """Return a hanging pole, each number off by ~ U(-0.05, 0.05), from uniforms (..., 4)."""
         position, velocity, angle, spin = (0.1 * rng - 0.05).unbind(-1)
-        return torch.stack((position, velocity, angle + math.pi, spin), -1)
+        return columns(position, velocity, angle + math.pi, spin)
 
     def transition(self, state: Tensor, action: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Take one Runge-Kutta step of 1/60 s under a constant force."""
@@ -70,12 +70,12 @@ class CartPoleSwingUp(DrawnTask):
         push = (force + lever * spin**2 * sine) / mass
         inertia = self.half_length * (4 / 3 - self.pole_mass / mass * cosine**2)
         turn = (self.gravity * sine - cosine * push) / inertia
-        return torch.stack((velocity, push - lever / mass * turn * cosine, spin, turn), -1)
+        return columns(velocity, push - lever / mass * turn * cosine, spin, turn)
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return (position, velocity, cos θ, sin θ, angular velocity)."""
         position, velocity, angle, spin = state.unbind(-1)
-        return torch.stack((position, velocity, angle.cos(), angle.sin(), spin), -1)
+        return columns(position, velocity, angle.cos(), angle.sin(), spin)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: Tensor | None = None, params: Any = None

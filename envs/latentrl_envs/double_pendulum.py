@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latentrl_envs.acrobot import derivatives, rk4
 from latentrl_envs.drawing import Canvas, DrawnTask
+from latentrl_envs.task import columns
 
 
 class DoublePendulum(DrawnTask):
@@ -30,7 +31,7 @@ class DoublePendulum(DrawnTask):
     the median 39, 130 and 970 after 50, 100 and 200 steps, and a standard deviation over starts of 10², 10³ and 10⁵.
     """
 
-    initial_noise_dim: ClassVar[int] = 4
+    initial_noise_dim: int = 4
     differentiable: ClassVar[bool] = True
 
     max_torque = 5.0
@@ -56,7 +57,7 @@ class DoublePendulum(DrawnTask):
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return (cos θ1, sin θ1, cos θ2, sin θ2, velocity 1, velocity 2)."""
         angle1, angle2, velocity1, velocity2 = state.unbind(-1)
-        return torch.stack((angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2), -1)
+        return columns(angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: Tensor | None = None, params: Any = None

@@ -53,7 +53,7 @@ class LQR(Task):
         self.A = torch.from_numpy(dynamics)
         self.B = torch.from_numpy(rng.standard_normal((size, pushes)) / math.sqrt(size))
         self._step = torch.cat((self.A, self.B), 1).mT.contiguous()  # (x, u) @ _step is the next x: one product
-        self.initial_noise_dim = size  # type: ignore[misc] # the one task whose size is an argument
+        self.initial_noise_dim = size  # the one task in which it is an argument
         high = np.finfo(np.float32).max
         self.observation_space = Box(-high, high, (size,), dtype=np.float32)
         self.action_space = Box(-self.action_bound, self.action_bound, (pushes,), dtype=np.float32)

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from latentrl_envs.classic import ClassicControl
-from latentrl_envs.task import checked_number
+from latentrl_envs.task import checked_number, columns
 
 
 class MountainCarContinuous(ClassicControl):
@@ -36,7 +36,7 @@ class MountainCarContinuous(ClassicControl):
         ValueError: goal_velocity is not a finite number.
     """
 
-    initial_noise_dim: ClassVar[int] = 1
+    initial_noise_dim: int = 1
     differentiable: ClassVar[bool] = True
     metadata: ClassVar[dict[str, Any]] = Continuous_MountainCarEnv.metadata
     drawn_by = Continuous_MountainCarEnv
@@ -69,7 +69,7 @@ class MountainCarContinuous(ClassicControl):
         velocity = velocity.clamp(-self.max_speed, self.max_speed)
         position = position + velocity
         velocity = torch.where(position <= self.min_position, velocity.clamp(min=0.0), velocity)
-        return torch.stack((position.clamp(self.min_position, self.max_position), velocity), -1)
+        return columns(position.clamp(self.min_position, self.max_position), velocity)
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return the state."""

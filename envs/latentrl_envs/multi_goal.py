@@ -41,7 +41,7 @@ class MultiGoal(DrawnTask):
         ValueError: an argument is not a number, not finite or out of range.
     """
 
-    initial_noise_dim: ClassVar[int] = 2
+    initial_noise_dim: int = 2
     differentiable: ClassVar[bool] = True
 
     goals = ((5.0, 0.0), (-5.0, 0.0), (0.0, 5.0), (0.0, -5.0))

@@ -5,13 +5,12 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.spaces import Box
 from torch import Tensor
 
 from latentrl_envs.classic import ClassicControl
-from latentrl_envs.task import checked_number
+from latentrl_envs.task import checked_number, columns
 
 
 class Pendulum(ClassicControl):
@@ -32,7 +31,7 @@ class Pendulum(ClassicControl):
         ValueError: g is not a finite number.
     """
 
-    initial_noise_dim: ClassVar[int] = 2
+    initial_noise_dim: int = 2
     differentiable: ClassVar[bool] = True
     metadata: ClassVar[dict[str, Any]] = PendulumEnv.metadata
     drawn_by = PendulumEnv
@@ -53,7 +52,7 @@ class Pendulum(ClassicControl):
     def initial(self, rng: Tensor, params: Any = None) -> Tensor:
         """Return θ ~ U(-π, π) and velocity ~ U(-1, 1) from uniforms (..., 2)."""
         angle, velocity = rng.unbind(-1)
-        return torch.stack((math.pi * (2 * angle - 1), 2 * velocity - 1), -1)
+        return columns(math.pi * (2 * angle - 1), 2 * velocity - 1)
 
     def transition(self, state: Tensor, action: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Take one semi-implicit Euler step of 0.05 s: the new velocity moves the angle."""
@@ -61,12 +60,12 @@ class Pendulum(ClassicControl):
         gravity = 3 * self.g / (2 * self.length) * angle.sin()
         push = 3 / (self.mass * self.length**2) * self._torque(action)
         velocity = (velocity + (gravity + push) * self.dt).clamp(-self.max_speed, self.max_speed)
-        return torch.stack((angle + velocity * self.dt, velocity), -1)
+        return columns(angle + velocity * self.dt, velocity)
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return (cos θ, sin θ, velocity)."""
         angle, velocity = state.unbind(-1)
-        return torch.stack((angle.cos(), angle.sin(), velocity), -1)
+        return columns(angle.cos(), angle.sin(), velocity)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: Tensor | None = None, params: Any = None

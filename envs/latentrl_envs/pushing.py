@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from latentrl_envs.drawing import Canvas, DrawnTask
-from latentrl_envs.task import checked_number
+from latentrl_envs.task import checked_number, columns
 
 
 class Pushing(DrawnTask):
@@ -46,7 +46,7 @@ class Pushing(DrawnTask):
         ValueError: the stiffness is no number or not positive.
     """
 
-    initial_noise_dim: ClassVar[int] = 2
+    initial_noise_dim: int = 2
     differentiable: ClassVar[bool] = True
 
     mass = 1.0
@@ -65,7 +65,7 @@ class Pushing(DrawnTask):
         block = 0.4 * rng[..., 0] - 1.2
         pusher = block - 0.2 - 0.2 * rng[..., 1]
         still = torch.zeros_like(block)
-        return torch.stack((pusher, still, block, still), -1)
+        return columns(pusher, still, block, still)
 
     def transition(self, state: Tensor, action: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Take one step of 0.05 s: new velocities move the bodies."""
@@ -75,7 +75,7 @@ class Pushing(DrawnTask):
         sliding = sliding - rate * self.friction * sliding
         force = self._contact(pusher - block + self.dt * (pushing - sliding))
         pushing, sliding = pushing - rate * force, sliding + rate * force
-        return torch.stack((pusher + self.dt * pushing, pushing, block + self.dt * sliding, sliding), -1)
+        return columns(pusher + self.dt * pushing, pushing, block + self.dt * sliding, sliding)
 
     def _contact(self, penetration: Tensor) -> Tensor:
         """Return the force in N, from the penetration at the end of the step if there were no contact."""

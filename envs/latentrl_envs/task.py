@@ -25,7 +25,7 @@ class Task(FuncEnv[Tensor, Tensor, Tensor, Tensor, Tensor, Any, Any]):
 
     observation_space: Box
     action_space: Box | Discrete
-    initial_noise_dim: ClassVar[int]
+    initial_noise_dim: int
     """How many uniforms ``initial`` needs."""
     differentiable: ClassVar[bool]
     """True if gradients reach the state, and an action of a Box, from the next state and the reward; the class says
@@ -45,6 +45,15 @@ class Task(FuncEnv[Tensor, Tensor, Tensor, Tensor, Tensor, Any, Any]):
     ) -> tuple[Any, np.ndarray]:
         """Draw one state (S,), and the action (A,) that led to it if there was one."""
         raise NotImplementedError
+
+
+def columns(*features: Tensor) -> Tensor:
+    """Stack features (...,) to (..., D), each of them contiguous in memory.
+
+    Tasks compute with single features. Where these lie apart in memory, as ``torch.stack(features, -1)`` puts them, a
+    processor cannot work on several rows at once, and a step takes two to five times as long.
+    """
+    return torch.stack(features).movedim(0, -1)
 
 
 def build_task(func_env: Task | str, **task_kwargs: Any) -> Task:

@@ -39,7 +39,7 @@ class Trace(DrawnTask):
         ValueError: an argument is not a number, not finite or out of range.
     """
 
-    initial_noise_dim: ClassVar[int] = 2
+    initial_noise_dim: int = 2
     differentiable: ClassVar[bool] = True
 
     def __init__(self, horizon: int = 100, max_speed: float = 5.0, start_jitter: float = 0.0) -> None:

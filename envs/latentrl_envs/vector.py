@@ -1,27 +1,36 @@
 """Many environments as one batch of tensors: seeding, time limits and autoreset, written once for every task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from latentrl_envs.arguments import checked_actions, checked_mode, float_dtypes, present_device, where
 from latentrl_envs.noise import uniforms
-from latentrl_envs.task import Task, build_task, checked_count
+from latentrl_envs.task import Task, build_task, checked_count, columns
 
 _POOL = 16  # episode starts drawn ahead for each row, so that an accelerator need not hash at each step
-_NO_LIMIT = torch.iinfo(torch.int32).max
+_NO_LIMIT = 2**62
 _MAX_SEED = 2**62
 # Each environment compiles its own functions; sharing one cache, as older torch has it, the ninth runs eagerly.
 _ISOLATED: dict[str, Any] = (
     {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
 )
+
+
+def _tensors_only(guards: Sequence[Any]) -> list[bool]:
+    """Have a compiled function look at the tensors that it gets and not, at each call, at the task's constants too."""
+    return [guard.guard_type == "TENSOR_MATCH" for guard in guards]
+
+
+_TENSORS: dict[str, Any] = {"guard_filter_fn": _tensors_only}
 
 
 class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
@@ -50,7 +59,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         validate_actions: on an accelerator, whether to look for actions that are not finite or none of the choices
             (this waits for the device at each step). On a CPU they are always looked for.
         compile: fuse a step into one kernel with ``torch.compile`` (on a CPU this needs a C++ compiler); the first step
-            takes some seconds longer, the later ones are several times faster.
+            takes some seconds longer, the later ones are several times faster. The task's constants are those of the
+            first step from then on.
         task_kwargs: arguments of the task, where ``func_env`` is a name.
 
     Raises:
@@ -73,9 +83,9 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         task = self.func_env = build_task(func_env, **task_kwargs)
         n = self.num_envs = checked_count("num_envs", num_envs)
         self._limit = _NO_LIMIT if max_episode_steps is None else checked_count("max_episode_steps", max_episode_steps)
-        self.device = _present_device(device)
-        self.dtype, numpy_dtype = _float_dtypes(dtype)
-        self.autoreset_mode = _mode(autoreset_mode)
+        self.device = present_device(device)
+        self.dtype, numpy_dtype = float_dtypes(dtype)
+        self.autoreset_mode = checked_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "torch": True, "autoreset_mode": self.autoreset_mode}
         self._check_actions = validate_actions or self.device.type == "cpu"
 
@@ -89,20 +99,23 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._rows = torch.arange(n, device=self.device)
         self._seeds = self._rows.clone()
         self._episode = torch.zeros_like(self._rows)  # how many episodes each row has begun under its seed
-        self._elapsed = torch.zeros_like(self._rows, dtype=torch.int32)
+        self._time = 0  # steps taken in all
+        self._born = torch.zeros_like(self._rows)  # when each row's episode began
+        self._due = 0  # no row reaches the limit before
         self._done = torch.zeros_like(self._rows, dtype=torch.bool)
-        self._state = task.initial(torch.zeros(n, task.initial_noise_dim, dtype=self.dtype, device=self.device))
+        self._some_done = False
+        state = task.initial(torch.zeros(n, task.initial_noise_dim, dtype=self.dtype, device=self.device))
+        self._state = columns(*state.unbind(-1))  # later starts are copied into this layout
         self._was_reset = False
         self._pool_left = 0
         self._compile = compile
         self._make_functions()
 
     def _make_functions(self) -> None:
-        self._advance = _advance(self.func_env, self._limit)
-        self._start = _start(self.func_env, self.dtype)
+        self._advance, self._start = _advance(self.func_env, self._compile), _start(self.func_env, self.dtype)
         if self._compile:
-            self._advance = torch.compile(self._advance, fullgraph=True, dynamic=False, **_ISOLATED)
-            self._start = torch.compile(self._start, fullgraph=True, dynamic=True, **_ISOLATED)
+            self._advance = torch.compile(self._advance, fullgraph=True, dynamic=False, options=_TENSORS, **_ISOLATED)
+            self._start = torch.compile(self._start, fullgraph=True, dynamic=True, options=_TENSORS, **_ISOLATED)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_advance", "_start")}
@@ -158,46 +171,67 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             ValueError: actions of another shape, kind or device, not finite, or none of the choices. The state is
                 unharmed.
         """
-        begins = self._done
-        self._state, self._elapsed, observations, rewards, terminations, truncations, self._done, told = self._advance(
-            self._state, self._elapsed, self._checked(actions)
-        )
+        action = self._checked(actions)
+        self._state, rewards, observations, *terminal = self._advance(self._state, action)
+        self._time += 1
+        begins, some_begin = self._done, self._some_done
+        terminations = terminal[0].bool() if terminal else torch.zeros_like(begins)
+        truncations = self._truncations()
+        self._done = terminations | truncations
+        self._some_done = self._maybe_any(self._done)
         infos: dict[str, Any] = {}
+        told = self.func_env.state_info(self._state)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
-            if self._maybe_any(begins):
+            if some_begin:
                 going = ~begins
-                rewards = rewards.masked_fill(begins, 0)
+                rewards = torch.where(going, rewards, 0)
                 terminations, truncations, self._done = terminations & going, truncations & going, self._done & going
                 observations, told = self._begin_episodes(begins, observations, told)
         elif self.autoreset_mode == AutoresetMode.SAME_STEP:
             ended = self._done.clone()
-            infos = {"final_obs": observations, "_final_obs": ended, "final_info": told, "_final_info": ended.clone()}
-            if self._maybe_any(ended):
+            infos = {"final_obs": observations, "_final_obs": ended}
+            infos |= {"final_info": _with_masks(told, ended), "_final_info": ended.clone()}
+            observations, told = observations.clone(), {key: value.clone() for key, value in told.items()}
+            if self._some_done:
                 observations, told = self._begin_episodes(ended, observations, told)
-            else:
-                observations = observations.clone()
-            infos["final_info"] = _with_masks(infos["final_info"], ended)
         return observations, rewards, terminations, truncations, infos | _with_masks(told, torch.ones_like(self._done))
+
+    def _truncations(self) -> Tensor:
+        """Return which rows have reached the time limit."""
+        if self._time < self._due:
+            return torch.zeros_like(self._done)
+        ages = self._time - self._born
+        truncations = ages >= self._limit
+        if self.device.type == "cpu":  # episodes that go on, or begin from now on, have so many steps at least
+            self._due = self._time + self._limit - int(ages.masked_fill(truncations, 0).max())
+        return truncations
 
     def _maybe_any(self, mask: Tensor) -> bool:
         """Return whether any row is in the mask; on an accelerator True, for to ask would wait for it."""
-        return self.device.type != "cpu" or bool(mask.any())
+        return self.device.type != "cpu" or bool(mask.count_nonzero())
 
     def _begin_episodes(
         self, mask: Tensor, observations: Tensor, told: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Put the rows of ``mask`` at the start of their next episode; return what is now seen and told."""
+        """Put the rows of ``mask`` at the start of their next episode; return what is now seen and told.
+
+        On a CPU what is given is overwritten.
+        """
         if self.device.type == "cpu":
-            rows = mask.nonzero().flatten()
+            rows = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times as fast as nonzero()
             state, seen, news = self._start(self._seeds[rows], self._episode[rows])
-            self._state = self._state.index_copy(0, rows, state)
-            observations = observations.index_copy(0, rows, seen)
-            told = {key: value.index_copy(0, rows, news[key]) for key, value in told.items()}
+            # In place, so that the layout in memory stays what the task made it.
+            self._state.index_copy_(0, rows, state)
+            observations.index_copy_(0, rows, seen)
+            for key, value in told.items():
+                value.index_copy_(0, rows, news[key])
+            self._born.index_fill_(0, rows, self._time)
+            self._episode.index_add_(0, rows, torch.ones_like(rows))
         else:
             self._state = torch.where(mask[:, None], self.func_env.initial(self._pooled_noise()), self._state)
             observations, told = self.func_env.observation(self._state, None), self.func_env.state_info(self._state)
-        self._elapsed = self._elapsed.masked_fill(mask, 0)
-        self._episode = self._episode + mask
+            self._born = self._born.masked_fill(mask, self._time)
+            self._episode = self._episode + mask
         return observations, told
 
     def _pooled_noise(self) -> Tensor:
@@ -216,34 +250,10 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """Return the actions as a tensor that is fit for a step."""
         if not self._was_reset:
             raise ResetNeeded("call reset() before step()")
-        if self.autoreset_mode == AutoresetMode.DISABLED and self._done.any():
-            raise ResetNeeded(f"rows {_where(self._done)} have finished: reset them with options={{'reset_mask': ...}}")
-        if isinstance(actions, Tensor):
-            if actions.device != self.device:
-                raise ValueError(f"actions live on {actions.device}, the environment on {self.device}: move them there")
-            action = actions
-        else:
-            action = torch.tensor(actions, device=self.device)  # a copy: as_tensor would share an array's memory
-        if action.shape != self.action_space.shape:
-            raise ValueError(f"actions must have shape {self.action_space.shape}, got {tuple(action.shape)}")
-        if isinstance(self.single_action_space, Discrete):
-            return self._checked_choices(action, int(self.single_action_space.n))
-        if not action.is_floating_point():
-            raise ValueError(f"actions must be floating-point numbers, got {action.dtype}")
-        # The sum is finite unless a number is not, or numbers are so large that it overflows: a cheap first look.
-        if self._check_actions and not action.sum().isfinite() and not action.isfinite().all():
-            raise ValueError(f"actions must be finite, but those of rows {_where(~action.isfinite().all(-1))} are not")
-        return action.to(self.dtype)
-
-    def _checked_choices(self, action: Tensor, choices: int) -> Tensor:
-        if action.is_floating_point() or action.dtype == torch.bool:
-            raise ValueError(f"actions must be integers, got {action.dtype}")
-        if self._check_actions:
-            low, high = torch.aminmax(action)
-            if low < 0 or high >= choices:
-                rows = _where((action < 0) | (action >= choices))
-                raise ValueError(f"actions must be from 0 to {choices - 1}, but those of rows {rows} are not")
-        return action.long()
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._some_done and self._done.any():
+            raise ResetNeeded(f"rows {where(self._done)} have finished: reset them with options={{'reset_mask': ...}}")
+        space = self.func_env.action_space
+        return checked_actions(actions, space, self.num_envs, self.dtype, self.device, self._check_actions)
 
     def _reset_mask(self, options: dict[str, Any]) -> Tensor:
         """Return which rows to reset, bool (N,)."""
@@ -259,19 +269,17 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         return mask
 
 
-def _advance(task: Task, limit: int) -> Callable[..., Any]:
+def _advance(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
     """Return the pure function of one step in every row, without resets."""
 
-    def advance(state: Tensor, elapsed: Tensor, action: Tensor) -> tuple[Any, ...]:
+    def advance(state: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         next_state = task.transition(state, action, None)
-        rewards = task.reward(state, action, next_state, None)
-        terminations = task.terminal(next_state)
-        elapsed = elapsed + 1
-        truncations = elapsed >= limit
-        ended = terminations | truncations
-        observations = task.observation(next_state, None)
-        told = task.state_info(next_state)
-        return next_state, elapsed, observations, rewards, terminations, truncations, ended, told
+        rewards, observations = task.reward(state, action, next_state, None), task.observation(next_state, None)
+        if type(task).terminal is Task.terminal:  # never
+            return next_state, rewards, observations
+        terminal = task.terminal(next_state)
+        # A kernel that writes numbers of one type only is up to three times as fast on a CPU.
+        return next_state, rewards, observations, terminal.to(state.dtype) if compiled else terminal
 
     return advance
 
@@ -289,33 +297,3 @@ def _start(task: Task, dtype: torch.dtype) -> Callable[..., Any]:
 def _with_masks(told: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
     """Return the infos as Gymnasium's vector environments give them: beside each "key", "_key" says for which rows."""
     return told | {f"_{key}": mask.clone() for key in told}
-
-
-def _where(mask: Tensor) -> list[int]:
-    return mask.nonzero().flatten().tolist()
-
-
-def _mode(autoreset_mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(autoreset_mode)
-    except ValueError:
-        choices = ", ".join(repr(mode.value) for mode in AutoresetMode)
-        raise ValueError(f"autoreset_mode must be an AutoresetMode or {choices}, got {autoreset_mode!r}") from None
-
-
-def _float_dtypes(dtype: torch.dtype | str) -> tuple[torch.dtype, type[np.floating]]:
-    name = str(dtype).removeprefix("torch.")
-    if name == "float32":
-        return torch.float32, np.float32
-    if name == "float64":
-        return torch.float64, np.float64
-    raise ValueError(f"dtype must be torch.float32 or torch.float64, or its name, got {dtype!r}")
-
-
-def _present_device(device: str | torch.device) -> torch.device:
-    """Return the device, with its index; "auto" is a GPU if there is one."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # each backend refuses in its own way
-        raise ValueError(f"device {str(device)!r} is not to be had here: take 'cpu' or 'auto'. ({error})") from error

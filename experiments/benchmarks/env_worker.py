@@ -79,13 +79,13 @@ def core(task: str, n: int) -> Steps:
     env = gymnasium.make_vec(f"latentrl/{IDS[task]}", n, compile=True).unwrapped
     env.reset(seed=0)
     pool = [torch.from_numpy(a) for a in actions(task, n)]
-    start, elapsed = env._state, env._elapsed
+    start = env._state
 
     def steps(count: int) -> None:
         state = start
         with torch.no_grad():
             for i in range(count):
-                state, *_ = env._advance(state, elapsed, pool[i % POOL])
+                state, *_ = env._advance(state, pool[i % POOL])
 
     return steps
 
