@@ -55,11 +55,11 @@ PANELS = (
     Panel("Acrobot-v1", (None, 0), ("step", "first angle (rad)"), held=10, steps=200),
     Panel("DoublePendulum-v0", (None, 1), ("step", "second angle (rad)"), held=0, steps=200),
     Panel("BallWall-v0", (0, 1), ("x", "y"), held=30, steps=20),
-    Panel("Pushing-v0", (None, 1), ("step", "pushed body"), held=20, steps=60),
+    Panel("Pushing-v0", (None, 2), ("step", "object (m)"), held=20, steps=60),
     Panel("LQR-v0", (None, 0), ("step", "first feature"), held=1, steps=50),
     Panel("Trace-v0", (0, 1), ("x (mm)", "y (mm)"), held=15),
     Panel("MultiGoal-v0", (0, 1), ("x", "y")),
-    Panel("Avoiding-v0", (0, 1), ("x", "y")),
+    Panel("Avoiding-v0", (1, 0), ("y", "x")),
 )
 
 
@@ -86,15 +86,16 @@ def roll_out(task: Task, actions: Tensor, rows: int) -> np.ndarray:
     return torch.stack(states).numpy()
 
 
-def draw_demonstrations(axis: Axes, task: Avoiding | MultiGoal, modes: int) -> None:
-    """Two demonstrations of each mode, one colour for each."""
+def draw_demonstrations(axis: Axes, task: Avoiding | MultiGoal, modes: int, columns: tuple[int, int]) -> None:
+    """Two demonstrations of each mode, one colour for each mode."""
     episodes = demonstrate(task, 2 * modes, seed=0)
     ends = episodes.episode_lengths.cumsum()
     for end, length, mode in zip(ends, episodes.episode_lengths, episodes.modes, strict=True):
-        axis.plot(*episodes.observations[end - length : end].T, color=plt.cm.turbo(mode / (modes - 1)), lw=0.8)
+        path = episodes.observations[end - length : end, list(columns)].T
+        axis.plot(*path, color=plt.cm.turbo(mode / (modes - 1)), lw=0.8)
     if isinstance(task, Avoiding):
         for post in task.posts:
-            axis.add_patch(plt.Circle(post, task.post_radius, color="0.3"))
+            axis.add_patch(plt.Circle((post[columns[0]], post[columns[1]]), task.post_radius, color="0.3"))
     axis.set_aspect("equal")
 
 
@@ -107,10 +108,12 @@ def draw_frame(axis: Axes, panel: Panel, actions: Tensor) -> None:
         axis.imshow(env.unwrapped.func_env.A, cmap="coolwarm")
         axis.set_title("LQR-v0: the matrix A", fontsize=9)
         return
+    picture = env.render()
     for action in actions[: panel.steps // 3, 0]:
         if any(env.step(action.numpy() if action.dim() else int(action))[2:4]):
             break
-    axis.imshow(env.render())
+        picture = env.render()  # also for the pen, which leaves its ink on the sheet
+    axis.imshow(picture)
     axis.set_title(panel.env_id, fontsize=9)
     env.close()
 
@@ -120,11 +123,11 @@ def draw(panel: Panel, frame: Axes, plot: Axes, rows: int) -> None:
     task = gym.make(f"latentrl/{panel.env_id}").unwrapped.func_env
     actions = random_actions(task, rows, panel.steps, panel.held)
     draw_frame(frame, panel, actions)
+    across, up = panel.columns
     if isinstance(task, Avoiding | MultiGoal):
-        draw_demonstrations(plot, task, 24 if isinstance(task, Avoiding) else 4)
+        draw_demonstrations(plot, task, 24 if isinstance(task, Avoiding) else 4, (across or 0, up))
     else:
         states = roll_out(task, actions, rows)
-        across, up = panel.columns
         for row in range(rows):
             x = np.arange(len(states)) if across is None else states[:, row, across]
             plot.plot(x, states[:, row, up], lw=0.9)
