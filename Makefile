@@ -39,7 +39,7 @@ types: .venv/.installed ## mypy over both packages
 	@echo "==> making .peers/$* for the benchmark"
 	$(PYTHON) -m venv .peers/$*
 	.peers/$*/bin/python -m pip install --quiet -c constraints.txt torch
-	.peers/$*/bin/python -m pip install --quiet $*
+	.peers/$*/bin/python -m pip install --quiet $* six # gymnax needs six and does not say so
 	@touch $@
 
 benchmark: .venv/.installed .peers/envpool/.installed .peers/gymnax/.installed ## speed, beside raw torch and peers

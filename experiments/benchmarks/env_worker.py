@@ -152,10 +152,10 @@ def gymnax(task: str, n: int) -> Steps:
         def one(carry: object, i: object) -> tuple[object, object]:
             state, key = carry
             key, sub = jax.random.split(key)
-            seen, state, reward, done, _ = jax.vmap(env.step, (0, 0, 0, None))(
+            seen, state, reward, *done, _ = jax.vmap(env.step, (0, 0, 0, None))(
                 jax.random.split(sub, n), state, pool[i % POOL], params
             )
-            return (state, key), (reward.sum(), done.sum(), seen.sum())
+            return (state, key), (reward.sum(), sum(end.sum() for end in done), seen.sum())
 
         return jax.lax.scan(one, (state, key), jax.numpy.arange(length))
 
