@@ -107,6 +107,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         state = task.initial(torch.zeros(n, task.initial_noise_dim, dtype=self.dtype, device=self.device))
         self._state = columns(*state.unbind(-1))  # later starts are copied into this layout
         self._was_reset = False
+        self._starts: tuple[Tensor, Tensor]  # of every row's next episode: states and observations
+        self._used = torch.ones_like(self._done)  # rows whose next start is not among them
         self._pool_left = 0
         self._compile = compile
         self._make_functions()
@@ -115,7 +117,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._advance, self._start = _advance(self.func_env, self._compile), _start(self.func_env, self.dtype)
         if self._compile:
             self._advance = torch.compile(self._advance, fullgraph=True, dynamic=False, options=_TENSORS, **_ISOLATED)
-            self._start = torch.compile(self._start, fullgraph=True, dynamic=True, options=_TENSORS, **_ISOLATED)
+            self._start = torch.compile(self._start, fullgraph=True, dynamic=False, options=_TENSORS, **_ISOLATED)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_advance", "_start")}
@@ -149,7 +151,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             super().reset(seed=seed)  # checks the rest, and keeps the seed for np_random_seed
             self._seeds = torch.where(mask, self._rows + seed, self._seeds)
             self._episode = self._episode.masked_fill(mask, 0)
-            self._pool_left = 0
+            self._pool_left, self._used = 0, torch.ones_like(mask)
         observations, told = self.func_env.observation(self._state, None), self.func_env.state_info(self._state)
         observations, told = self._begin_episodes(mask, observations, told)
         self._done = self._done & ~mask
@@ -219,12 +221,15 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         """
         if self.device.type == "cpu":
             rows = torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times as fast as nonzero()
-            state, seen, news = self._start(self._seeds[rows], self._episode[rows])
+            if self._used.index_select(0, rows).count_nonzero():
+                self._starts, self._used = self._start(self._seeds, self._episode), torch.zeros_like(mask)
+            state, seen = (start.index_select(0, rows) for start in self._starts)
+            self._used.index_fill_(0, rows, True)
             # In place, so that the layout in memory stays what the task made it.
             self._state.index_copy_(0, rows, state)
             observations.index_copy_(0, rows, seen)
-            for key, value in told.items():
-                value.index_copy_(0, rows, news[key])
+            for key, news in self.func_env.state_info(state).items():
+                told[key].index_copy_(0, rows, news)
             self._born.index_fill_(0, rows, self._time)
             self._episode.index_add_(0, rows, torch.ones_like(rows))
         else:
@@ -285,15 +290,15 @@ def _advance(task: Task, compiled: bool) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _start(task: Task, dtype: torch.dtype) -> Callable[..., Any]:
-    """Return the pure function of the starts of given episodes."""
+    """Return the pure function of the starts of given episodes: states and observations."""
 
-    def start(seeds: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def start(seeds: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         state = task.initial(uniforms(seeds, episodes, task.initial_noise_dim, dtype))
-        return state, task.observation(state, None), task.state_info(state)
+        return state, task.observation(state, None)
 
     return start
 
 
 def _with_masks(told: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
     """Return the infos as Gymnasium's vector environments give them: beside each "key", "_key" says for which rows."""
-    return told | {f"_{key}": mask.clone() for key in told}
+    return told | {f"_{key}": mask.clone() for key in told} if told else {}
