@@ -8,6 +8,7 @@ the records and the learning curves.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def train(job: tuple[int, str, int, bool]) -> dict[str, Any]:
     which, source, seed, smoke = job
     study = STUDIES[which]
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")  # that is the point
     agent = PPO("MlpPolicy", build(study, source, seed), seed=seed, device="cpu", **study.settings)
     judge = make_vec_env(study.env_id, 5, seed=10_000 + seed)
     timesteps = 2 * study.n_envs * study.settings["n_steps"] if smoke else study.timesteps

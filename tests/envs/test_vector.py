@@ -53,7 +53,7 @@ def test_row_of_a_batch_equals_that_row_alone(row: Row, mode: str, limit: int) -
         start, _ = solo.reset(seed=seed + i)
         torch.testing.assert_close(start[0], starts[i], rtol=0, atol=1e-6)
         for key, alone in rollout(solo, actions[:, i : i + 1]).items():
-            torch.testing.assert_close(alone[:, 0], together[key][:, i], rtol=0, atol=1e-5, msg=f"{key}, row {i}")
+            torch.testing.assert_close(alone[:, 0], together[key][:, i], rtol=1e-6, atol=1e-5, msg=f"{key}, row {i}")
     assert together["truncations"].any(0).all()
     if row.name == "tripping" and limit == 7:  # else rows would always end together
         assert (together["terminations"].any(1) & ~together["terminations"].all(1)).any()
