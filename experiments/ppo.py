@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
@@ -119,8 +120,10 @@ def train(job: tuple[int, str, int, bool]) -> dict[str, Any]:
     agent = PPO("MlpPolicy", build(study, source, seed), seed=seed, device="cpu", **study.settings)
     judge = make_vec_env(study.env_id, 5, seed=10_000 + seed)
     timesteps = 2 * study.n_envs * study.settings["n_steps"] if smoke else study.timesteps
-    curve = EvalCallback(judge, n_eval_episodes=5, eval_freq=max(1, timesteps // 20 // study.n_envs), verbose=0)
-    agent.learn(timesteps, callback=curve)
+    with TemporaryDirectory() as folder:  # without a folder for its log the callback keeps no returns
+        every = max(1, timesteps // 20 // study.n_envs)
+        curve = EvalCallback(judge, n_eval_episodes=5, eval_freq=every, log_path=folder, verbose=0)
+        agent.learn(timesteps, callback=curve)
     mean, spread = evaluate_policy(agent, judge, n_eval_episodes=5 if smoke else 100)
     return {
         "task": study.env_id,

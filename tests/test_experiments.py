@@ -24,6 +24,7 @@ def test_ppo(tmp_path: Path) -> None:
     assert {(run["task"], run["source"]) for run in runs} == {
         (study.env_id, source) for study in ppo.STUDIES for source in ppo.SOURCES
     }
+    assert all(len(steps) == len(returns) >= 10 for steps, returns in (run["curve"] for run in runs))
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(runs)
     assert (tmp_path / "curves.png").exists()
 

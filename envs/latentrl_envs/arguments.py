@@ -12,7 +12,7 @@ from torch import Tensor
 def checked_actions(
     actions: Tensor | np.ndarray, space: Box | Discrete, n: int, dtype: torch.dtype, device: torch.device, look: bool
 ) -> Tensor:
-    """Return the actions of ``n`` rows as a tensor of ``dtype``, or int64 where they are discrete.
+    """Return the actions of ``n`` rows as a contiguous tensor of ``dtype``, or int64 where they are discrete.
 
     Args:
         actions: (n, *space.shape); an array, or a tensor on ``device``.
@@ -40,16 +40,16 @@ def checked_actions(
         action = action.long()
         if look:
             low, high = torch.aminmax(action)
-            if low < 0 or high >= int(space.n):
+            if int(low) < 0 or int(high) >= space.n:
                 rows = where((action < 0).logical_or(action >= int(space.n)))
                 raise ValueError(f"actions must be from 0 to {space.n - 1}, but those of rows {rows} are not")
-        return action
+        return action.contiguous()
     if not action.is_floating_point():
         raise ValueError(f"actions must be floating-point numbers, got {action.dtype}")
     # The sum is finite unless a number is not, or numbers are so large that it overflows: a cheap first look.
     if look and not math.isfinite(action.sum()) and not action.isfinite().all():
         raise ValueError(f"actions must be finite, but those of rows {where(~action.isfinite().all(-1))} are not")
-    return action.to(dtype)
+    return action.to(dtype).contiguous()
 
 
 def where(mask: Tensor) -> list[int]:
@@ -80,3 +80,8 @@ def present_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # each backend refuses in its own way
         raise ValueError(f"device {str(device)!r} is not to be had here: take 'cpu' or 'auto'. ({error})") from error
+
+
+def may_ask(device: torch.device) -> bool:
+    """Return whether to look at values is cheap: on an accelerator it waits until all work so far is done."""
+    return device.type == "cpu"

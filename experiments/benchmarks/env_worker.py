@@ -4,6 +4,7 @@
 
 It prints one line of JSON: for each round the candidate's steps per second and those of a yardstick, the Pendulum's
 equations in eager torch, measured in turn. The yardstick makes figures of different processes and moments comparable.
+The candidate "overhead" is a step with its own compiled core as the yardstick.
 Everything runs on one core. This file imports only what its candidate needs: the peers' environments lack the library.
 """
 
@@ -85,7 +86,7 @@ def core(task: str, n: int) -> Steps:
         state = start
         with torch.no_grad():
             for i in range(count):
-                state, *_ = env._advance(state, pool[i % POOL])
+                state, *_ = env._kernels.advance(state, pool[i % POOL])
 
     return steps
 
@@ -194,7 +195,10 @@ def main(candidate: str, task: str, n: int) -> None:
     if candidate == "memory":
         print(json.dumps(memory(task, n)))
         return
-    ours, theirs = globals()[candidate](task, n), yardstick(n)
+    if candidate == "overhead":
+        ours, theirs = latentrl(task, n), core(task, n)
+    else:
+        ours, theirs = globals()[candidate](task, n), yardstick(n)
     counts = batch(ours), batch(theirs)
     rounds = []
     for i in range(ROUNDS):

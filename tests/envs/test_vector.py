@@ -34,6 +34,11 @@ def rollout(env: TorchVectorEnv, actions: Tensor) -> dict[str, Tensor]:
     return {key: torch.stack([step[key] for step in steps]) for key in steps[0]}
 
 
+def tensors_in(infos: dict[str, Any]) -> list[Tensor]:
+    inner = [tensors_in(x) if isinstance(x, dict) else [x] for x in infos.values()]
+    return [x for some in inner for x in some]
+
+
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -57,6 +62,31 @@ def test_row_of_a_batch_equals_that_row_alone(row: Row, mode: str, limit: int) -
     assert together["truncations"].any(0).all()
     if row.name == "tripping" and limit == 7:  # else rows would always end together
         assert (together["terminations"].any(1) & ~together["terminations"].all(1)).any()
+
+
+@every_task
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_an_accelerators_way_through_a_step_gives_the_same(
+    row: Row, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There no value may be looked at, so that other branches are taken and more starts are drawn ahead."""
+    n, arguments = 5, {"max_episode_steps": 2, "autoreset_mode": mode}
+    actions = row.actions(n, spread=1.5, steps=40, generator=generator(0))
+    said = []
+    for may_ask in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr("latentrl_envs.vector.may_ask", lambda _, answer=may_ask: answer)
+            env = TorchVectorEnv(row.task, n, **arguments)
+        start, _ = env.reset(seed=3)
+        said.append({"starts": start} | (rollout(env, actions) if mode != "Disabled" else {}))
+        for i in range(20):
+            mask = torch.arange(n) % 2 == i % 2 if i else torch.ones(n, dtype=torch.bool)
+            said[-1][f"reset {i}"], _ = env.reset(seed=9 if i == 7 else None, options={"reset_mask": mask})
+        env.reset()
+        said[-1]["step"] = env.step(actions[0])[0]
+    assert said[0].keys() == said[1].keys()
+    for key, ours in said[0].items():
+        torch.testing.assert_close(said[1][key], ours, rtol=0, atol=0, msg=key)
 
 
 @every_task
@@ -189,9 +219,11 @@ def test_reset_mask_touches_only_its_rows(mode: str) -> None:
     for key in ours:
         np.testing.assert_array_equal(ours[key][:, ~mask], theirs[key][:, ~mask])
     assert ours["truncations"][:, 0].nonzero()[0] == 3  # the masked rows' clocks began anew
-    seeded, _ = env.reset(seed=0, options={"reset_mask": torch.tensor([False, True, False, False])})
-    fresh.reset(seed=0)
-    assert torch.equal(seeded[1], fresh.reset(seed=0)[0][1])
+    twin = copy.deepcopy(env)
+    seeded, _ = env.reset(seed=5, options={"reset_mask": torch.tensor([False, True, False, False])})
+    assert torch.equal(seeded[1], fresh.reset(seed=5)[0][1])
+    others = torch.tensor([0, 2, 3])
+    assert torch.equal(env.reset()[0][others], twin.reset()[0][others])  # still of their own seed
 
 
 def test_reset_mask_ends_the_wait_of_a_finished_row() -> None:
@@ -226,7 +258,9 @@ def test_what_a_caller_does_to_the_results_changes_nothing(row: Row, mode: str) 
         mine, reference = action.clone(), untouched.step(action)
         *said, infos = env.step(mine)
         torch.testing.assert_close(said, list(reference[:4]), rtol=0, atol=0)
-        for spoilt in (*said, mine, *(x for x in infos.values() if isinstance(x, Tensor))):
+        tensors = [*said, mine, *tensors_in(infos)]
+        assert len({x.data_ptr() for x in tensors}) == len(tensors)
+        for spoilt in tensors:
             spoilt.logical_not_() if spoilt.dtype == torch.bool else spoilt.fill_(0.7)
 
 
@@ -365,7 +399,8 @@ def assert_compiled_equals_eager(row: Row, mode: str) -> None:
         runs.append({"start": start} | rollout(env, actions))
     torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=1e-9)
     again = pickle.loads(pickle.dumps(env))
-    torch.testing.assert_close(rollout(again, actions[:2]), rollout(env, actions[:2]))
+    strided = torch.stack((actions, actions), -1)[..., 0]
+    torch.testing.assert_close(rollout(again, strided[:2]), rollout(env, actions[:2]))
 
 
 @compiles
