@@ -121,13 +121,16 @@ def verdicts(timings: list[Timing], memory: list[int]) -> list[str]:
 
 def draw(timings: list[Timing], path: Path) -> None:
     """Steps per second over the number of environments, one panel for each task."""
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(11, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(TASKS), figsize=(12, 3.6), sharex=True, sharey=True, layout="constrained")
+    candidates = [c for c in dict.fromkeys(t.candidate for t in timings) if c != "overhead"]
     for axis, task in zip(axes, TASKS, strict=True):
-        for candidate in dict.fromkeys(t.candidate for t in timings if t.task == task and t.candidate != "overhead"):
+        for i, candidate in enumerate(candidates):
             own = sorted((t.n, t.steps_per_second) for t in timings if (t.task, t.candidate) == (task, candidate))
-            axis.plot(*zip(*own, strict=True), "o-", label=candidate.replace("_", " "))
+            if own:
+                axis.plot(*zip(*own, strict=True), "o-", color=f"C{i}", label=candidate.replace("_", " "))
         axis.set(xscale="log", yscale="log", title=task, xlabel="environments")
-        axis.legend(fontsize=7)
+    by_label = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(by_label.values(), by_label.keys(), loc="outside right center", fontsize=8)
     axes[0].set_ylabel("steps per second, one core")
     with whole(path) as partial:
         figure.savefig(partial, dpi=130, format="png")
