@@ -29,10 +29,9 @@ class Starts:
         self._rows = torch.arange(num_envs, device=device)
         self._ahead = torch.arange(depth, device=device)[:, None]
         self._seeds = self._rows
-        self._first = torch.zeros_like(self._rows)  # number of the first episode in the store, by row
-        self._used = torch.zeros_like(
-            self._rows, dtype=torch.bool if self._ask else torch.long
-        )  # how many of the store's episodes have begun, by row
+        # By row: the number of the first episode in the store, and how many of the store's have begun.
+        self._first = torch.zeros_like(self._rows)
+        self._used = torch.zeros_like(self._rows, dtype=torch.bool if self._ask else torch.long)
         self._refill()
 
     def seed(self, seed: int, rows: Tensor) -> None:
@@ -52,7 +51,8 @@ class Starts:
         if self._ask:
             self._used |= rows
             return self._store[0]
-        starts = self._store[self._used, self._rows]
+        by_feature = self._store.mT  # (K, S, N), so that features stay contiguous
+        starts = by_feature.gather(0, self._used.expand(1, by_feature.shape[1], -1))[0].mT
         self._used += rows
         return starts
 

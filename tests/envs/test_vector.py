@@ -410,6 +410,12 @@ def test_compiled_equals_eager(mode: str) -> None:
 
 
 @compiles
+def test_compiled_equals_eager_in_an_accelerators_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentrl_envs.vector.may_ask", lambda _: False)
+    assert_compiled_equals_eager(Row("talking", Talking(), ()), "NextStep")
+
+
+@compiles
 @pytest.mark.slow
 @every_task
 @autoreset
