@@ -105,7 +105,7 @@ def draw_frame(axis: Axes, panel: Panel, actions: Tensor) -> None:
     env.reset(seed=0)
     axis.set_axis_off()
     if panel.env_id == "LQR-v0":
-        axis.imshow(env.unwrapped.func_env.A, cmap="coolwarm")
+        axis.imshow(env.unwrapped.func_env.A.numpy(), cmap="coolwarm")
         axis.set_title("LQR-v0: the matrix A", fontsize=9)
         return
     picture = env.render()
