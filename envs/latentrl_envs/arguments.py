@@ -1,6 +1,7 @@
 """What a vector environment accepts: actions, modes, number types and devices, each checked at the door."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 def checked_actions(
     actions: Tensor | np.ndarray, space: Box | Discrete, n: int, dtype: torch.dtype, device: torch.device, look: bool
 ) -> Tensor:
-    """Return the actions of ``n`` rows as a contiguous tensor of ``dtype``, or int64 where they are discrete.
+    """Return the actions of ``n`` rows as a tensor of ``dtype``, or int64 where they are discrete.
+
+    It is contiguous and not lazily negated, as compiled code takes it.
 
     Args:
         actions: (n, *space.shape); an array, or a tensor on ``device``.
@@ -31,7 +34,7 @@ def checked_actions(
             raise ValueError(f"actions live on {actions.device}, the environment on {device}: move them there")
         action = actions
     else:
-        action = torch.tensor(actions, device=device)  # a copy: as_tensor would share an array's memory
+        action = as_tensor("actions", actions, device)
     if action.shape != shape:
         raise ValueError(f"actions must have shape {shape}, got {tuple(action.shape)}")
     if isinstance(space, Discrete):
@@ -43,13 +46,28 @@ def checked_actions(
             if int(low) < 0 or int(high) >= space.n:
                 rows = where((action < 0).logical_or(action >= int(space.n)))
                 raise ValueError(f"actions must be from 0 to {space.n - 1}, but those of rows {rows} are not")
-        return action.contiguous()
+        return action.contiguous().resolve_neg()
     if not action.is_floating_point():
         raise ValueError(f"actions must be floating-point numbers, got {action.dtype}")
+    action = action.to(dtype)
     # The sum is finite unless a number is not, or numbers are so large that it overflows: a cheap first look.
     if look and not math.isfinite(action.sum()) and not action.isfinite().all():
         raise ValueError(f"actions must be finite, but those of rows {where(~action.isfinite().all(-1))} are not")
-    return action.to(dtype).contiguous()
+    return action.contiguous().resolve_neg()
+
+
+def as_tensor(name: str, values: Any, device: torch.device) -> Tensor:
+    """Return a tensor as it is, anything else as a copy on the device.
+
+    Raises:
+        ValueError: there is no tensor in the values.
+    """
+    if isinstance(values, Tensor):
+        return values.to(device)
+    try:
+        return torch.tensor(np.array(values, order="C") if isinstance(values, np.ndarray) else values, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be an array or a tensor of numbers, got {values!r}") from error
 
 
 def where(mask: Tensor) -> list[int]:

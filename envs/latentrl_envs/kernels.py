@@ -110,5 +110,5 @@ def _fused(
     ``torch.compile`` would look at each call whether code, constants or shapes have changed, which costs several times
     what a small kernel does.
     """
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(examples[0].device.type, enabled=False):
         return torch._inductor.compile(make_fx(function)(*examples), list(examples), options=options)

@@ -38,23 +38,22 @@ class Starts:
         """Restart the random numbers of the rows of a bool mask (N,), row i from ``seed + i``."""
         self._seeds = torch.where(rows, self._rows + seed, self._seeds)
         self._first = (self._first + self._used).masked_fill(rows, 0)
-        self._used.zero_()
         self._refill()
 
     def next(self, rows: Tensor) -> Tensor:
         """Return starts (N, S), and have the rows of a bool mask (N,) begin with theirs."""
         if np.count_nonzero((self._used & rows).numpy()) if self._ask else self._calls_left == 0:
-            self._first += self._used
-            self._used.zero_()
+            self._first = self._first + self._used
             self._refill()
         self._calls_left -= 1
         if self._ask:
-            self._used |= rows
+            self._used = self._used | rows
             return self._store[0]
         by_feature = self._store.mT  # (K, S, N), so that features stay contiguous
         starts = by_feature.gather(0, self._used.expand(1, by_feature.shape[1], -1))[0].mT
-        self._used += rows
+        self._used = self._used + rows
         return starts
 
     def _refill(self) -> None:
         self._store, self._calls_left = self._draw(self._seeds, self._first + self._ahead), len(self._ahead)
+        self._used = torch.zeros_like(self._used)

@@ -1,5 +1,7 @@
 """Many environments as one batch of tensors: seeding, time limits and autoreset, written once for every task."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from latentrl_envs.arguments import checked_actions, checked_mode, float_dtypes, may_ask, present_device, where
+from latentrl_envs.arguments import (
+    as_tensor,
+    checked_actions,
+    checked_mode,
+    float_dtypes,
+    may_ask,
+    present_device,
+    where,
+)
 from latentrl_envs.kernels import Kernels
 from latentrl_envs.starts import Starts
 from latentrl_envs.task import Task, build_task, checked_count
@@ -20,13 +30,28 @@ _NO_LIMIT = 2**62
 _MAX_SEED = 2**62
 
 
+def _plainly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a method without autograd and without autocast: in bfloat16 it would be another task."""
+
+    @wraps(method)
+    def run(self: "TorchVectorEnv", *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            if not torch.is_autocast_enabled(self.device.type):
+                return method(self, *args, **kwargs)
+            with torch.autocast(self.device.type, enabled=False):
+                return method(self, *args, **kwargs)
+
+    return run
+
+
 class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     """A task as a ``gymnasium.vector.VectorEnv``: N rows, tensors in, tensors out, on any device.
 
     **Law.** Row i after ``reset(seed=s)`` is a vector environment of one row after ``reset(seed=s + i)``, across
-    resets: its random numbers are a hash of (s + i, episode), whatever the other rows do. So batches that should differ
-    need seeds at least N apart, as with ``SyncVectorEnv``. ``reset()`` without a seed goes on to each row's next
-    episode; the first one takes a seed from the operating system (``np_random_seed`` tells which).
+    resets: its random numbers are a hash of (s + i, episode), whatever the other rows do. The dynamics agree but for
+    rounding, which in compiled code depends on a row's place and in a chaotic task grows with time. So batches that
+    should differ need seeds at least N apart, as with ``SyncVectorEnv``. ``reset()`` without a seed goes on to each
+    row's next episode; the first one takes a seed from the operating system (``np_random_seed`` tells which).
 
     **Autoreset** is Gymnasium's. NEXT_STEP: the step after an episode's last ignores the row's action and returns its
     next start, with reward 0. SAME_STEP: the last step itself returns the next start; ``infos["final_obs"]`` (N, O)
@@ -96,7 +121,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._some_done = False
         self._was_reset = False
 
-    @torch.no_grad()
+    @_plainly
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Begin an episode in every row, or in the rows of ``options["reset_mask"]``.
 
@@ -126,12 +151,13 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         self._done = self._done & ~mask
         return observations, self._infos()
 
-    @torch.no_grad()
+    @_plainly
     def step(self, actions: Tensor | np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Take one step in every row.
 
         Args:
-            actions: (N, A), or (N,) integers where they are discrete; an array, or a tensor on the same device.
+            actions: (N, A), or (N,) integers where they are discrete; an array, or a tensor on the same device. Those
+                of rows that begin an episode have no effect, but are checked.
 
         Returns:
             Observations (N, O), rewards (N,), terminations and truncations bool (N,), infos: new tensors all.
@@ -146,7 +172,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if self._some_done and self.autoreset_mode == AutoresetMode.NEXT_STEP:
             starts = self._starts.next(self._done)
             after = self._kernels.advance_or_begin(self._state, action, starts, self._done)
-            self._born.masked_fill_(self._done, self._time)
+            self._born = self._born.masked_fill(self._done, self._time)
         else:
             after = self._kernels.advance(self._state, action)
         self._state, observations, rewards, terminal = after
@@ -179,7 +205,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
     def _begin_episodes(self, rows: Tensor) -> Tensor:
         """Put the rows of a mask at the start of their next episode; return what is now seen in all rows."""
         self._state, observations = self._kernels.begin(self._state, self._starts.next(rows), rows)
-        self._born.masked_fill_(rows, self._time)
+        self._born = self._born.masked_fill(rows, self._time)
         return observations
 
     def _infos(self, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -208,7 +234,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             return torch.ones_like(self._done)
         if not self._was_reset:
             raise ResetNeeded("the first reset must be of all rows: leave out 'reset_mask'")
-        mask = torch.as_tensor(options["reset_mask"], device=self.device)
+        mask = as_tensor("reset_mask", options["reset_mask"], self.device)
         if mask.dtype != torch.bool or mask.shape != self._done.shape or not mask.any():
             raise ValueError(f"reset_mask must be bool ({self.num_envs},) with at least one True, got {mask}")
         return mask

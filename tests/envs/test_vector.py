@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
-from latentrl_envs import CartPole, Pendulum, TorchEnv, TorchVectorEnv, Trace
+from latentrl_envs import LQR, CartPole, Pendulum, TorchEnv, TorchVectorEnv, Trace
+from latentrl_envs.arguments import checked_actions
 from latentrl_envs.noise import uniforms
 from tests.envs.tasks_table import TASKS, Row, Talking, Tripping, names
 
@@ -338,6 +339,58 @@ def test_huge_actions_are_finite() -> None:
     env = TorchVectorEnv(Pendulum(), 2)
     env.reset(seed=0)
     assert env.step(torch.full((2, 1), 3e38))[0].isfinite().all()
+
+
+def test_numbers_beyond_float32_are_not_finite_there() -> None:
+    env = TorchVectorEnv(Pendulum(), 2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"finite, but those of rows \[1\]"):
+        env.step(np.array([[0.0], [1e39]]))
+
+
+@pytest.mark.parametrize("nothing", [None, {}, "abcd", np.array([None, None])])
+def test_what_is_no_array(nothing: Any) -> None:
+    env = TorchVectorEnv(CartPole(), 2)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="actions must be an array or a tensor of numbers"):
+        env.step(nothing)
+    with pytest.raises(ValueError, match="reset_mask must be an array or a tensor"):
+        env.reset(options={"reset_mask": nothing})
+
+
+def test_views_are_arrays_too() -> None:
+    """Backwards, read-only and lazily negated ones."""
+    env, twin = (TorchVectorEnv(CartPole(), 3, dtype="float64") for _ in range(2))
+    env.reset(seed=0), twin.reset(seed=0)
+    choices, mask = np.array([0, 0, 1]), np.array([True, False, False])
+    assert torch.equal(env.step(choices[::-1])[0], twin.step(choices[::-1].copy())[0])
+    mask.flags.writeable = False
+    ours, theirs = (e.reset(options={"reset_mask": m})[0] for e, m in ((env, mask[::-1]), (twin, mask[::-1].copy())))
+    assert torch.equal(ours, theirs)
+    negated = torch.complex(torch.zeros(1, 1), torch.ones(1, 1)).conj().imag
+    assert negated.is_neg()
+    assert not checked_actions(negated, Pendulum().action_space, 1, torch.float32, torch.device("cpu"), True).is_neg()
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_inference_mode_leaves_nothing_behind(mode: str) -> None:
+    env, twin = (TorchVectorEnv(Tripping(), 3, max_episode_steps=3, autoreset_mode=mode) for _ in range(2))
+    actions = torch.randn(12, 3, 1, generator=generator(0))
+    with torch.inference_mode():
+        env.reset(seed=0)
+        rollout(env, actions[:5])
+    twin.reset(seed=0)
+    rollout(twin, actions[:5])
+    torch.testing.assert_close(rollout(env, actions), rollout(twin, actions), rtol=0, atol=0)
+
+
+def test_autocast_changes_no_physics() -> None:
+    env, twin = (TorchVectorEnv(LQR(), 3) for _ in range(2))
+    actions = torch.randn(4, 3, 2, generator=generator(0))
+    env.reset(seed=0), twin.reset(seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = rollout(env, actions)
+    torch.testing.assert_close(mixed, rollout(twin, actions), rtol=0, atol=0)
 
 
 def test_reset_comes_first() -> None:
