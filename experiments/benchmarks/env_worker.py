@@ -91,11 +91,11 @@ def core(task: str, n: int) -> Steps:
     return steps
 
 
-def gymnasium_vector(task: str, n: int) -> Steps:
-    """Gymnasium's own numpy-vectorised environment, which only CartPole has."""
+def gymnasium_vector(task: str, n: int, mode: str = "vector_entry_point") -> Steps:
+    """Gymnasium's own numpy-vectorised environment, which only CartPole has, or another of its modes."""
     import gymnasium
 
-    env = gymnasium.make_vec(IDS[task], n, vectorization_mode="vector_entry_point")
+    env = gymnasium.make_vec(IDS[task], n, vectorization_mode=mode)
     env.reset(seed=0)
     pool = actions(task, n)
 
@@ -107,17 +107,7 @@ def gymnasium_vector(task: str, n: int) -> Steps:
 
 
 def gymnasium_sync(task: str, n: int) -> Steps:
-    import gymnasium
-
-    env = gymnasium.make_vec(IDS[task], n, vectorization_mode="sync")
-    env.reset(seed=0)
-    pool = actions(task, n)
-
-    def steps(count: int) -> None:
-        for i in range(count):
-            env.step(pool[i % POOL])
-
-    return steps
+    return gymnasium_vector(task, n, mode="sync")
 
 
 def envpool(task: str, n: int) -> Steps:
