@@ -67,6 +67,12 @@ def rk4(derivative: Callable[[Tensor], Tensor], state: Tensor, dt: float) -> Ten
     return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
 
 
+def observed(state: Tensor) -> Tensor:
+    """Return (cos θ1, sin θ1, cos θ2, sin θ2, velocity 1, velocity 2), (..., 6), of states (..., 4)."""
+    angle1, angle2, velocity1, velocity2 = state.unbind(-1)
+    return columns(angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2)
+
+
 class Acrobot(ClassicControl):
     """The dynamics and the reward of ``gymnasium.envs.classic_control.AcrobotEnv`` (equal to 1e-9 in float64).
 
@@ -112,8 +118,7 @@ class Acrobot(ClassicControl):
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return (cos θ1, sin θ1, cos θ2, sin θ2, velocity 1, velocity 2)."""
-        angle1, angle2, velocity1, velocity2 = state.unbind(-1)
-        return columns(angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2)
+        return observed(state)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: Tensor | None = None, params: Any = None

@@ -95,9 +95,12 @@ def present_device(device: str | torch.device) -> torch.device:
     """Return the device, with its index; "auto" is a GPU if there is one."""
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # each backend refuses in its own way
         raise ValueError(f"device {str(device)!r} is not to be had here: take 'cpu' or 'auto'. ({error})") from error
+    if device.type == "meta":
+        raise ValueError("device 'meta' holds no numbers: take 'cpu' or 'auto'")
+    return device
 
 
 def may_ask(device: torch.device) -> bool:

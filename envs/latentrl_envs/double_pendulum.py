@@ -10,9 +10,8 @@ from gymnasium.spaces import Box
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from latentrl_envs.acrobot import derivatives, rk4
+from latentrl_envs.acrobot import derivatives, observed, rk4
 from latentrl_envs.drawing import Canvas, DrawnTask
-from latentrl_envs.task import columns
 
 
 class DoublePendulum(DrawnTask):
@@ -56,8 +55,7 @@ class DoublePendulum(DrawnTask):
 
     def observation(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return (cos θ1, sin θ1, cos θ2, sin θ2, velocity 1, velocity 2)."""
-        angle1, angle2, velocity1, velocity2 = state.unbind(-1)
-        return columns(angle1.cos(), angle1.sin(), angle2.cos(), angle2.sin(), velocity1, velocity2)
+        return observed(state)
 
     def reward(
         self, state: Tensor, action: Tensor, next_state: Tensor, rng: Tensor | None = None, params: Any = None

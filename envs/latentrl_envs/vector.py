@@ -77,7 +77,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
 
     Raises:
         TypeError: an argument that the task does not know.
-        ValueError: a bad value of any other argument, or a device that is absent.
+        ValueError: a bad value of any other argument, a device that is absent, or a ``render_mode``.
     """
 
     def __init__(
@@ -92,6 +92,8 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         compile: bool = False,
         **task_kwargs: Any,
     ) -> None:
+        if task_kwargs.pop("render_mode", None) is not None:
+            raise ValueError("a batch in torch draws no pictures: give make_vec vectorization_mode='sync'")
         task = self.func_env = build_task(func_env, **task_kwargs)
         n = self.num_envs = checked_count("num_envs", num_envs)
         self._limit = _NO_LIMIT if max_episode_steps is None else checked_count("max_episode_steps", max_episode_steps)

@@ -428,6 +428,8 @@ def test_bad_seeds_and_options() -> None:
         ({"dtype": torch.float16}, "float32 or torch.float64"),
         ({"autoreset_mode": "same_step"}, "'NextStep', 'SameStep', 'Disabled'"),
         ({"device": "banana"}, "'banana' is not to be had"),
+        ({"device": "meta"}, "holds no numbers"),
+        ({"render_mode": "rgb_array"}, "draws no pictures"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
