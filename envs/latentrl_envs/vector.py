@@ -174,7 +174,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if self._some_done and self.autoreset_mode == AutoresetMode.NEXT_STEP:
             starts = self._starts.next(self._done)
             after = self._kernels.advance_or_begin(self._state, action, starts, self._done)
-            self._born = self._born.masked_fill(self._done, self._time)
+            self._bear(self._done)
         else:
             after = self._kernels.advance(self._state, action)
         self._state, observations, rewards, terminal = after
@@ -204,10 +204,17 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
             return False
         return not self._may_ask or bool(np.count_nonzero(mask.numpy()))
 
+    def _bear(self, rows: Tensor) -> None:
+        """Note that the episodes of the rows of a mask begin now."""
+        if self._may_ask:
+            self._born.numpy()[rows.numpy()] = self._time  # a fifth of the time that masked_fill_ takes
+        else:
+            self._born.masked_fill_(rows, self._time)
+
     def _begin_episodes(self, rows: Tensor) -> Tensor:
         """Put the rows of a mask at the start of their next episode; return what is now seen in all rows."""
         self._state, observations = self._kernels.begin(self._state, self._starts.next(rows), rows)
-        self._born = self._born.masked_fill(rows, self._time)
+        self._bear(rows)
         return observations
 
     def _infos(self, mask: Tensor | None = None) -> dict[str, Tensor]:
