@@ -4,22 +4,42 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
 from gymnasium import spaces
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, at_least, count, one_of
 from latentrl.decoders import (
+    BernoulliDecoder,
     CategoricalDecoder,
     Decoder,
+    DiscretizedLogisticDecoder,
     GaussianDecoder,
     MixtureDecoder,
     TanhGaussianDecoder,
     box_corners,
 )
+from latentrl.encoders import Encoder, GRUEncoder, SequenceEncoder, TransformerEncoder, TransitionEncoder
 from latentrl.model import LatentModel
-from latentrl.nets import SequenceEncoder, TransitionEncoder
-from latentrl.posteriors import CategoricalPosterior, GaussianPosterior, Posterior
-from latentrl.priors import CategoricalPrior, ConditionalPrior, MixturePrior, Prior, StandardNormalPrior, VampPrior
+from latentrl.nets import SCALE_KINDS, ObservationTrunk, ScaleKind
+from latentrl.posteriors import (
+    AmortizedPosterior,
+    CategoricalPosterior,
+    FlowPosterior,
+    FullGaussianPosterior,
+    GaussianPosterior,
+    MixturePosterior,
+    SemiAmortizedPosterior,
+)
+from latentrl.priors import (
+    CategoricalPrior,
+    FlowPrior,
+    GaussianPrior,
+    MixturePrior,
+    Prior,
+    StandardNormalPrior,
+    VampPrior,
+)
+from latentrl.spaces import choice_counts, size
 
 
 @dataclass(frozen=True)
@@ -32,102 +52,173 @@ class LatentConfig:
     latent_dim: int = 8
     """Z; 0 is a policy without latent: an MLP, or with ``decoder="mixture"`` a mixture density network."""
     posterior: str = "gaussian"
-    """"gaussian" or "categorical" (Z choices)."""
+    """"gaussian" (mean field), "full" (any covariance), "mixture", "flow", "semi_amortized"; "categorical"."""
     prior: str = "vamp"
-    """"normal" N(0, I), "conditional" p(z|s), "mixture" of Gaussians, "vamp"; "categorical" with that posterior."""
+    """"normal" N(0, I), "gaussian" (learned), "mixture" of Gaussians, "vamp", "flow"; "categorical"."""
     decoder: str = "auto"
-    """"gaussian", "tanh_gaussian", "mixture", "categorical"; "auto": categorical for Discrete, else gaussian."""
+    """"gaussian", "tanh_gaussian", "mixture", "discretized_logistic"; "categorical", "bernoulli"; "auto" for what suits
+    the action space."""
     n_components: int = 64
     """Components of a mixture or VampPrior; fewer than demonstrations, or the prior can only memorise."""
+    learn_prior_weights: bool = True
+    """Learn the weights of a mixture, VampPrior or categorical prior, or keep them equal."""
+    learn_pseudo_inputs: bool = True
+    """Learn a VampPrior's pseudo-inputs, or keep the data that they start from."""
+    prior_sees_state: bool = False
+    """p(z|s) instead of p(z); for gaussian, mixture, flow and categorical priors."""
+    posterior_components: int = 4
+    """Components of a mixture posterior."""
+    factors: int = 1
+    """Choices of a categorical latent, with latent_dim / factors options each."""
     decoder_components: int = 20
     """Components of a mixture decoder."""
+    decoder_scale: ScaleKind = "per_dimension"
+    """Spread of actions given (s, z): "shared" by all dimensions, "per_dimension", or read off the "state"."""
+    decoder_sees_state: bool = True
+    """p(a|s, z), or p(a|z), where the latent must carry what the state says."""
+    bins: int = 256
+    """Intervals of a discretized logistic decoder."""
     hidden: tuple[int, ...] = (128, 128, 128)
     """Layer sizes of the decoder."""
+    encoder: str = "patches"
+    """What reads a segment: "patches" (convolutions without overlap), "gru", "transformer"."""
     encoder_hidden: tuple[int, ...] = (128, 128)
     """Layer sizes of transition encoders and conditional priors; a sequence encoder takes the last one."""
     hold: int = 0
     """Steps over which one latent is held: 0 the episode, k steps, 1 every step."""
+    chunk: int = 1
+    """Actions that the decoder plans from one observation; they are played one after another."""
     context_length: int = 32
-    """Steps of a segment that the posterior sees, evenly spaced over it."""
+    """Most steps of a segment that the posterior sees, evenly spaced over it. "gru" and "transformer" see shorter
+    segments step by step; "patches" always see this many."""
+    latent_clip: float | None = None
+    """Latents drawn from the prior to act are clipped to ±this; None does not clip."""
 
     def __post_init__(self) -> None:
         one_of("posterior", self.posterior, POSTERIORS)
         one_of("prior", self.prior, PRIORS)
         one_of("decoder", self.decoder, {"auto", *DECODERS})
+        one_of("encoder", self.encoder, ENCODERS)
+        one_of("decoder_scale", self.decoder_scale, SCALE_KINDS)
         for name, minimum in {
-            "latent_dim": 0, "n_components": 1, "decoder_components": 1, "hold": 0, "context_length": 2,
+            "latent_dim": 0, "n_components": 1, "posterior_components": 1, "factors": 1, "decoder_components": 1,
+            "bins": 2, "hold": 0, "chunk": 1, "context_length": 2,
         }.items():  # fmt: skip
             count(name, getattr(self, name), minimum)
         for name in ("hidden", "encoder_hidden"):
             sizes = getattr(self, name)
             if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
                 raise LatentRLError(f"{name} must be positive layer sizes such as (128, 128), but {sizes!r} was given")
+        if self.latent_clip is not None:
+            at_least("latent_clip", self.latent_clip, 0.0)
         if self.latent_dim and (self.posterior == "categorical") != (self.prior == "categorical"):
             raise LatentRLError(
                 f"posterior={self.posterior!r} and prior={self.prior!r} live on different latents: "
                 "a categorical posterior goes with the categorical prior"
             )
+        if self.prior_sees_state and self.prior in ("normal", "vamp"):
+            raise LatentRLError(
+                f"prior={self.prior!r} does not look at the state: take 'gaussian', 'mixture', 'flow' or "
+                "'categorical', or leave prior_sees_state off"
+            )
 
     @property
     def context_steps(self) -> int | None:
-        """T' of the posterior's input; None where it sees one transition."""
+        """T' of the posterior's input, at most; None where it sees one transition."""
         if self.hold == 1:
             return None
         return self.context_length if self.hold == 0 else min(self.hold, self.context_length)
 
-    def build(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> LatentModel:
+    @property
+    def pads(self) -> bool:
+        """Whether the posterior sees short segments step by step, padded, instead of evenly spaced steps."""
+        return self.hold != 1 and self.encoder != "patches"
+
+    def build(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        trunk: ObservationTrunk | None = None,
+    ) -> LatentModel:
         """Make the model with fresh weights.
 
-        :raises LatentRLError: where the decoder does not suit the action space
+        :param trunk: features of raw observations; None takes them as they are
+        :raises LatentRLError: where the decoder does not suit the action space, or the observations need a trunk
         """
-        observation_dim = _size("observation", observation_space)
-        action_dim = _size("action", action_space)
-        decoder = DECODERS[self._decoder_for(action_space)](self, observation_dim, action_space)
+        observation_dim = size("observation", observation_space) if trunk is None else trunk.features_dim
+        action_dim = self.chunk * size("action", action_space)
+        name = self._decoder_for(action_space)
+        decoder = DECODERS[name](self, observation_dim if self.decoder_sees_state else 0, action_dim, action_space)
         if self.latent_dim == 0:
-            return LatentModel(None, None, decoder)
-        steps = self.context_steps
-        encoder = (
-            TransitionEncoder(observation_dim, action_dim, self.encoder_hidden)
-            if steps is None
-            else SequenceEncoder(observation_dim, action_dim, steps, features_dim=self.encoder_hidden[-1])
-        )
-        posterior = POSTERIORS[self.posterior](encoder, self.latent_dim)
-        return LatentModel(posterior, PRIORS[self.prior](self, observation_dim, posterior), decoder)
+            return LatentModel(None, None, decoder, trunk)
+        posterior = POSTERIORS[self.posterior](self, self._encoder(observation_dim, action_dim))
+        prior = PRIORS[self.prior](self, observation_dim if self.prior_sees_state else None, posterior)
+        return LatentModel(posterior, prior, decoder, trunk, self.latent_clip)
+
+    def _encoder(self, observation_dim: int, action_dim: int) -> Encoder:
+        if self.context_steps is None:
+            return TransitionEncoder(observation_dim, action_dim, self.encoder_hidden)
+        return ENCODERS[self.encoder](observation_dim, action_dim, self.context_steps, self.encoder_hidden[-1])
 
     def _decoder_for(self, action_space: spaces.Space[Any]) -> str:
-        discrete = isinstance(action_space, spaces.Discrete)
-        name = ("categorical" if discrete else "gaussian") if self.decoder == "auto" else self.decoder
-        if discrete != (name == "categorical"):
-            fit = "decoder='categorical'" if discrete else "'gaussian', 'tanh_gaussian' or 'mixture'"
-            raise LatentRLError(f"decoder={name!r} does not fit the action space {action_space}: use {fit}")
+        fitting = _fitting_decoders(action_space)
+        name = fitting[0] if self.decoder == "auto" else self.decoder
+        if name not in fitting:
+            choices = " or ".join(repr(fit) for fit in fitting)
+            raise LatentRLError(f"decoder={name!r} does not fit the action space {action_space}: use {choices}")
         return name
 
 
-def _size(what: str, space: spaces.Space[Any]) -> int:
-    """Number of features of a space."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.Box):
-        return int(np.prod(space.shape))
-    raise LatentRLError(f"{what} space {space} is not supported: use a Box or a Discrete space")
+def _fitting_decoders(space: spaces.Space[Any]) -> tuple[str, ...]:
+    """Names of the decoders for an action space, the default first."""
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return ("categorical",)
+    if isinstance(space, spaces.MultiBinary):
+        return ("bernoulli",)
+    return "gaussian", "tanh_gaussian", "mixture", "discretized_logistic"
 
 
-POSTERIORS: dict[str, type[GaussianPosterior] | type[CategoricalPosterior]] = {
-    "gaussian": GaussianPosterior,
-    "categorical": CategoricalPosterior,
+def _box(config: LatentConfig, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Corners of the box of a chunk of actions."""
+    low, high = box_corners(space.low, space.high)
+    return low.repeat(config.chunk), high.repeat(config.chunk)
+
+
+ENCODERS: dict[str, Callable[[int, int, int, int], Encoder]] = {
+    "patches": lambda o, a, length, features: SequenceEncoder(o, a, length, features_dim=features),
+    "gru": lambda o, a, _length, features: GRUEncoder(o, a, features),
+    "transformer": lambda o, a, _length, features: TransformerEncoder(o, a, features),
 }
 
-PRIORS: dict[str, Callable[[LatentConfig, int, Posterior], Prior]] = {
+POSTERIORS: dict[str, Callable[[LatentConfig, Encoder], AmortizedPosterior]] = {
+    "gaussian": lambda c, e: GaussianPosterior(e, c.latent_dim),
+    "full": lambda c, e: FullGaussianPosterior(e, c.latent_dim),
+    "mixture": lambda c, e: MixturePosterior(e, c.latent_dim, c.posterior_components),
+    "flow": lambda c, e: FlowPosterior(e, c.latent_dim),
+    "semi_amortized": lambda c, e: SemiAmortizedPosterior(e, c.latent_dim),
+    "categorical": lambda c, e: CategoricalPosterior(e, c.latent_dim, c.factors),
+}
+
+PRIORS: dict[str, Callable[[LatentConfig, int | None, AmortizedPosterior], Prior]] = {
     "normal": lambda c, _o, _q: StandardNormalPrior(c.latent_dim),
-    "conditional": lambda c, o, _q: ConditionalPrior(o, c.latent_dim, c.encoder_hidden),
-    "mixture": lambda c, _o, _q: MixturePrior(c.latent_dim, c.n_components),
-    "vamp": lambda c, _o, q: VampPrior(q, c.n_components, c.context_steps),
-    "categorical": lambda c, _o, _q: CategoricalPrior(c.latent_dim),
+    "gaussian": lambda c, o, _q: GaussianPrior(c.latent_dim, o, c.encoder_hidden),
+    "mixture": lambda c, o, _q: MixturePrior(c.latent_dim, c.n_components, c.learn_prior_weights, o, c.encoder_hidden),
+    "vamp": lambda c, _o, q: VampPrior(
+        q, c.n_components, c.context_steps, c.learn_pseudo_inputs, c.learn_prior_weights
+    ),
+    "flow": lambda c, o, _q: FlowPrior(c.latent_dim, o, c.encoder_hidden),
+    "categorical": lambda c, o, _q: CategoricalPrior(
+        c.latent_dim, c.factors, c.learn_prior_weights, o, c.encoder_hidden
+    ),
 }
 
-DECODERS: dict[str, Callable[[LatentConfig, int, Any], Decoder]] = {
-    "gaussian": lambda c, o, a: GaussianDecoder(o, c.latent_dim, _size("action", a), c.hidden),
-    "tanh_gaussian": lambda c, o, a: TanhGaussianDecoder(o, c.latent_dim, *box_corners(a.low, a.high), c.hidden),
-    "mixture": lambda c, o, a: MixtureDecoder(o, c.latent_dim, _size("action", a), c.decoder_components, c.hidden),
-    "categorical": lambda c, o, a: CategoricalDecoder(o, c.latent_dim, int(a.n), c.hidden),
+DECODERS: dict[str, Callable[[LatentConfig, int, int, Any], Decoder]] = {
+    "gaussian": lambda c, o, a, _s: GaussianDecoder(o, c.latent_dim, a, c.hidden, c.decoder_scale),
+    "tanh_gaussian": lambda c, o, _a, s: TanhGaussianDecoder(o, c.latent_dim, *_box(c, s), c.hidden, c.decoder_scale),
+    "mixture": lambda c, o, a, _s: MixtureDecoder(o, c.latent_dim, a, c.decoder_components, c.hidden),
+    "discretized_logistic": lambda c, o, _a, s: DiscretizedLogisticDecoder(
+        o, c.latent_dim, *_box(c, s), c.bins, c.hidden, c.decoder_scale
+    ),
+    "categorical": lambda c, o, _a, s: CategoricalDecoder(o, c.latent_dim, choice_counts(s) * c.chunk, c.hidden),
+    "bernoulli": lambda c, o, a, _s: BernoulliDecoder(o, c.latent_dim, a, c.hidden),
 }

@@ -1,7 +1,9 @@
 """Decoders p(a|s, z): modules whose forward takes observations and latents and returns a law over actions.
 
 Observations (B, O) go with z (..., B, Z); observations (B, T, O) with z (..., B, Z) held over the T steps. The law
-has batch_shape (..., B) or (..., B, T) and event_shape (A,), in raw action units.
+has batch_shape (..., B) or (..., B, T) and event_shape (A,), in raw action units. With ``observation_dim = 0`` a
+decoder looks at the latent alone, p(a|z), whatever observations it is given: where these have no features either, it is
+the p(x|z) of a variational autoencoder.
 """
 
 from collections.abc import Sequence
@@ -11,9 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError
-from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, TanhNormal
-from latentrl.nets import ConditionedTrunk, UnboundedScale, Unstandardize, positive
+from latentrl.checks import LatentRLError, count
+from latentrl.distributions import (
+    Bernoullis,
+    DiagonalNormal,
+    DiscretizedLogistic,
+    GaussianMixture,
+    OneHots,
+    TanhNormal,
+    choices,
+)
+from latentrl.nets import ConditionedTrunk, ScaleKind, UnboundedScale, Unstandardize, positive
 
 Hidden = Sequence[int]
 
@@ -31,9 +41,10 @@ class Decoder(nn.Module):
 
 
 class GaussianDecoder(Decoder):
-    """N(μ(s, z), diag σ²), the scale shared by all states or read off (s, z).
+    """N(μ(s, z), diag σ²).
 
-    :param state_dependent_scale: let σ depend on (s, z)
+    :param scale: "shared", one σ for all actions (in units of their spread) and states; "per_dimension", one each for
+        all states; "state", read off (s, z)
     """
 
     def __init__(
@@ -42,11 +53,11 @@ class GaussianDecoder(Decoder):
         latent_dim: int,
         action_dim: int,
         hidden: Hidden = (128, 128, 128),
-        state_dependent_scale: bool = False,
+        scale: ScaleKind = "per_dimension",
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, action_dim)
         self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = UnboundedScale(self.trunk.features_dim, action_dim, state_dependent_scale)
+        self.sigma = UnboundedScale(self.trunk.features_dim, action_dim, scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiagonalNormal:
         features = self.trunk(observations, z)
@@ -58,6 +69,7 @@ class TanhGaussianDecoder(Decoder):
 
     :param low: lower corner of the action box, (A,)
     :param high: upper corner, (A,)
+    :param scale: as in :class:`GaussianDecoder`
     """
 
     low: Tensor
@@ -70,12 +82,12 @@ class TanhGaussianDecoder(Decoder):
         low: Float[Tensor, " A"],
         high: Float[Tensor, " A"],
         hidden: Hidden = (128, 128, 128),
-        state_dependent_scale: bool = False,
+        scale: ScaleKind = "per_dimension",
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, len(low))
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        self.sigma = UnboundedScale(self.trunk.features_dim, len(low), state_dependent_scale)
+        self.sigma = UnboundedScale(self.trunk.features_dim, len(low), scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> TanhNormal:
         features = self.trunk(observations, z)
@@ -99,7 +111,7 @@ class MixtureDecoder(Decoder):
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, n_components * (1 + action_dim))
         self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = UnboundedScale(self.trunk.features_dim, n_components * action_dim, state_dependent=True)
+        self.sigma = UnboundedScale(self.trunk.features_dim, n_components * action_dim, "state")
         self.n_components = n_components
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> GaussianMixture:
@@ -111,16 +123,67 @@ class MixtureDecoder(Decoder):
         return GaussianMixture(logits, loc, self.raw_units.scale(self.sigma(features).reshape(shape)))
 
 
-class CategoricalDecoder(Decoder):
-    """One of A discrete actions, as a one-hot vector."""
+class DiscretizedLogisticDecoder(Decoder):
+    """A logistic law over equal intervals of the action box: for pixels, and for actions clipped at their bounds.
+
+    :param low: lower corner of the box, (A,)
+    :param high: upper corner, (A,)
+    :param bins: number of intervals
+    :param scale: as in :class:`GaussianDecoder`
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        low: Float[Tensor, " A"],
+        high: Float[Tensor, " A"],
+        bins: int = 256,
+        hidden: Hidden = (128, 128, 128),
+        scale: ScaleKind = "per_dimension",
+    ) -> None:
+        super().__init__(observation_dim, latent_dim, hidden, len(low))
+        self.bins = count("bins", bins, 2)
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+        self.raw_units = Unstandardize(len(low), "action")
+        self.sigma = UnboundedScale(self.trunk.features_dim, len(low), scale)
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiscretizedLogistic:
+        features = self.trunk(observations, z)
+        loc, scale = self.raw_units(self.head(features)), self.raw_units.scale(self.sigma(features))
+        return DiscretizedLogistic(loc, scale, self.low, self.high, self.bins)
+
+
+class BernoulliDecoder(Decoder):
+    """A independent bits: MultiBinary actions, or binary data."""
 
     def __init__(
         self, observation_dim: int, latent_dim: int, action_dim: int, hidden: Hidden = (128, 128, 128)
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, action_dim)
 
-    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> OneHot:
-        return OneHot(self.head(self.trunk(observations, z)))
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Bernoullis:
+        return Bernoullis(self.head(self.trunk(observations, z)))
+
+
+class CategoricalDecoder(Decoder):
+    """One discrete action, or several side by side, as one-hot vectors.
+
+    :param sizes: number of options of each
+    """
+
+    def __init__(
+        self, observation_dim: int, latent_dim: int, sizes: Sequence[int], hidden: Hidden = (128, 128, 128)
+    ) -> None:
+        self.sizes = tuple(count("sizes", size, 1) for size in sizes)
+        super().__init__(observation_dim, latent_dim, hidden, sum(self.sizes))
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> OneHots:
+        return choices(self.head(self.trunk(observations, z)), self.sizes)
 
 
 def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
@@ -130,10 +193,10 @@ def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
     """
     corners = torch.as_tensor(low, dtype=torch.float32).flatten(), torch.as_tensor(high, dtype=torch.float32).flatten()
     if not all(bool(corner.isfinite().all()) for corner in corners):
-        raise LatentRLError("a tanh-Gaussian decoder needs a bounded action box: use decoder='gaussian' for this one")
+        raise LatentRLError("this decoder needs a bounded action box: use decoder='gaussian' for this one")
     if not bool((corners[0] < corners[1]).all()):
         raise LatentRLError(
-            "a tanh-Gaussian decoder needs an action box with low < high in every dimension: give the demonstrations "
+            "this decoder needs an action box with low < high in every dimension: give the demonstrations "
             "the task's action_space"
         )
     return corners

@@ -1,24 +1,31 @@
 """The latent-variable policy π(a|s) = ∫ p(a|s, z) p(z|s) dz, composed of a posterior, a prior and a decoder."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, count, one_of
 from latentrl.decoders import Decoder
-from latentrl.distributions import ANALYTIC_KL
+from latentrl.diagnostics import Diagnostics, diagnose
+from latentrl.distributions import ANALYTIC_KL, MonteCarlo
 from latentrl.estimators import Estimator, LeaveOneOut, Pathwise, ScoreFunction
-from latentrl.nets import Affine
-from latentrl.posteriors import Posterior
+from latentrl.nets import Affine, ObservationTrunk
+from latentrl.posteriors import AmortizedPosterior, Posterior
 from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
 
 PATHWISE, SCORE_FUNCTION = Pathwise(), ScoreFunction(LeaveOneOut())
+MOST_CHOICES = 4096
+"""Up to this many values of a finite latent are summed over; beyond it, likelihoods are estimated."""
+
+Beta = float | Tensor | Callable[[Tensor], float | Tensor]
+"""Weight of the KL, or a function of the batch's mean KL in nats (detached)."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +56,28 @@ class Elbo:
         return self.reconstruction - self.beta * self.kl
 
 
-class Diagnostics(NamedTuple):
-    """What tells whether the latent is used."""
-
-    active_units: int
-    """Latent dimensions whose posterior mean varies over the data by more than 0.01 (Burda et al. 2016)."""
-    kl: float
-    """Mean KL(q ‖ p) in nats."""
-    mutual_information: float
-    """Estimate of I_q(x; z) ≤ log N: mean log q(z|x) − log (1/N) Σ_n q(z|x_n), in nats (Hoffman & Johnson 2016)."""
-
-    @property
-    def collapsed(self) -> bool:
-        """True where the posterior says next to nothing about the data (less than 0.1 nat)."""
-        return self.mutual_information < 0.1
-
-
 class LatentModel(nn.Module):
     """A latent-variable policy.
 
     :param posterior: q(z|s, a) or q(z|segment); None together with ``prior=None`` is a policy without latent
     :param prior: p(z) or p(z|s)
     :param decoder: p(a|s, z)
+    :param trunk: features of raw observations, (..., O) -> (..., O'), which is what the other three then see; None
+        passes observations on. It is trained with them.
+    :param latent_clip: latents drawn to act are clipped to ± this; None does not clip
     """
 
     standardized: Tensor
     """Whether :meth:`standardize` was called; saved with the weights, which mean nothing in other units."""
 
-    def __init__(self, posterior: Posterior | None, prior: Prior | None, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        posterior: Posterior | None,
+        prior: Prior | None,
+        decoder: Decoder,
+        trunk: ObservationTrunk | None = None,
+        latent_clip: float | None = None,
+    ) -> None:
         super().__init__()
         if (posterior is None) != (prior is None):
             raise LatentRLError("give both a posterior and a prior, or neither for a policy without latent")
@@ -85,12 +86,20 @@ class LatentModel(nn.Module):
                 f"the posterior has {posterior.latent_dim} latent dimensions, the prior {prior.latent_dim}: "
                 "give both the same latent_dim"
             )
-        self.posterior, self.prior, self.decoder = posterior, prior, decoder
+        self.posterior, self.prior, self.decoder, self.trunk = posterior, prior, decoder, trunk
+        self.latent_clip = latent_clip
         self.latent_dim = 0 if prior is None else prior.latent_dim
         self.register_buffer("standardized", torch.tensor(False))
 
     def standardize(self, observations: Float[Tensor, "N O"], actions: Float[Tensor, "N A"]) -> None:
-        """Fit every module's standardisation to data; log densities stay in raw units."""
+        """Fit every module's standardisation to data; log densities stay in raw units.
+
+        Of a trunk's features, those of the first 4096 observations count, as they are before training.
+        """
+        if self.trunk is not None:
+            observations, actions = observations[:4096], actions[:4096]
+            with torch.no_grad():
+                observations = self.trunk(observations)
         joined = torch.cat([observations, actions], dim=-1)
         data = {"observation": observations, "action": actions, "transition": joined}
         for module in self.modules():
@@ -98,108 +107,179 @@ class LatentModel(nn.Module):
                 module.fit(data[module.kind])
         self.standardized.fill_(True)
 
+    @torch.no_grad()
+    def seed_prior(self, batch: Batch) -> None:
+        """Let the prior start where the posteriors of data lie."""
+        assert self.prior is not None
+        if isinstance(self.posterior, AmortizedPosterior):
+            batch = self._seen(batch)
+            inputs = self.posterior.encoder.inputs(batch.context_observations, batch.context_actions)
+            self.prior.seed_from(self.posterior, inputs)
+        self.prior.seeded.fill_(True)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch as the trunk sees it."""
+        if self.trunk is None:
+            return batch
+        context = observations = self.trunk(batch.observations)
+        if batch.context_observations is not batch.observations:
+            context = self.trunk(batch.context_observations)
+        return batch._replace(observations=observations, context_observations=context)
+
     # -- acting ------------------------------------------------------------------------------------------------
 
     def sample_latent(self, observations: Float[Tensor, "B O"], deterministic: bool = False) -> Float[Tensor, "B Z"]:
         """Draw z ~ p(z|s) for each state, or take the mean of the prior's heaviest component."""
         if self.prior is None:
-            return observations.new_empty(len(observations), 0)
-        law = self.prior(observations)
+            return observations.new_empty(len(observations), 0, dtype=torch.get_default_dtype())
+        law = self.prior(observations if self.trunk is None else self.trunk(observations))
         law = law.expand(observations.shape[:1])
-        return law.mode if deterministic else law.sample()
+        z = law.mode if deterministic else law.sample()
+        return z if self.latent_clip is None else z.clamp(-self.latent_clip, self.latent_clip)
 
     def act(self, observations: Observations, z: Latents, action_noise: bool = False) -> Actions:
         """Actions for given latents: the law's mode, or with ``action_noise`` a draw from p(a|s, z)."""
-        law = self.decoder(observations, z)
+        law = self.decoder(observations if self.trunk is None else self.trunk(observations), z)
         return law.sample() if action_noise else law.mode
 
     # -- bounds ------------------------------------------------------------------------------------------------
 
     def log_likelihood_given(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(actions|states, z) of transitions or segments, (..., B) for z (..., B, Z)."""
+        return self._given(self._seen(batch), z)
+
+    def _given(self, batch: Batch, z: Tensor) -> Tensor:
+        """:meth:`log_likelihood_given` of a batch that went through the trunk."""
         log_prob = self.decoder(batch.observations, z).log_prob(batch.actions)
         if batch.observations.dim() == 3:
             log_prob = log_prob.sum(-1)
         return log_prob if batch.weight is None else log_prob * batch.weight
 
+    def _without_latent(self, batch: Batch) -> Tensor:
+        return self._given(batch, batch.actions.new_empty(len(batch.actions), 0))
+
+    def infer(self, batch: Batch) -> Distribution:
+        """q(z|·) of each element."""
+        return self._infer(self._seen(batch))
+
+    def _infer(self, batch: Batch) -> Distribution:
+        assert self.posterior is not None
+        return self.posterior.infer(batch, lambda q: self._pathwise_bound(batch, q))
+
+    def _pathwise_bound(self, batch: Batch, q: Distribution) -> Float[Tensor, " B"]:
+        """One-draw estimate of the ELBO of each element under q."""
+        assert self.prior is not None
+        p, z = self.prior(batch.start), q.rsample()
+        analytic_kl = ANALYTIC_KL.get((type(q), type(p)))
+        kl = q.log_prob(z) - p.log_prob(z) if analytic_kl is None else analytic_kl(q, p)
+        return self._given(batch, z) - kl
+
     def elbo(
         self,
         batch: Batch,
-        beta: float | Tensor = 1.0,
+        beta: Beta = 1.0,
         estimator: Estimator | None = None,
         num_samples: int | None = None,
+        form: Literal["kl", "entropy"] = "kl",
     ) -> Elbo:
         """E_q[log p(a|s, z)] − β KL(q ‖ p), in nats, averaged over the batch (Kingma & Welling 2014, eq. 3).
 
         The KL is analytic where a closed form is registered, else its integrand joins f.
 
+        :param beta: weight of the KL, or a function of this batch's mean KL
         :param estimator: gradient estimator; by default pathwise where q has ``rsample``, else the score function
             with a leave-one-out baseline
         :param num_samples: draws of z per element; 1 by default, 4 for the score function
+        :param form: "kl" as above; "entropy" is E_q[log p(a|s, z) + β log p(z|s)] + β H(q), energy plus entropy, which
+            draws log p(z|s) but takes q's entropy in closed form
+        :raises LatentRLError: an unknown form
         """
+        one_of("form", form, ("kl", "entropy"))
+        batch = self._seen(batch)
         if self.posterior is None or self.prior is None:
-            log_p = self.log_likelihood_given(batch, batch.actions.new_empty(len(batch.actions), 0))
-            return Elbo(-log_p.mean(), log_p.detach(), torch.zeros_like(log_p), beta)
-        q = self.posterior(batch.context_observations, batch.context_actions)
-        p = self.prior(batch.start)
+            log_p = self._without_latent(batch)
+            return Elbo(-log_p.mean(), log_p.detach(), torch.zeros_like(log_p), 1.0)
+        q, p = self._infer(batch), self.prior(batch.start)
         if estimator is None:
             estimator = PATHWISE if q.has_rsample else SCORE_FUNCTION
         if num_samples is None and not estimator.needs_rsample:
             num_samples = 4
         analytic_kl = ANALYTIC_KL.get((type(q), type(p)))
-        if analytic_kl is not None:
-            estimate = estimator(q, lambda z: self.log_likelihood_given(batch, z), num_samples)
+        if analytic_kl is not None and form == "kl":
+            estimate = estimator(q, lambda z: self._given(batch, z), num_samples)
             kl = analytic_kl(q, p)
+            weight = _weight(beta, kl)
             # β = 1 is the common case, and on small networks each operation counts.
-            penalty = kl if isinstance(beta, float) and beta == 1.0 else beta * kl
-            return Elbo((penalty - estimate.surrogate).mean(), estimate.value, kl.detach(), beta)
+            penalty = kl if isinstance(weight, float) and weight == 1.0 else weight * kl
+            return Elbo((penalty - estimate.surrogate).mean(), estimate.value, kl.detach(), weight)
         parts: dict[str, Tensor] = {}
+        weights: list[float | Tensor] = []
 
         def integrand(z: Tensor) -> Tensor:
-            parts["log_p"] = self.log_likelihood_given(batch, z)
-            parts["kl"] = q.log_prob(z) - p.log_prob(z)
-            return parts["log_p"] - beta * parts["kl"]
+            parts["log_p"] = self._given(batch, z)
+            parts["kl"] = (q.log_prob(z) if form == "kl" else -q.entropy()) - p.log_prob(z)
+            weights.append(_weight(beta, parts["kl"]))
+            return parts["log_p"] - weights[-1] * parts["kl"]
 
         loss = -estimator(q, integrand, num_samples).surrogate.mean()
         log_p, kl = (parts[name].detach().reshape(-1, len(batch.actions)).mean(0) for name in ("log_p", "kl"))
-        return Elbo(loss, log_p, kl, beta)
+        return Elbo(loss, log_p, kl, weights[-1])
 
     def log_weights(self, batch: Batch, num_samples: int) -> Float[Tensor, "S B"]:
         """log p(a|s, z) p(z|s) / q(z|·) for S draws z ~ q, reparameterized where q allows."""
+        batch = self._seen(batch)
         if self.posterior is None or self.prior is None:
-            return self.log_likelihood_given(batch, batch.actions.new_empty(len(batch.actions), 0)).unsqueeze(0)
-        q = self.posterior(batch.context_observations, batch.context_actions)
+            return self._without_latent(batch).unsqueeze(0)
+        q = self._infer(batch)
         z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
-        return self.log_likelihood_given(batch, z) + self.prior(batch.start).log_prob(z) - q.log_prob(z)
+        return self._given(batch, z) + self.prior(batch.start).log_prob(z) - q.log_prob(z)
 
     @torch.no_grad()
-    def log_likelihood(self, batch: Batch, num_samples: int = 100) -> Float[Tensor, " B"]:
-        """Importance-weighted lower bound of log π(a|s), tight as K grows (Burda et al. 2016, eq. 8), in nats.
+    def log_likelihood(self, batch: Batch, num_samples: int = 100) -> MonteCarlo:
+        """log π(a|s) of each element in nats, value and standard error (B,).
 
+        Exact, with error 0, without latent and where the latent is finite: π(a|s) = Σ_z p(z|s) p(a|s, z). Otherwise the
+        importance-weighted bound, which lies below on average and grows towards it with K (Burda et al. 2016, eq. 8).
+        The error (delta method) is that of the bound; where it is not small, the bound is not tight either.
+
+        :param num_samples: K
         :raises LatentRLError: for a random subset of a segment's steps, whose estimate would not be a bound
         """
         if batch.weight is not None:
             raise LatentRLError("log_likelihood needs all steps of a segment: make the batch without steps=")
-        weights = self.log_weights(batch, num_samples)
-        return weights.logsumexp(0) - math.log(len(weights))
+        exact = self._enumerated(batch)
+        if exact is not None:
+            return MonteCarlo(exact, torch.zeros_like(exact))
+        weights = self.log_weights(batch, count("num_samples", num_samples, 1))
+        bound = weights.logsumexp(0) - math.log(num_samples)
+        # Standard deviation of the weights over their mean, over √K.
+        excess = (2.0 * (weights - bound)).logsumexp(0).exp() / num_samples - 1.0
+        spread = excess.clamp_min(0.0) / max(num_samples - 1, 1)
+        return MonteCarlo(bound, spread.sqrt() if num_samples > 1 else torch.full_like(bound, math.inf))
+
+    def _enumerated(self, batch: Batch) -> Tensor | None:
+        """log π(a|s) as a sum over all latents; None where they are too many."""
+        batch = self._seen(batch)
+        if self.prior is None:
+            return self._without_latent(batch)
+        p = self.prior(batch.start)
+        if not p.has_enumerate_support or math.prod(getattr(p, "sizes", (math.inf,))) > MOST_CHOICES:
+            return None
+        z = p.expand((len(batch.actions),)).enumerate_support()
+        return (p.log_prob(z) + self._given(batch, z)).logsumexp(0)
 
     # -- diagnostics -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def diagnostics(self, batch: Batch) -> Diagnostics:
-        """Active units, KL and mutual information over a batch; the larger the batch, the truer."""
+        """Look at the latent over a batch (:class:`Diagnostics`); the larger the batch, the truer."""
+        batch = self._seen(batch)
         if self.posterior is None or self.prior is None:
-            return Diagnostics(0, 0.0, 0.0)
-        q = self.posterior(batch.context_observations, batch.context_actions)
+            return Diagnostics.without_latent(float(self._without_latent(batch).mean()))
+        q = self._infer(batch)
         z = q.sample()
-        # log q(z_i|x_j) for every pair: an N×N table, so the batch stays moderate.
-        pairs = _with_leading_batch(q).log_prob(z.unsqueeze(1))
-        own = pairs.diagonal()
-        information = (own - (pairs.logsumexp(1) - math.log(len(z)))).mean()
-        kl = (own - self.prior(batch.start).log_prob(z)).mean()
-        return Diagnostics(int((q.mean.var(0) > 0.01).sum()), float(kl), float(information))
+        return diagnose(q, self.prior(batch.start), z, self._given(batch, z))
 
 
-def _with_leading_batch(q: Distribution) -> Distribution:
-    """q with batch_shape (1, N), so that values (N, 1, Z) meet every member."""
-    return q.expand((1, *q.batch_shape))
+def _weight(beta: Beta, kl: Tensor) -> float | Tensor:
+    return beta(kl.detach().mean()) if callable(beta) else beta

@@ -1,4 +1,4 @@
-"""Networks: multilayer perceptrons, encoders of transitions and segments, standardisation kept inside the modules."""
+"""Networks: multilayer perceptrons, the trunk of decoders, standardisation kept inside the modules."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from latentrl.checks import one_of
 
 Kind = Literal["observation", "action", "transition"]
 UNIT_SCALE = math.log(math.e - 1.0)
@@ -91,80 +93,13 @@ class MLP(nn.ModuleList):
         return x
 
 
-class Encoder(nn.Module):
-    """What all encoders share: raw observations and actions in, features (B, ``features_dim``) out.
-
-    :meth:`inputs` standardises and joins; :meth:`features` is the network. They are apart because a VampPrior's
-    pseudo-inputs live between the two.
-    """
+class ObservationTrunk(nn.Module):
+    """Base of networks that turn raw observations, flat (..., O), into the features that a policy works on."""
 
     features_dim: int
 
-    def __init__(self, observation_dim: int, action_dim: int) -> None:
-        super().__init__()
-        self.input_dim = observation_dim + action_dim
-        self.scale = Standardize(self.input_dim, "transition")
-
-    def inputs(self, observations: Float[Tensor, "*b O"], actions: Float[Tensor, "*b A"]) -> Float[Tensor, "*b D"]:
-        """Standardised observations and actions side by side, D = O + A."""
-        return self.scale(torch.cat([observations, actions], dim=-1))
-
-    def features(self, inputs: Tensor) -> Tensor:
+    def forward(self, observations: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def forward(self, observations: Float[Tensor, "*b O"], actions: Float[Tensor, "*b A"]) -> Tensor:
-        return self.features(self.inputs(observations, actions))
-
-
-class TransitionEncoder(Encoder):
-    """Perceptron over one transition: (B, O), (B, A) -> (B, H)."""
-
-    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
-        super().__init__(observation_dim, action_dim)
-        self.net = MLP([self.input_dim, *hidden])
-        self.features_dim = hidden[-1]
-
-    def features(self, inputs: Float[Tensor, "*b D"]) -> Float[Tensor, "*b H"]:
-        return self.net(inputs)
-
-
-class SequenceEncoder(Encoder):
-    """Strided convolutions over a segment of fixed length T, then one dense layer: (B, T, O), (B, T, A) -> (B, H).
-
-    Kernels do not overlap (kernel = stride), so each convolution is one matrix product on a view: on a CPU several
-    times faster than ``Conv1d`` at these sizes. Positions are kept (no pooling over time), because *when* a person
-    turns is what tells two strokes apart.
-
-    :param length: number of steps T of the segments that it reads
-    :param channels: output channels of each convolution
-    :param stride: kernel size and stride of each
-    """
-
-    def __init__(
-        self,
-        observation_dim: int,
-        action_dim: int,
-        length: int,
-        channels: Sequence[int] = (64, 128),
-        stride: int = 4,
-        features_dim: int = 128,
-    ) -> None:
-        super().__init__(observation_dim, action_dim)
-        self.length, self.stride = length, stride
-        self.convolutions = nn.ModuleList()
-        size = self.input_dim
-        for width in channels:
-            self.convolutions.append(nn.Linear(size * stride, width))
-            size, length = width, -(-length // stride)
-        self.head = nn.Linear(size * length, features_dim)
-        self.features_dim = features_dim
-
-    def features(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B H"]:
-        for convolution in self.convolutions:
-            # Zeros behind the end fill the last patch.
-            inputs = F.pad(inputs, (0, 0, 0, -inputs.shape[1] % self.stride))
-            inputs = F.silu(convolution(inputs.reshape(len(inputs), -1, self.stride * inputs.shape[2])))
-        return F.silu(self.head(inputs.flatten(1)))
 
 
 class ConditionedTrunk(nn.Module):
@@ -173,7 +108,7 @@ class ConditionedTrunk(nn.Module):
     With z held over a segment, the first layer is split in two summands: z's is computed once per segment and
     broadcast over the steps, instead of z being copied to every step.
 
-    :param observation_dim: O
+    :param observation_dim: O; 0 makes a network of the latent alone, whatever the observations
     :param latent_dim: Z; 0 makes a plain perceptron over observations
     :param hidden: layer sizes
     """
@@ -182,10 +117,13 @@ class ConditionedTrunk(nn.Module):
         super().__init__()
         self.observation_scale = Standardize(observation_dim, "observation")
         self.net = MLP([observation_dim + latent_dim, *hidden])
+        self.observation_dim = observation_dim
         self.features_dim = hidden[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
         """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
+        if self.observation_dim == 0:
+            observations = observations[..., :0]
         scaled = self.observation_scale(observations)
         if z.shape[-1] == 0:
             return self.net(scaled)
@@ -208,18 +146,61 @@ def positive(raw: Tensor) -> Tensor:
     return F.softplus(raw.contiguous()).add_(SCALE_FLOOR)
 
 
+def lower_triangular(diagonal: Float[Tensor, "*b D"], below: Float[Tensor, "*b E"]) -> Float[Tensor, "*b D D"]:
+    """Lower-triangular matrices from their diagonals and the E = D(D − 1)/2 entries below, row by row."""
+    size = diagonal.shape[-1]
+    source = torch.full((size, size), size + below.shape[-1])  # of the zero at the end
+    rows, columns = torch.tril_indices(size, size, -1)
+    source[rows, columns] = size + torch.arange(below.shape[-1])
+    source.fill_diagonal_(0).diagonal().add_(torch.arange(size))
+    entries = torch.cat([diagonal, below, torch.zeros_like(diagonal[..., :1])], -1)
+    return entries.index_select(-1, source.flatten().to(entries.device)).unflatten(-1, (size, size))
+
+
+ScaleKind = Literal["shared", "per_dimension", "state"]
+SCALE_KINDS = ("shared", "per_dimension", "state")
+
+
 class UnboundedScale(nn.Module):
-    """Unbounded numbers that make standard deviations: one free vector for all states, or a read-out of features.
+    """Unbounded numbers that make standard deviations, for actions in standardised units.
 
     :param features_dim: size of the features
     :param size: number of standard deviations
-    :param state_dependent: read them off the features instead of sharing them
+    :param kind: "shared", one for all dimensions and states; "per_dimension", one each for all states; "state", read
+        off the features
     """
 
-    def __init__(self, features_dim: int, size: int, state_dependent: bool = False) -> None:
+    def __init__(self, features_dim: int, size: int, kind: ScaleKind = "per_dimension") -> None:
         super().__init__()
-        self.raw = nn.Parameter(torch.full((size,), UNIT_SCALE))
-        self.from_features = nn.Linear(features_dim, size, bias=False) if state_dependent else None
+        one_of("scale", kind, SCALE_KINDS)
+        self.size = size
+        self.raw = nn.Parameter(torch.full((1 if kind == "shared" else size,), UNIT_SCALE))
+        self.from_features = nn.Linear(features_dim, size, bias=False) if kind == "state" else None
 
     def forward(self, features: Float[Tensor, "*b H"]) -> Tensor:
-        return self.raw if self.from_features is None else self.raw + self.from_features(features)
+        if self.from_features is not None:
+            return self.raw + self.from_features(features)
+        return self.raw.expand(self.size)
+
+
+class StateParameters(nn.Module):
+    """Numbers that make a law: free, or read off the state.
+
+    :param initial: (n,), where they start; what is read off the state is added to it
+    :param observation_dim: O; None where they do not depend on the state
+    :param hidden: layer sizes between state and numbers
+    """
+
+    def __init__(
+        self, initial: Float[Tensor, " n"], observation_dim: int | None = None, hidden: Sequence[int] = (128, 128)
+    ) -> None:
+        super().__init__()
+        self.free = nn.Parameter(initial)
+        self.from_state: nn.Module | None = None
+        if observation_dim is not None:
+            layers = Standardize(observation_dim, "observation"), MLP([observation_dim, *hidden])
+            self.from_state = nn.Sequential(*layers, nn.Linear(hidden[-1], len(initial), bias=False))
+
+    def forward(self, observations: Float[Tensor, "*b O"]) -> Float[Tensor, "*c n"]:
+        """(n,), or (*b, n) where they depend on the state."""
+        return self.free if self.from_state is None else self.free + self.from_state(observations)

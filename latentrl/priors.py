@@ -1,7 +1,8 @@
 """Priors p(z) and p(z|s): modules whose forward takes the observations at which z is drawn, (B, O).
 
 The law that comes back has event_shape (Z,) and a batch_shape that broadcasts with (B,): priors that do not look at
-the state return one law without batch dimension.
+the state return one law without batch dimension. A learned prior looks at the state where it is given an
+``observation_dim``; ``hidden`` are then the layer sizes in between.
 
 ``seed_from(posterior, inputs)`` starts a prior where the posteriors of real data lie; the trainer calls it once, when
 the share ``seed_at`` of training is over. Most priors have nothing to do there.
@@ -15,9 +16,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot, StandardNormal
-from latentrl.nets import MLP, UNIT_SCALE, Standardize, positive
-from latentrl.posteriors import Posterior
+from latentrl.checks import LatentRLError, count
+from latentrl.distributions import (
+    DiagonalNormal,
+    FlowLaw,
+    FullGaussianMixture,
+    FullNormal,
+    GaussianMixture,
+    Mixture,
+    OneHots,
+    StandardNormal,
+    choices,
+)
+from latentrl.nets import UNIT_SCALE, StateParameters, positive
+from latentrl.posteriors import AmortizedPosterior, choice_sizes, spline_flow
+
+Hidden = Sequence[int]
 
 
 class Prior(nn.Module):
@@ -34,7 +48,7 @@ class Prior(nn.Module):
     def forward(self, observations: Float[Tensor, "B O"]) -> Distribution:
         raise NotImplementedError
 
-    def seed_from(self, posterior: Posterior, inputs: Tensor) -> None:
+    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:
         """Start where the data is. ``inputs`` (N, [T,] D) are the posterior's standardised inputs."""
 
 
@@ -56,49 +70,73 @@ class StandardNormalPrior(Prior):
         return self._law
 
 
-class ConditionalPrior(Prior):
-    """Learned Gaussian p(z|s) = N(μ(s), diag σ²(s)), the conditional VAE's prior (Sohn et al. 2015)."""
+class GaussianPrior(Prior):
+    """Learned N(μ, diag σ²), or p(z|s) = N(μ(s), diag σ²(s)), the conditional VAE's prior (Sohn et al. 2015)."""
 
-    def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
+    def __init__(self, latent_dim: int, observation_dim: int | None = None, hidden: Hidden = (128, 128)) -> None:
         super().__init__(latent_dim)
-        self.observation_scale = Standardize(observation_dim, "observation")
-        self.net = MLP([observation_dim, *hidden])
-        self.head = nn.Linear(hidden[-1], 2 * latent_dim)
+        initial = torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE)])
+        self.numbers = StateParameters(initial, observation_dim, hidden)
 
     def forward(self, observations: Float[Tensor, "B O"]) -> DiagonalNormal:
-        loc, raw_scale = self.head(self.net(self.observation_scale(observations))).chunk(2, dim=-1)
+        loc, raw_scale = self.numbers(observations).chunk(2, dim=-1)
         return DiagonalNormal(loc, positive(raw_scale))
 
 
 class MixturePrior(Prior):
-    """Mixture of K diagonal Gaussians with learned weights, means and scales (as in VaDE, Jiang et al. 2017).
+    """Mixture of K diagonal Gaussians with learned means and scales (as in VaDE, Jiang et al. 2017).
 
-    :param latent_dim: Z
+    Clusters: ``prior(observations).responsibilities(z)`` is p(c|z).
+
     :param n_components: K
+    :param learn_weights: whether the weights are learned too, or stay equal
     """
 
     # Posterior means say nothing before the encoder has learned; with the KL weight faded in, they do.
     seed_at: ClassVar[float] = 0.3
 
-    def __init__(self, latent_dim: int, n_components: int) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        n_components: int,
+        learn_weights: bool = True,
+        observation_dim: int | None = None,
+        hidden: Hidden = (128, 128),
+    ) -> None:
         super().__init__(latent_dim)
-        self.logits = nn.Parameter(torch.zeros(n_components))
-        self.loc = nn.Parameter(torch.randn(n_components, latent_dim))
-        self.raw_scale = nn.Parameter(torch.full((n_components, latent_dim), UNIT_SCALE))
+        self.n_components, self.learn_weights = count("n_components", n_components, 1), learn_weights
+        size = n_components * latent_dim
+        initial = [
+            torch.zeros(n_components if learn_weights else 0),
+            torch.randn(size),
+            torch.full((size,), UNIT_SCALE),
+        ]
+        self.numbers = StateParameters(torch.cat(initial), observation_dim, hidden)
 
-    def forward(self, observations: Float[Tensor, "B O"]) -> GaussianMixture:  # noqa: ARG002
-        return GaussianMixture(self.logits, self.loc, positive(self.raw_scale))
+    @property
+    def loc(self) -> Float[Tensor, "K Z"]:
+        """Component means; what is read off the state comes on top."""
+        size = self.n_components * self.latent_dim
+        return self.numbers.free[-2 * size : -size].unflatten(0, (self.n_components, self.latent_dim))
+
+    def forward(self, observations: Float[Tensor, "B O"]) -> GaussianMixture:
+        size = self.n_components * self.latent_dim
+        numbers = self.numbers(observations)
+        logits, loc, raw_scale = numbers.split([numbers.shape[-1] - 2 * size, size, size], -1)
+        if not self.learn_weights:
+            logits = loc.new_zeros(self.n_components)
+        shape = (self.n_components, self.latent_dim)
+        return GaussianMixture(logits, loc.unflatten(-1, shape), positive(raw_scale).unflatten(-1, shape))
 
     @torch.no_grad()
-    def seed_from(self, posterior: Posterior, inputs: Tensor) -> None:
+    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:
         """Put the components at posterior means that lie far from one another."""
         means = posterior.law(inputs).mean
-        chosen = means[farthest_points(means, len(self.loc))]
-        self.loc.copy_(chosen)
+        self.loc.copy_(means[farthest_points(means, self.n_components)])
 
 
 class VampPrior(Prior):
-    """Variational mixture of posteriors, p(z) = Σ_k w_k q(z|u_k), u_k learned pseudo-inputs (Tomczak & Welling 2018).
+    """Variational mixture of posteriors, p(z) = Σ_k w_k q(z|u_k), u_k pseudo-inputs (Tomczak & Welling 2018).
 
     The weights are learned too: with fewer components than kinds of behaviour, equal weights would force equal
     frequencies on them.
@@ -106,36 +144,98 @@ class VampPrior(Prior):
     :param posterior: the model's own posterior; it is referred to, not owned, so its parameters count once
     :param n_components: K
     :param length: T of the pseudo-segments; None for single transitions
+    :param learn_inputs: whether the pseudo-inputs are learned, or stay the data that they started from
+    :param learn_weights: whether the weights are learned, or stay equal
+    :raises LatentRLError: the posterior is no function of data, or one over a finite set
     """
 
-    def __init__(self, posterior: Posterior, n_components: int, length: int | None = None) -> None:
+    def __init__(
+        self,
+        posterior: AmortizedPosterior,
+        n_components: int,
+        length: int | None = None,
+        learn_inputs: bool = True,
+        learn_weights: bool = True,
+    ) -> None:
+        if not isinstance(posterior, AmortizedPosterior):
+            raise LatentRLError(
+                "a VampPrior mixes what an encoder says of pseudo-inputs: give an amortized posterior, or another prior"
+            )
         super().__init__(posterior.latent_dim)
         steps = () if length is None else (length,)
-        self.logits = nn.Parameter(torch.zeros(n_components))
-        self.pseudo_inputs = nn.Parameter(torch.randn(n_components, *steps, posterior.encoder.input_dim))
+        self.logits = nn.Parameter(torch.zeros(count("n_components", n_components, 1)), requires_grad=learn_weights)
+        inputs = torch.randn(n_components, *steps, posterior.encoder.input_dim)
+        self.pseudo_inputs = nn.Parameter(inputs, requires_grad=learn_inputs)
         # A tuple hides the module from parameters() and state_dict(), and deepcopy and pickle still follow it.
         self._posterior = (posterior,)
 
-    def forward(self, observations: Float[Tensor, "B O"]) -> GaussianMixture:  # noqa: ARG002
+    def forward(self, observations: Float[Tensor, "B O"]) -> Mixture:  # noqa: ARG002
         components = self._posterior[0].law(self.pseudo_inputs)
-        assert isinstance(components, DiagonalNormal)
-        return GaussianMixture(self.logits, components.loc, components.scale)
+        if isinstance(components, DiagonalNormal):
+            return GaussianMixture(self.logits, components.loc, components.scale)
+        if isinstance(components, FullNormal):
+            return FullGaussianMixture(self.logits, components.loc, components.scale_tril)
+        return Mixture(self.logits, components)
 
     @torch.no_grad()
-    def seed_from(self, posterior: Posterior, inputs: Tensor) -> None:  # noqa: ARG002
+    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:  # noqa: ARG002
         """Copy segments that lie far from one another into the pseudo-inputs."""
         self.pseudo_inputs.copy_(inputs[farthest_points(inputs.flatten(1), len(self.pseudo_inputs))])
 
 
-class CategoricalPrior(Prior):
-    """Learned probabilities of Z choices."""
+class FlowPrior(Prior):
+    """A learned Gaussian bent by a neural spline flow (Durkan et al. 2019).
 
-    def __init__(self, latent_dim: int) -> None:
+    It is laid out for densities of posterior draws: one pass of each network. Its own draws take two.
+
+    :param transforms: number of coupling layers
+    :param bins: of each spline
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        observation_dim: int | None = None,
+        hidden: Hidden = (128, 128),
+        transforms: int = 3,
+        bins: int = 8,
+    ) -> None:
         super().__init__(latent_dim)
-        self.logits = nn.Parameter(torch.zeros(latent_dim))
+        context = 0 if observation_dim is None else hidden[-1]
+        initial = torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE), torch.zeros(context)])
+        self.numbers = StateParameters(initial, observation_dim, hidden)
+        self.flow = spline_flow(latent_dim, context, transforms, bins)
 
-    def forward(self, observations: Float[Tensor, "B O"]) -> OneHot:  # noqa: ARG002
-        return OneHot(self.logits)
+    def forward(self, observations: Float[Tensor, "B O"]) -> FlowLaw:
+        numbers = self.numbers(observations)
+        loc, raw_scale = numbers[..., : 2 * self.latent_dim].chunk(2, dim=-1)
+        context = numbers[..., 2 * self.latent_dim :] if numbers.shape[-1] > 2 * self.latent_dim else None
+        return FlowLaw(loc, positive(raw_scale), self.flow(context).transform.inv)
+
+
+class CategoricalPrior(Prior):
+    """Learned probabilities of one or several choices.
+
+    :param latent_dim: Z, the number of all options
+    :param factors: number of choices; Z / factors options each
+    :param learn_weights: whether the probabilities are learned, or stay equal
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        factors: int = 1,
+        learn_weights: bool = True,
+        observation_dim: int | None = None,
+        hidden: Hidden = (128, 128),
+    ) -> None:
+        super().__init__(latent_dim)
+        self.sizes = choice_sizes(latent_dim, factors)
+        self.numbers = StateParameters(torch.zeros(latent_dim), observation_dim, hidden)
+        self.numbers.requires_grad_(learn_weights)
+
+    def forward(self, observations: Float[Tensor, "B O"]) -> OneHots:
+        return choices(self.numbers(observations), self.sizes)
 
 
 def farthest_points(points: Float[Tensor, "N D"], count: int) -> Tensor:

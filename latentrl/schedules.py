@@ -1,17 +1,18 @@
-"""KL weights over training: pure functions ``(step, kl) -> weight``.
+"""KL weights over training: functions ``(step, kl) -> weight``.
 
-``step`` counts gradient updates from 0; ``kl`` is the last batch's KL in nats, for schedules that react to it. It
-comes as a tensor, so that reading it does not synchronise with the device.
+``step`` counts gradient updates from 0; ``kl`` is the batch's mean KL in nats, for schedules that react to it. It
+comes as a detached tensor, so that reading it does not synchronise with the device; those that do not read it say so by
+``reads_kl = False`` and are spared the mean. They are pure, but for a :class:`Multiplier`, which learns.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, at_least, count
 
 Schedule: TypeAlias = Callable[[int, Tensor | float], Tensor | float]
 
@@ -19,6 +20,8 @@ Schedule: TypeAlias = Callable[[int, Tensor | float], Tensor | float]
 @dataclass(frozen=True)
 class Constant:
     """β: 1 is the evidence lower bound itself (Higgins et al. 2017 for others)."""
+
+    reads_kl: ClassVar[bool] = False
 
     beta: float = 1.0
 
@@ -32,6 +35,8 @@ class Constant:
 @dataclass(frozen=True)
 class LinearAnnealing:
     """From ``start`` to ``end`` over the first ``steps`` updates, then constant (Bowman et al. 2016)."""
+
+    reads_kl: ClassVar[bool] = False
 
     steps: int
     start: float = 0.0
@@ -47,14 +52,207 @@ class LinearAnnealing:
 
 
 @dataclass(frozen=True)
+class CyclicalAnnealing:
+    """Rises from 0 to ``beta`` over the first ``rise`` of each cycle and stays there for the rest of it, again and
+    again (Fu et al. 2019); after the last cycle it stays at ``beta``.
+
+    :param steps: updates of all cycles together
+    :param cycles: how many
+    :param rise: share of a cycle spent rising
+    """
+
+    reads_kl: ClassVar[bool] = False
+
+    steps: int
+    cycles: int = 4
+    rise: float = 0.5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("annealing steps", self.steps, 1)
+        count("cycles", self.cycles, 1)
+        at_least("beta", self.beta, 0.0)
+        if not 0.0 < self.rise <= 1.0:
+            raise LatentRLError(f"rise is a share of a cycle, above 0 and at most 1, but {self.rise!r} was given")
+
+    def __call__(self, step: int, kl: Tensor | float) -> float:  # noqa: ARG002
+        if step >= self.steps:
+            return self.beta
+        position = step * self.cycles / self.steps % 1.0
+        return self.beta * min(1.0, position / self.rise)
+
+
+@dataclass(frozen=True)
+class FreeBits:
+    """No weight while the batch's mean KL is below ``nats``, ``beta`` above: that much information is free (Kingma et
+    al. 2016, appendix C.8, with the whole latent as one group)."""
+
+    reads_kl: ClassVar[bool] = True
+
+    nats: float
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("nats", self.nats, 0.0)
+        at_least("beta", self.beta, 0.0)
+
+    def __call__(self, step: int, kl: Tensor | float) -> Tensor | float:  # noqa: ARG002
+        return self.beta * (kl > self.nats)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Weight with the gradient of γ|KL − C|, C growing from 0 to ``nats`` over ``steps`` (Burgess et al. 2018, eq. 8).
+
+    It pulls the batch's mean KL to C from either side, so the weight is negative below C.
+    """
+
+    reads_kl: ClassVar[bool] = True
+
+    nats: float
+    steps: int
+    gamma: float = 10.0
+
+    def __post_init__(self) -> None:
+        at_least("nats", self.nats, 0.0)
+        at_least("capacity steps", self.steps, 1)
+        at_least("gamma", self.gamma, 0.0)
+
+    def __call__(self, step: int, kl: Tensor | float) -> Tensor | float:
+        excess = kl - self.nats * min(1.0, step / self.steps)
+        return self.gamma * (excess.sign() if isinstance(excess, Tensor) else math.copysign(1.0, excess))
+
+
+class Multiplier:
+    """A weight β = exp(λ) that learns from what it brings about: :meth:`observe` moves λ after each update.
+
+    λ is a tensor where the KL is one, so that nothing waits for the device. Copies and saved files keep it.
+
+    :param rate: of the change of λ per update, at an error as large as its scale
+    :param initial: β at the start
+    :param limits: smallest and largest β
+    """
+
+    reads_kl: ClassVar[bool] = False
+
+    def __init__(self, rate: float, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)) -> None:
+        self.rate = at_least("rate", rate, 0.0)
+        self._bounds = tuple(math.log(at_least("a limit of β", limit, 1e-30)) for limit in limits)
+        self._log_beta: Tensor | float = math.log(at_least("initial", initial, 1e-30))
+
+    @property
+    def beta(self) -> float:
+        """The weight now; synchronises with the device."""
+        return math.exp(float(self._log_beta))
+
+    def __call__(self, step: int, kl: Tensor | float) -> Tensor | float:  # noqa: ARG002
+        return self._log_beta.exp() if isinstance(self._log_beta, Tensor) else math.exp(self._log_beta)
+
+    def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:
+        """Move β, given the batch's mean KL and E_q[log p] under the present weight."""
+        raise NotImplementedError
+
+    def _move(self, error: Tensor) -> None:
+        """Raise λ in proportion to an error, at most by ``rate``."""
+        self._log_beta = (self._log_beta + self.rate * error.clamp(-1.0, 1.0)).clamp(*self._bounds)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A file written on a GPU must open without one.
+        return {name: float(v) if isinstance(v, Tensor) else v for name, v in self.__dict__.items()}
+
+
+class KLConstraint(Multiplier):
+    """max E_q[log p] subject to KL ≤ ε, as a saddle point: dual ascent in log β (Higgins et al. 2017, eq. 4 and 5).
+
+    β ends where the KL is ε. Where even a free latent uses less, β falls to its lower limit.
+
+    :param target: ε in nats
+    """
+
+    def __init__(
+        self, target: float, rate: float = 0.01, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)
+    ) -> None:
+        super().__init__(rate, initial, limits)
+        self.target = at_least("target", target, 1e-6)
+
+    def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
+        self._move(kl / self.target - 1.0)
+
+
+class Geco(Multiplier):
+    """min KL subject to E_q[log p] ≥ κ (Rezende & Viola 2018): the reconstruction is prescribed, the KL follows.
+
+    Their multiplier of the reconstruction is 1/β.
+
+    :param target: κ, nats of one element
+    :param scale: error in nats at which λ moves by ``rate``
+    """
+
+    def __init__(
+        self,
+        target: float,
+        scale: float = 1.0,
+        rate: float = 0.01,
+        initial: float = 1.0,
+        limits: tuple[float, float] = (1e-4, 1e4),
+    ) -> None:
+        super().__init__(rate, initial, limits)
+        self.target = target
+        self.scale = at_least("scale", scale, 1e-12)
+
+    def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
+        self._move((reconstruction - self.target) / self.scale)
+
+
+class KLRange(Multiplier):
+    """β = 1, the evidence lower bound, as long as the KL stays between two bounds; where it would leave them, β moves
+    until it is back at the bound.
+
+    Each bound has a multiplier of its own that cannot fall below 0 (projected dual ascent), β = exp(λ_high − λ_low).
+
+    :param low: nats below which the latent would collapse
+    :param high: nats above which it would only memorise
+    """
+
+    def __init__(self, low: float, high: float, rate: float = 0.01) -> None:
+        super().__init__(rate)
+        self.low, self.high = at_least("low", low, 1e-6), at_least("high", high, low)
+        self._above: Tensor | float = 0.0
+        self._below: Tensor | float = 0.0
+
+    def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
+        limit = self._bounds[1]
+        self._above = (self._above + self.rate * (kl / self.high - 1.0).clamp(-1.0, 1.0)).clamp(0.0, limit)
+        self._below = (self._below + self.rate * (1.0 - kl / self.low).clamp(-1.0, 1.0)).clamp(0.0, limit)
+        self._log_beta = self._above - self._below
+
+
+@dataclass(frozen=True)
 class FadeIn:
-    """Another schedule, multiplied by a factor that grows from 0 to 1 over the first ``steps`` updates."""
+    """Another schedule, multiplied by a factor that grows from 0 to 1 over the first ``steps`` updates.
+
+    Until then a :class:`Multiplier` learns nothing: the KL is not yet what its weight brings about.
+    """
 
     schedule: Schedule
     steps: int
 
+    @property
+    def reads_kl(self) -> bool:
+        return getattr(self.schedule, "reads_kl", True)
+
     def __call__(self, step: int, kl: Tensor | float) -> Tensor | float:
         return self.schedule(step, kl) * (min(1.0, step / self.steps) if self.steps else 1.0)
+
+    def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:
+        """Pass on what a multiplier learns from."""
+        if step >= self.steps:
+            self.schedule.observe(step, kl, reconstruction)  # type: ignore[attr-defined]
+
+    @property
+    def observes(self) -> bool:
+        """Whether there is anything to pass on."""
+        return hasattr(self.schedule, "observe")
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:

@@ -1,6 +1,7 @@
 """Training a latent policy on demonstrations: one update at a time, everything on one device."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -93,7 +94,8 @@ class ElboTrainer:
         self.max_grad_norm = max_grad_norm
         self._noise = None if noise is None else self._noise_tensors(noise)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self.last_kl: Tensor | float = 0.0
+        self._reads_kl = model.posterior is not None and getattr(kl_weight, "reads_kl", True)
+        self._observes = model.posterior is not None and getattr(kl_weight, "observes", hasattr(kl_weight, "observe"))
         self._seed_pending = model.prior is not None and not bool(model.prior.seeded)
         self._seed_step = 0 if model.prior is None else int(model.prior.seed_at * total_steps)
 
@@ -117,12 +119,7 @@ class ElboTrainer:
 
     def _seed_prior(self) -> None:
         """Let the prior start where the posteriors of the data lie; once in its life."""
-        model = self.model
-        assert model.prior is not None
-        assert model.posterior is not None
-        context = self.segments.context(self._distinct(4096))
-        model.prior.seed_from(model.posterior, model.posterior.encoder.inputs(*context))
-        model.prior.seeded.fill_(True)
+        self.model.seed_prior(self.segments.batch(self._distinct(4096), steps=1))
         self._seed_pending = False
 
     def _distinct(self, size: int) -> Tensor:
@@ -136,7 +133,8 @@ class ElboTrainer:
         batch = self._perturbed(
             self.segments.batch(self.segments.random_index(self.batch_size), self.steps_per_segment)
         )
-        terms = self.model.elbo(batch, beta=self.kl_weight(step, self.last_kl))
+        beta = partial(self.kl_weight, step) if self._reads_kl else self.kl_weight(step, 0.0)
+        terms = self.model.elbo(batch, beta)
         # What Optimizer.zero_grad does, without its walk over groups and its profiler record: 2 % of a small update.
         for parameter in self._parameters:
             parameter.grad = None
@@ -144,8 +142,8 @@ class ElboTrainer:
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm)
         self.optimizer.step()
-        if self.model.posterior is not None:
-            self.last_kl = terms.kl
+        if self._observes:
+            self.kl_weight.observe(step, terms.kl, terms.reconstruction)  # type: ignore[attr-defined]
         return terms
 
     def diagnostic_batch(self, size: int = 256) -> Batch:

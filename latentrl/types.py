@@ -17,7 +17,7 @@ A *segment* is the stretch of an episode over which one latent is held: the whol
 
 from typing import NamedTuple, TypeAlias
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Observations: TypeAlias = Float[Tensor, "*batch O"]
@@ -43,11 +43,15 @@ class Batch(NamedTuple):
     """(B, A) or (B, T', A): actions seen by the posterior."""
     weight: Float[Tensor, " B"] | None = None
     """(B,): segment length over number of scored steps; None means 1."""
+    context_lengths: Int[Tensor, " B"] | None = None
+    """(B,): how many of the T' steps there are, the rest being padding; None means all."""
+    rows: Int[Tensor, " B"] | None = None
+    """(B,): which of the data these are, for a posterior with parameters for each of them."""
 
     @classmethod
-    def full(cls, observations: Observations, actions: Actions) -> "Batch":
+    def full(cls, observations: Observations, actions: Actions, rows: Int[Tensor, " B"] | None = None) -> "Batch":
         """Transitions (B, O), (B, A) or whole segments (B, T, O), (B, T, A), scored on every step."""
-        return cls(observations, actions, observations, actions)
+        return cls(observations, actions, observations, actions, rows=rows)
 
     @property
     def start(self) -> Float[Tensor, "B O"]:

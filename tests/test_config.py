@@ -8,18 +8,29 @@ import torch
 from gymnasium import spaces
 
 from latentrl import LatentConfig, LatentRLError
-from latentrl.decoders import CategoricalDecoder, GaussianDecoder, MixtureDecoder, TanhGaussianDecoder
-from latentrl.nets import SequenceEncoder, TransitionEncoder
+from latentrl.config import POSTERIORS, PRIORS
+from latentrl.decoders import (
+    BernoulliDecoder,
+    CategoricalDecoder,
+    DiscretizedLogisticDecoder,
+    GaussianDecoder,
+    MixtureDecoder,
+    TanhGaussianDecoder,
+)
+from latentrl.encoders import GRUEncoder, SequenceEncoder, TransformerEncoder, TransitionEncoder
+from latentrl.spaces import size
 from latentrl.types import Batch
 
 BOX = spaces.Box(-1.0, 1.0, (3,))
 ACTIONS = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
 
 
-@pytest.mark.parametrize("prior", ["normal", "conditional", "mixture", "vamp", "categorical"])
+PAIRS = [(q, p) for q in POSTERIORS for p in PRIORS if (q == "categorical") == (p == "categorical")]
+
+
+@pytest.mark.parametrize(("posterior", "prior"), PAIRS)
 @pytest.mark.parametrize("hold", [0, 4, 1])
-def test_every_prior_at_every_hold(prior: str, hold: int) -> None:
-    posterior = "categorical" if prior == "categorical" else "gaussian"
+def test_every_pair_at_every_hold(posterior: str, prior: str, hold: int) -> None:
     config = LatentConfig(latent_dim=4, prior=prior, posterior=posterior, n_components=5, hold=hold, hidden=(8,))
     model = config.build(BOX, ACTIONS)
     steps = () if config.context_steps is None else (config.context_steps,)
@@ -35,10 +46,43 @@ def test_every_prior_at_every_hold(prior: str, hold: int) -> None:
         ("auto", spaces.Discrete(4), CategoricalDecoder),
         ("tanh_gaussian", ACTIONS, TanhGaussianDecoder),
         ("mixture", ACTIONS, MixtureDecoder),
+        ("discretized_logistic", ACTIONS, DiscretizedLogisticDecoder),
+        ("auto", spaces.MultiDiscrete([3, 2]), CategoricalDecoder),
+        ("auto", spaces.MultiBinary(3), BernoulliDecoder),
     ],
 )
-def test_decoders(decoder: str, action_space: spaces.Space[Any], kind: type) -> None:
-    assert type(LatentConfig(decoder=decoder).build(BOX, action_space).decoder) is kind
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_decoders(decoder: str, action_space: spaces.Space[Any], kind: type, chunk: int) -> None:
+    model = LatentConfig(decoder=decoder, chunk=chunk).build(BOX, action_space)
+    assert type(model.decoder) is kind
+    action = model.act(torch.zeros(5, 3), torch.zeros(5, 8))
+    assert action.shape == (5, chunk * size("action", action_space))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "kind", "pads"),
+    [("patches", SequenceEncoder, False), ("gru", GRUEncoder, True), ("transformer", TransformerEncoder, True)],
+)
+def test_encoders(encoder: str, kind: type, pads: bool) -> None:
+    config = LatentConfig(encoder=encoder)
+    assert type(config.build(BOX, ACTIONS).posterior.encoder) is kind  # type: ignore[union-attr]
+    assert config.pads is pads
+
+
+def test_who_sees_the_state() -> None:
+    options: dict[str, Any] = {"prior": "gaussian", "hold": 1, "latent_dim": 2, "hidden": (8,)}
+    blind = LatentConfig(decoder_sees_state=False, **options).build(BOX, ACTIONS)
+    seeing = LatentConfig(prior_sees_state=True, **options).build(BOX, ACTIONS)
+    here, there, z = torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 2)
+    assert torch.equal(blind.act(here, z), blind.act(there, z))
+    assert not torch.equal(seeing.act(here, z), seeing.act(there, z))
+    assert torch.equal(blind.prior(here).mean, blind.prior(there).mean)  # type: ignore[misc]
+    assert not torch.equal(seeing.prior(here).mean, seeing.prior(there).mean)  # type: ignore[misc]
+
+
+def test_latents_are_clipped_to_act() -> None:
+    model = LatentConfig(prior="normal", latent_clip=0.5, hold=1).build(BOX, ACTIONS)
+    assert float(model.sample_latent(torch.zeros(100, 3)).abs().max()) == 0.5
 
 
 def test_hold_chooses_the_encoder() -> None:
@@ -60,8 +104,13 @@ def test_no_latent() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prior": "vampprior"}, "unknown prior 'vampprior': choose one of 'categorical', 'conditional', 'mixture'"),
-        ({"posterior": "flow"}, "unknown posterior 'flow'"),
+        ({"prior": "vampprior"}, "unknown prior 'vampprior': choose one of 'categorical', 'flow', 'gaussian'"),
+        ({"posterior": "vamp"}, "unknown posterior 'vamp'"),
+        ({"encoder": "lstm"}, "unknown encoder 'lstm'"),
+        ({"decoder_scale": "none"}, "unknown decoder_scale 'none'"),
+        ({"prior_sees_state": True}, "prior='vamp' does not look at the state"),
+        ({"latent_clip": -1.0}, "latent_clip"),
+        ({"chunk": 0}, "chunk"),
         ({"decoder": "tanh"}, "unknown decoder 'tanh'"),
         ({"latent_dim": -1}, "latent_dim must be a whole number of at least 0"),
         ({"n_components": 0}, "n_components must be a whole number of at least 1"),
@@ -82,12 +131,13 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "observation_space", "action_space", "message"),
     [
-        ({"decoder": "gaussian"}, BOX, spaces.Discrete(3), "use decoder='categorical'"),
-        ({"decoder": "categorical"}, BOX, ACTIONS, "use 'gaussian', 'tanh_gaussian' or 'mixture'"),
+        ({"decoder": "gaussian"}, BOX, spaces.Discrete(3), "use 'categorical'"),
+        ({"decoder": "categorical"}, BOX, ACTIONS, "use 'gaussian' or 'tanh_gaussian' or 'mixture'"),
         ({"decoder": "tanh_gaussian"}, BOX, spaces.Box(-np.inf, np.inf, (2,)), "bounded action box"),
         ({"decoder": "tanh_gaussian"}, BOX, spaces.Box(np.zeros(2, np.float32), np.float32([0, 1])), "low < high"),
         ({}, spaces.Dict({"a": BOX}), ACTIONS, "observation space .* is not supported"),
-        ({}, BOX, spaces.MultiBinary(3), "action space .* is not supported"),
+        ({}, BOX, spaces.Dict({"a": BOX}), "action space .* is not supported"),
+        ({"posterior": "categorical", "prior": "categorical", "factors": 3}, BOX, ACTIONS, "shared evenly"),
     ],
 )
 def test_bad_spaces(

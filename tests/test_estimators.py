@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from latentrl.checks import LatentRLError
-from latentrl.distributions import DiagonalNormal, GaussianMixture, OneHot
+from latentrl.distributions import DiagonalNormal, Mixture, OneHot
 from latentrl.estimators import Estimator, LeaveOneOut, Pathwise, RunningMean, ScoreFunction
 from latentrl.variance import GradientReport, gradient_variance
 
@@ -266,7 +266,7 @@ def test_baselines_refuse_what_would_bias_or_break_them() -> None:
 
 
 def test_pathwise_names_the_alternative() -> None:
-    mixture = GaussianMixture(torch.zeros(2), torch.zeros(2, 1), torch.ones(2, 1))
+    mixture = Mixture(torch.zeros(2), DiagonalNormal(torch.zeros(2, 1), torch.ones(2, 1)))
     for q in (OneHot(torch.zeros(3)), mixture):
         with pytest.raises(LatentRLError, match=f"{type(q).__name__} has none: use ScoreFunction"):
             Pathwise()(q, square)

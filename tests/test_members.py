@@ -37,6 +37,18 @@ def test_posterior_rows_are_independent(name: str) -> None:
     torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize("name", [name for name in POSTERIORS if "by" in name])
+def test_what_stands_behind_the_end_has_no_influence(name: str) -> None:
+    posterior = POSTERIORS[name]()
+    observations, actions = posterior_inputs(name, 6)
+    lengths = torch.tensor([1, 3, 5, T - 1, T, T])
+    padded = posterior(observations, actions, lengths).mean
+    alone = [posterior(observations[i : i + 1, :n], actions[i : i + 1, :n]).mean for i, n in enumerate(lengths)]
+    torch.testing.assert_close(padded, torch.cat(alone))
+    torch.testing.assert_close(padded[4:], posterior(observations, actions).mean[4:])
+    assert not torch.allclose(padded[:4], posterior(observations, actions).mean[:4])
+
+
 @pytest.mark.parametrize("name", PRIORS)
 def test_prior_shapes_and_expansion(name: str) -> None:
     law = PRIORS[name]()(torch.randn(7, O))

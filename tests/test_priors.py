@@ -3,7 +3,7 @@
 import torch
 
 from latentrl.distributions import DiagonalNormal
-from latentrl.nets import TransitionEncoder
+from latentrl.encoders import TransitionEncoder
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import MixturePrior, VampPrior, farthest_points
 

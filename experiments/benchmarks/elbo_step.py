@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from experiments.benchmarks.timing import Step, machine, paired_ratio, row
 from latentrl import LatentModel
 from latentrl.decoders import GaussianDecoder
-from latentrl.nets import TransitionEncoder
+from latentrl.encoders import TransitionEncoder
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import StandardNormalPrior
 from latentrl.types import Batch

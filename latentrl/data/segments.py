@@ -2,22 +2,14 @@
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from latentrl.checks import LatentRLError
 from latentrl.data.demonstrations import Demonstrations
+from latentrl.spaces import features
 from latentrl.types import Batch
-
-
-def features(space: spaces.Space, values: Tensor) -> Float[Tensor, "N D"]:
-    """Values of a space (N, *shape) as float features: Box is flattened, Discrete becomes one-hot."""
-    if isinstance(space, spaces.Discrete):
-        return F.one_hot(values.long().flatten() - int(space.start), int(space.n)).float()
-    return values.float().flatten(1) if values.dim() > 1 else values.float().unsqueeze(1)
 
 
 class Segments:

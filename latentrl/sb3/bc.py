@@ -222,10 +222,10 @@ class LatentBC(BaseAlgorithm):
             )
         seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
         values = {
-            "train/elbo": float(terms.value),
+            "train/elbo": float(terms.reconstruction - terms.kl),
             "train/reconstruction": float(terms.reconstruction),
             "train/kl": float(terms.kl),
-            "train/kl_weight": float(trainer.kl_weight(self.num_timesteps - 1, terms.kl)),
+            "train/kl_weight": float(terms.beta),
             "train/learning_rate": self.policy.optimizer.param_groups[0]["lr"],
             "time/updates_per_second": int((self.num_timesteps - self._num_timesteps_at_start) / seconds),
         }

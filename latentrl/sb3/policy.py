@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
-from latentrl.data.segments import features
+from latentrl.spaces import features, from_features
 
 State = tuple[np.ndarray, ...]
 
@@ -109,7 +109,7 @@ class LatentPolicy(BasePolicy):
             flat = self._features(tensor)
             z, age = self._carry(flat, state, episode_start, deterministic, latent)
             actions = self.model.act(flat, z, self.action_noise and not deterministic)
-        played = self._to_space(actions)
+        played = from_features(self.action_space, actions)
         return played if vectorized else played[0], (z.cpu().numpy().copy(), (age + 1).cpu().numpy())
 
     def _carry(
@@ -153,15 +153,6 @@ class LatentPolicy(BasePolicy):
                 f"{[np.shape(part) for part in state]}: pass None at the start"
             )
         return state
-
-    def _to_space(self, actions: Float[Tensor, "B A"]) -> NDArray[Any]:
-        """Features back to the action space: one-hot to Discrete, flat and clipped to Box."""
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return actions.argmax(-1).cpu().numpy().astype(space.dtype) + space.start
-        assert isinstance(space, spaces.Box)
-        values = actions.cpu().numpy().reshape(-1, *space.shape)
-        return np.clip(values, space.low, space.high).astype(space.dtype)
 
 
 def _config(given: dict[str, Any]) -> LatentConfig:

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.data import Segments
-from latentrl.data.segments import features
+from latentrl.spaces import features
 
 
 def counted(lengths: list[int]) -> Demonstrations:

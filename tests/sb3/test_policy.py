@@ -148,7 +148,9 @@ def test_bad_input() -> None:
         made.predict(OBSERVATION, state, np.zeros(3))
     with pytest.raises(LatentRLError, match=r"env\.reset\(\) of Gymnasium returns"):
         made.predict((OBSERVATION, {}))  # type: ignore[arg-type]
-    with pytest.raises(LatentRLError, match="unknown policy option 'n_latents': choose among context_length"):
+    with pytest.raises(
+        LatentRLError, match="unknown policy option 'n_latents': choose among bins, chunk, context_length"
+    ):
         policy(n_latents=3)
     with pytest.raises(ValueError, match="Unexpected observation shape"):
         made.predict(np.zeros((4, 7), np.float32))

@@ -1,0 +1,65 @@
+"""A diagonal Gaussian bent by an invertible map."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+
+from latentrl.distributions.gaussian import DiagonalNormal
+from latentrl.distributions.law import Law
+
+
+class FlowLaw(Law):
+    """The law of ``loc + scale · T(u)`` with u ~ N(0, I): a normalizing flow (Rezende & Mohamed 2015).
+
+    :param loc: (..., D)
+    :param scale: positive, (..., D)
+    :param transform: T, an invertible map of (..., D) whose ``call_and_ladj`` gives T(u) and log |det dT/du|, as the
+        transforms of zuko do; its parameters' batch dimensions broadcast with those of ``loc``
+    """
+
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, transform: Transform) -> None:
+        self.loc, self.scale, self.transform = loc, scale, transform
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        super().__init__(torch.broadcast_shapes(loc.shape, scale.shape)[:-1], loc.shape[-1:])
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def _base(self) -> DiagonalNormal:
+        zeros = torch.zeros(self.batch_shape + self.event_shape, dtype=self.loc.dtype, device=self.loc.device)
+        return DiagonalNormal(zeros, torch.ones_like(zeros))
+
+    @property
+    def mode(self) -> Tensor:
+        """Image of the Gaussian's mean: a typical value; mean and mode of a flow have no closed form."""
+        return self.loc + self.scale * self.transform(self._base.loc)
+
+    @property
+    def mean(self) -> Tensor:
+        """See :attr:`mode`."""
+        return self.mode
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowLaw":
+        shape = torch.Size(batch_shape) + self.event_shape
+        return FlowLaw(self.loc.expand(shape), self.scale.expand(shape), self.transform)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        base = self._base
+        u = base.sample(sample_shape)
+        bent, log_slope = self.transform.call_and_ladj(u)  # type: ignore[attr-defined]
+        value = self.loc + self.scale * bent
+        # What a bound asks next is the density of this very draw, which is known already.
+        self._drawn = value, base.log_prob(u) - log_slope - self.scale.log().sum(-1)
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is not None and value is self._drawn[0] and value.requires_grad:
+            return self._drawn[1]
+        u, log_slope = self.transform.inv.call_and_ladj((value - self.loc) / self.scale)  # type: ignore[attr-defined]
+        return self._base.log_prob(u) + log_slope - self.scale.log().sum(-1)

@@ -1,0 +1,128 @@
+"""Gaussians over vectors: with diagonal and with full covariance."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from latentrl.distributions.law import Law
+
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class Gaussian(Law):
+    """What both kinds share: the mean is the mode."""
+
+    has_rsample = True
+    loc: Tensor
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+
+class DiagonalNormal(Gaussian):
+    """N(loc, diag(scale²)) over vectors.
+
+    :param loc: mean, (..., D)
+    :param scale: standard deviation per dimension, positive, (..., D), broadcastable to ``loc``
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc = loc
+        # Batch dimensions may broadcast, as log_prob sums the dimensions of a shared scale only once.
+        self.scale = scale if scale.shape[-1:] == loc.shape[-1:] else scale.expand(loc.shape)
+        super().__init__(loc.shape[:-1], loc.shape[-1:])
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.scale.expand(self.loc.shape)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.stddev.square()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "DiagonalNormal":
+        shape = torch.Size(batch_shape) + self.event_shape
+        return DiagonalNormal(self.loc.expand(shape), self.scale.expand(shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        loc = self.loc.expand(self._extended_shape(sample_shape)) if sample_shape else self.loc
+        return torch.addcmul(loc, self.scale, torch.randn_like(loc))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        squares = ((value - self.loc) / self.scale).square().sum(-1)
+        # Summed apart, a scale shared by the batch costs D logarithms rather than B·D, forward and backward.
+        return -0.5 * squares - (self.scale.log().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
+
+    def entropy(self) -> Tensor:
+        return (self.scale.log() + (0.5 + HALF_LOG_2PI)).expand(self.loc.shape).sum(-1)
+
+
+class StandardNormal(DiagonalNormal):
+    """N(0, I): the same law, with a cheaper KL.
+
+    :param zeros: (..., D), for shape, dtype and device
+    :param ones: the like
+    """
+
+    def __init__(self, zeros: Tensor, ones: Tensor) -> None:
+        super().__init__(zeros, ones)
+
+
+class FullNormal(Gaussian):
+    """N(loc, L Lᵀ) with any covariance.
+
+    :param loc: mean, (..., D)
+    :param scale_tril: L, lower triangular with a positive diagonal, (..., D, D)
+    """
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
+        self.loc, self.scale_tril = loc, scale_tril
+        super().__init__(torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2]), loc.shape[-1:])
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.scale_tril @ self.scale_tril.mT
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale_tril.square().sum(-1).expand(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FullNormal":
+        shape = torch.Size(batch_shape) + self.event_shape
+        return FullNormal(self.loc.expand(shape), self.scale_tril.expand(shape + self.event_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def whiten(self, value: Tensor) -> Tensor:
+        """L⁻¹ (value − loc), (..., D)."""
+        return solve(self.scale_tril, value - self.loc)
+
+    def log_scale(self) -> Tensor:
+        """Log of the diagonal of L, (..., D): of each dimension's standard deviation given those before it."""
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        squares = self.whiten(value).square().sum(-1)
+        return -0.5 * squares - (self.log_scale().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
+
+    def entropy(self) -> Tensor:
+        return (self.log_scale() + (0.5 + HALF_LOG_2PI)).sum(-1).expand(self.batch_shape)
+
+
+def solve(scale_tril: Tensor, value: Tensor) -> Tensor:
+    """L⁻¹ value for vectors (..., D), whose dimensions broadcast with those of L (..., D, D)."""
+    return torch.linalg.solve_triangular(scale_tril, value.unsqueeze(-1), upper=False).squeeze(-1)

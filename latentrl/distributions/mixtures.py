@@ -1,0 +1,184 @@
+"""Mixtures: of Gaussians, whose draws carry gradients, and of any other laws."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from latentrl.distributions.discrete import gumbel_argmax
+from latentrl.distributions.gaussian import HALF_LOG_2PI, DiagonalNormal, FullNormal
+from latentrl.distributions.law import Law
+
+
+class Mixture(Law):
+    """Σ_k softmax(logits)_k p_k for any laws p_k.
+
+    :param logits: unnormalised log weights, (..., K)
+    :param components: the p_k, one law with batch_shape (..., K)
+    """
+
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, components: Distribution) -> None:
+        self.log_weights = logits.log_softmax(-1)
+        self.components = components
+        batch_shape = torch.broadcast_shapes(logits.shape[:-1], components.batch_shape[:-1])
+        super().__init__(batch_shape, components.event_shape)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.components.support  # type: ignore[return-value]
+
+    @property
+    def _weights(self) -> Tensor:
+        return self.log_weights.exp().unsqueeze(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self._weights * self.components.mean).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        spread = self.components.variance + self.components.mean.square()
+        return (self._weights * spread).sum(-2) - self.mean.square()
+
+    @property
+    def mode(self) -> Tensor:
+        """Mode of the heaviest component."""
+        return self._pick(self.log_weights.argmax(-1).expand(self.batch_shape), self.components.mode)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Mixture":
+        shape = (*batch_shape, self.log_weights.shape[-1])
+        return Mixture(self.log_weights.expand(shape), self.components.expand(shape))
+
+    def component_log_prob(self, value: Tensor) -> Tensor:
+        """log p_k(value) for every component, (..., K)."""
+        return self.components.log_prob(value.unsqueeze(-2))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return (self.log_weights + self.component_log_prob(value)).logsumexp(-1)
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        """p(k | value), (..., K)."""
+        return (self.log_weights + self.component_log_prob(value)).softmax(-1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            shape = torch.Size(sample_shape) + self.batch_shape
+            return self._draw(gumbel_argmax(self.log_weights, shape))
+
+    def _draw(self, index: Tensor) -> Tensor:
+        """One draw from each of the components at index (S..., B...)."""
+        components = self.components.expand((*self.batch_shape, self.log_weights.shape[-1]))
+        return self._pick(index, components.sample(index.shape[: index.dim() - len(self.batch_shape)]))
+
+    @staticmethod
+    def _pick(index: Tensor, values: Tensor, event_dims: int = 1) -> Tensor:
+        """values (..., K, *event) at index (S..., B...) -> (S..., B..., *event)."""
+        event = values.shape[values.dim() - event_dims :]
+        if values.dim() == 1 + event_dims:
+            return values[index]
+        values = values.expand(*index.shape, *values.shape[-1 - event_dims :])
+        place = index.reshape(*index.shape, *[1] * (1 + event_dims)).expand(*index.shape, 1, *event)
+        return values.gather(index.dim(), place).squeeze(index.dim())
+
+
+class GaussianMixture(Mixture):
+    """Σ_k softmax(logits)_k N(loc_k, diag(scale_k²)).
+
+    ``rsample`` carries gradients to weights, means and scales by implicit reparameterization (Figurnov et al. 2018,
+    section 3 and appendix A); gradients of second order are wrong.
+
+    :param logits: unnormalised log weights, (..., K)
+    :param loc: component means, (..., K, D)
+    :param scale: component standard deviations, broadcastable to ``loc``
+    """
+
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(logits, DiagonalNormal(loc, scale))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "GaussianMixture":
+        shape = (*batch_shape, *self.loc.shape[-2:])
+        scale = self.scale.expand(self.loc.shape)
+        return GaussianMixture(self.log_weights.expand(shape[:-1]), self.loc.expand(shape), scale.expand(shape))
+
+    def _draw(self, index: Tensor) -> Tensor:
+        loc, scale = self._pick(index, self.loc), self._pick(index, self.scale.expand(self.loc.shape))
+        return loc + scale * torch.randn_like(loc)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        z = self.sample(sample_shape)
+        scale = self.scale.expand(self.loc.shape)
+        whitened = (z.unsqueeze(-2) - self.loc) / scale
+        with torch.no_grad():
+            inverse = torch.diag_embed(1.0 / scale)
+        return _implicit(z, self.log_weights, whitened, scale.log(), inverse)
+
+
+class FullGaussianMixture(Mixture):
+    """Σ_k softmax(logits)_k N(loc_k, L_k L_kᵀ); ``rsample`` as in :class:`GaussianMixture`.
+
+    :param logits: unnormalised log weights, (..., K)
+    :param loc: component means, (..., K, D)
+    :param scale_tril: L_k, lower triangular with positive diagonals, (..., K, D, D)
+    """
+
+    has_rsample = True
+    components: FullNormal
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale_tril: Tensor) -> None:
+        super().__init__(logits, FullNormal(loc, scale_tril))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FullGaussianMixture":
+        components = self.components.expand((*batch_shape, self.log_weights.shape[-1]))
+        log_weights = self.log_weights.expand(components.batch_shape)
+        return FullGaussianMixture(log_weights, components.loc, components.scale_tril)
+
+    def _draw(self, index: Tensor) -> Tensor:
+        loc = self._pick(index, self.components.loc)
+        scale_tril = self._pick(index, self.components.scale_tril, event_dims=2)
+        return loc + (scale_tril @ torch.randn_like(loc).unsqueeze(-1)).squeeze(-1)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        z = self.sample(sample_shape)
+        scale_tril = self.components.scale_tril
+        with torch.no_grad():
+            eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+            inverse = torch.linalg.solve_triangular(scale_tril, eye.expand(scale_tril.shape), upper=False)
+        whitened = self.components.whiten(z.unsqueeze(-2))
+        return _implicit(z, self.log_weights, whitened, self.components.log_scale(), inverse)
+
+
+def _implicit(z: Tensor, log_weights: Tensor, whitened: Tensor, log_scale: Tensor, inverse: Tensor) -> Tensor:
+    """z itself, but with the gradient of a draw from a Gaussian mixture, dz/dφ = −(∂S/∂z)⁻¹ ∂S/∂φ.
+
+    S_d(z, φ) = Σ_k w_kd Φ(e_kd) is the distribution function of z_d given z_1 … z_{d−1}: e = L⁻¹(z − μ), and w_kd is
+    the weight of component k after the dimensions before d were seen. ∂S/∂z is lower triangular.
+
+    :param z: draws without gradient, (..., D)
+    :param log_weights: (..., K)
+    :param whitened: e as a function of the parameters, (..., K, D)
+    :param log_scale: log of the diagonal of L, (..., K, D)
+    :param inverse: L⁻¹ without gradient, (..., K, D, D)
+    """
+    log_density = -0.5 * whitened.square() - log_scale - HALF_LOG_2PI
+    seen = log_density.cumsum(-1) - log_density  # of the dimensions before d
+    weights = (log_weights.unsqueeze(-1) + seen).softmax(-2)
+    # Where S is above one half, S − 1 from the upper tail has the same gradient and keeps its digits.
+    with torch.no_grad():
+        sign = torch.where((weights * torch.special.ndtr(whitened)).sum(-2, keepdim=True) > 0.5, -1.0, 1.0)
+    mass = sign * torch.special.ndtr(sign * whitened)
+    function = (weights * mass).sum(-2)
+    with torch.no_grad():
+        # ∂/∂z_j of the log density of the dimensions before d under component k, (..., K, D, D).
+        slopes = -whitened.unsqueeze(-1) * inverse
+        slopes = slopes.cumsum(-2) - slopes
+        density = (-0.5 * whitened.square() - HALF_LOG_2PI).exp()
+        spread = mass - function.unsqueeze(-2)
+        jacobian = (weights.unsqueeze(-1) * (density.unsqueeze(-1) * inverse + spread.unsqueeze(-1) * slopes)).sum(-3)
+    moved = torch.linalg.solve_triangular(jacobian, (function - function.detach()).unsqueeze(-1), upper=False)
+    return z - moved.squeeze(-1)
