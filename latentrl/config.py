@@ -87,7 +87,8 @@ class LatentConfig:
     hold: int = 0
     """Steps over which one latent is held: 0 the episode, k steps, 1 every step."""
     chunk: int = 1
-    """Actions that the decoder plans from one observation; they are played one after another."""
+    """Actions that the decoder plans from one observation; they are played one after another. With hold = k at most k;
+    with hold = 1 a plan is made at every step and its first action played."""
     context_length: int = 32
     """Most steps of a segment that the posterior sees, evenly spaced over it. "gru" and "transformer" see shorter
     segments step by step; "patches" always see this many."""
@@ -115,6 +116,10 @@ class LatentConfig:
             raise LatentRLError(
                 f"posterior={self.posterior!r} and prior={self.prior!r} live on different latents: "
                 "a categorical posterior goes with the categorical prior"
+            )
+        if 1 < self.hold < self.chunk:
+            raise LatentRLError(
+                f"chunk={self.chunk} actions do not fit into hold={self.hold} steps: use a shorter one, or hold 0 or 1"
             )
         if self.prior_sees_state and self.prior in ("normal", "vamp"):
             raise LatentRLError(

@@ -26,7 +26,7 @@ class Diagnostics(NamedTuple):
     """Estimate of I_q(x; z): mean log q(z|x) − log (1/N) Σ_n q(z|x_n), at most log N (Hoffman & Johnson 2016)."""
     aggregate_kl: float
     """KL(q(z) ‖ p(z)) of the aggregate posterior q(z) = (1/N) Σ_n q(z|x_n): the rest of the KL, which tells nothing
-    of x but that the prior does not fit."""
+    of x but that the prior does not fit. With a prior of the state it is no divergence, and can be negative."""
     prior_holes: float
     """Share of prior draws that lie where no posterior is: less likely under the aggregate posterior than 95 % of its
     own draws (judged by the other data). 0.05 for a prior that fits, 1 for one that misses all behaviour."""
@@ -59,7 +59,7 @@ def diagnose(q: Distribution, p: Distribution, z: Tensor, reconstruction: Tensor
     kl = (own - p.log_prob(z)).mean()
     information = (own - (pairs.logsumexp(1) - math.log(size))).mean()
     return Diagnostics(
-        active_units=int((q.mean.var(0) > ACTIVE).sum()),
+        active_units=int((q.mean.var(0, correction=0) > ACTIVE).sum()),
         kl=float(kl),
         mutual_information=float(information),
         aggregate_kl=float(kl - information),

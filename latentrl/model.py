@@ -86,6 +86,11 @@ class LatentModel(nn.Module):
                 f"the posterior has {posterior.latent_dim} latent dimensions, the prior {prior.latent_dim}: "
                 "give both the same latent_dim"
             )
+        kinds = [getattr(part, "sizes", None) for part in (posterior, prior)]
+        if kinds[0] != kinds[1]:
+            raise LatentRLError(
+                f"the posterior's latent is {_named(kinds[0])}, the prior's {_named(kinds[1])}: make them the same"
+            )
         self.posterior, self.prior, self.decoder, self.trunk = posterior, prior, decoder, trunk
         self.latent_clip = latent_clip
         self.latent_dim = 0 if prior is None else prior.latent_dim
@@ -114,6 +119,10 @@ class LatentModel(nn.Module):
         if isinstance(self.posterior, AmortizedPosterior):
             batch = self._seen(batch)
             inputs = self.posterior.encoder.inputs(batch.context_observations, batch.context_actions)
+            if batch.context_lengths is not None:
+                # Pseudo-inputs have all T steps: behind its end, a sequence repeats its last one.
+                steps = torch.arange(inputs.shape[1], device=inputs.device)
+                inputs = inputs.take_along_dim(torch.minimum(steps, batch.context_lengths[:, None] - 1)[..., None], 1)
             self.prior.seed_from(self.posterior, inputs)
         self.prior.seeded.fill_(True)
 
@@ -279,6 +288,10 @@ class LatentModel(nn.Module):
         q = self._infer(batch)
         z = q.sample()
         return diagnose(q, self.prior(batch.start), z, self._given(batch, z))
+
+
+def _named(sizes: tuple[int, ...] | None) -> str:
+    return "continuous" if sizes is None else f"choices among {sizes}"
 
 
 def _weight(beta: Beta, kl: Tensor) -> float | Tensor:

@@ -29,7 +29,7 @@ from latentrl.distributions import (
     choices,
 )
 from latentrl.nets import UNIT_SCALE, StateParameters, positive
-from latentrl.posteriors import AmortizedPosterior, choice_sizes, spline_flow
+from latentrl.posteriors import AmortizedPosterior, CategoricalPosterior, choice_sizes, spline_flow
 
 Hidden = Sequence[int]
 
@@ -146,7 +146,7 @@ class VampPrior(Prior):
     :param length: T of the pseudo-segments; None for single transitions
     :param learn_inputs: whether the pseudo-inputs are learned, or stay the data that they started from
     :param learn_weights: whether the weights are learned, or stay equal
-    :raises LatentRLError: the posterior is no function of data, or one over a finite set
+    :raises LatentRLError: the posterior is no function of data
     """
 
     def __init__(
@@ -161,6 +161,8 @@ class VampPrior(Prior):
             raise LatentRLError(
                 "a VampPrior mixes what an encoder says of pseudo-inputs: give an amortized posterior, or another prior"
             )
+        if isinstance(posterior, CategoricalPosterior):
+            raise LatentRLError("a VampPrior mixes densities, not laws over a finite set: take a CategoricalPrior")
         super().__init__(posterior.latent_dim)
         steps = () if length is None else (length,)
         self.logits = nn.Parameter(torch.zeros(count("n_components", n_components, 1)), requires_grad=learn_weights)
@@ -231,7 +233,8 @@ class CategoricalPrior(Prior):
     ) -> None:
         super().__init__(latent_dim)
         self.sizes = choice_sizes(latent_dim, factors)
-        self.numbers = StateParameters(torch.zeros(latent_dim), observation_dim, hidden)
+        # Equal for all states, too, where they are not learned.
+        self.numbers = StateParameters(torch.zeros(latent_dim), observation_dim if learn_weights else None, hidden)
         self.numbers.requires_grad_(learn_weights)
 
     def forward(self, observations: Float[Tensor, "B O"]) -> OneHots:

@@ -126,7 +126,7 @@ class Capacity:
 class Multiplier:
     """A weight β = exp(λ) that learns from what it brings about: :meth:`observe` moves λ after each update.
 
-    λ is a tensor where the KL is one, so that nothing waits for the device. Copies and saved files keep it.
+    On an accelerator λ is a tensor, so that nothing waits for the device. Copies and saved files keep it.
 
     :param rate: of the change of λ per update, at an error as large as its scale
     :param initial: β at the start
@@ -152,19 +152,20 @@ class Multiplier:
         """Move β, given the batch's mean KL and E_q[log p] under the present weight."""
         raise NotImplementedError
 
-    def _move(self, error: Tensor) -> None:
+    def _move(self, error: Tensor | float) -> None:
         """Raise λ in proportion to an error, at most by ``rate``."""
-        self._log_beta = (self._log_beta + self.rate * error.clamp(-1.0, 1.0)).clamp(*self._bounds)
+        self._log_beta = _clip(self._log_beta + self.rate * _clip(error, -1.0, 1.0), *self._bounds)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A file written on a GPU must open without one.
-        return {name: float(v) if isinstance(v, Tensor) else v for name, v in self.__dict__.items()}
+        # A file written on a GPU must open without one. Still a tensor, or the next weights would be rounded otherwise.
+        return {name: v.cpu() if isinstance(v, Tensor) else v for name, v in self.__dict__.items()}
 
 
 class KLConstraint(Multiplier):
     """max E_q[log p] subject to KL ≤ ε, as a saddle point: dual ascent in log β (Higgins et al. 2017, eq. 4 and 5).
 
-    β ends where the KL is ε. Where even a free latent uses less, β falls to its lower limit.
+    β ends where the KL is ε. Where even a free latent uses less, β falls to its lower limit. A rate above some ten
+    times Adam's learning rate outruns the model, and β overshoots by orders of magnitude before it settles.
 
     :param target: ε in nats
     """
@@ -176,7 +177,7 @@ class KLConstraint(Multiplier):
         self.target = at_least("target", target, 1e-6)
 
     def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
-        self._move(kl / self.target - 1.0)
+        self._move(_number(kl) / self.target - 1.0)
 
 
 class Geco(Multiplier):
@@ -201,7 +202,7 @@ class Geco(Multiplier):
         self.scale = at_least("scale", scale, 1e-12)
 
     def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
-        self._move((reconstruction - self.target) / self.scale)
+        self._move((_number(reconstruction) - self.target) / self.scale)
 
 
 class KLRange(Multiplier):
@@ -210,21 +211,31 @@ class KLRange(Multiplier):
 
     Each bound has a multiplier of its own that cannot fall below 0 (projected dual ascent), β = exp(λ_high − λ_low).
 
-    :param low: nats below which the latent would collapse
+    :param low: nats below which the latent would collapse; 0 lets it
     :param high: nats above which it would only memorise
     """
 
     def __init__(self, low: float, high: float, rate: float = 0.01) -> None:
         super().__init__(rate)
-        self.low, self.high = at_least("low", low, 1e-6), at_least("high", high, low)
+        self.low, self.high = at_least("low", low, 0.0), at_least("high", high, max(low, 1e-6))
         self._above: Tensor | float = 0.0
         self._below: Tensor | float = 0.0
 
     def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
-        limit = self._bounds[1]
-        self._above = (self._above + self.rate * (kl / self.high - 1.0).clamp(-1.0, 1.0)).clamp(0.0, limit)
-        self._below = (self._below + self.rate * (1.0 - kl / self.low).clamp(-1.0, 1.0)).clamp(0.0, limit)
+        limit, nats = self._bounds[1], _number(kl)
+        self._above = _clip(self._above + self.rate * _clip(nats / self.high - 1.0, -1.0, 1.0), 0.0, limit)
+        if self.low > 0.0:
+            self._below = _clip(self._below + self.rate * _clip(1.0 - nats / self.low, -1.0, 1.0), 0.0, limit)
         self._log_beta = self._above - self._below
+
+
+def _number(value: Tensor) -> Tensor | float:
+    """A tensor as a number, where to ask for it costs nothing."""
+    return value if value.is_cuda else float(value)
+
+
+def _clip(value: Tensor | float, low: float, high: float) -> Tensor | float:
+    return value.clamp(low, high) if isinstance(value, Tensor) else min(max(value, low), high)
 
 
 @dataclass(frozen=True)

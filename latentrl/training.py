@@ -1,64 +1,16 @@
 """Training a latent policy on demonstrations: one update at a time, everything on one device."""
 
-from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from latentrl.checks import LatentRLError, count
 from latentrl.data.segments import Segments
 from latentrl.model import Elbo, LatentModel
+from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import Schedule
 from latentrl.types import Batch
-
-
-@dataclass(frozen=True)
-class CorrectiveNoise:
-    """Noise on what the decoder sees, with a target that leads back: the cure for covariate shift in cloning.
-
-    The policy is trained at s + δ, δ ~ N(0, diag std²), on a + gain·δ, so that it learns to return to what the
-    demonstrator did instead of drifting away (the idea of DART, Laskey et al. 2017, without a demonstrator at hand).
-
-    :param std: (O,) standard deviation of δ in observation units; 0 leaves a feature alone
-    :param gain: (A, O) change of the action per unit of δ; None trains on the unchanged action
-    """
-
-    std: NDArray[np.float32]
-    gain: NDArray[np.float32] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "std", np.asarray(self.std, dtype=np.float32))
-        if self.std.ndim != 1 or not (self.std >= 0).all():
-            raise LatentRLError("noise std must be one number ≥ 0 per observation feature")
-        if self.gain is not None:
-            object.__setattr__(self, "gain", np.asarray(self.gain, dtype=np.float32))
-            if self.gain.ndim != 2 or self.gain.shape[1] != len(self.std):
-                raise LatentRLError(f"noise gain must have shape (A, {len(self.std)}), but it is {self.gain.shape}")
-
-    @classmethod
-    def velocity_control(
-        cls, observation_dim: int, position: slice, position_std: float, velocity_std: float, steps: float = 8.0
-    ) -> "CorrectiveNoise":
-        """For observations (position, velocity, …) and velocity actions: head back within about ``steps`` steps.
-
-        :param position: where the positions stand; the velocities are expected right behind them
-        """
-        start, stop, _ = position.indices(observation_dim)
-        size = stop - start
-        if size < 1 or stop + size > observation_dim:
-            raise LatentRLError(
-                f"positions {position} and as many velocities behind them do not fit {observation_dim} features: "
-                "say where the positions stand, such as slice(0, 2)"
-            )
-        std = np.zeros(observation_dim, dtype=np.float32)
-        std[start:stop] = position_std
-        std[stop : stop + size] = velocity_std
-        gain = np.zeros((size, observation_dim), dtype=np.float32)
-        gain[:, start:stop] = -np.eye(size) / steps
-        return cls(std, gain)
 
 
 class ElboTrainer:

@@ -111,6 +111,7 @@ def test_no_latent() -> None:
         ({"prior_sees_state": True}, "prior='vamp' does not look at the state"),
         ({"latent_clip": -1.0}, "latent_clip"),
         ({"chunk": 0}, "chunk"),
+        ({"chunk": 5, "hold": 4}, "do not fit into hold=4"),
         ({"decoder": "tanh"}, "unknown decoder 'tanh'"),
         ({"latent_dim": -1}, "latent_dim must be a whole number of at least 0"),
         ({"n_components": 0}, "n_components must be a whole number of at least 1"),

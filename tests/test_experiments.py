@@ -1,12 +1,29 @@
 """The studies run, in a small version, and write what they promise."""
 
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from experiments import gallery, ppo
+from experiments import (
+    amortization,
+    beta_and_constraint,
+    disentanglement,
+    gallery,
+    gaussian_mixtures,
+    known_posteriors,
+    linear_vae,
+    mixture_of_gaussians,
+    ppo,
+    vae,
+    variational_inference,
+)
 from experiments.benchmarks import env_steps
+from latentrl.distributions import DiagonalNormal
 
 
 @pytest.mark.slow
@@ -35,3 +52,133 @@ def test_ratios_between_processes_are_over_the_yardstick() -> None:
     slowed = env_steps.Timing("latentrl", "CartPole", 16384, [[5.0, 1.0], [6.0, 1.0], [4.0, 1.0]])
     assert (ours.per_yardstick, slowed.per_yardstick) == (5.0, 5.0)
     assert (ours.steps_per_second, slowed.steps_per_second) == (10.0, 5.0)
+
+
+@pytest.mark.slow
+def test_amortization(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    amortization.main(amortization.Args(smoke=True, out=tmp_path))
+    runs = json.loads((tmp_path / "records.json").read_text())["runs"]
+    assert {run["posterior"] for run in runs} == set(amortization.POSTERIORS)
+    own = {run["size"]: run["parameters of q"] for run in runs if run["posterior"] == amortization.OWN}
+    assert own == {size: 2 * 8 * size for size in own}
+    assert all(set(amortization.COLUMNS) - set(run) <= {"gap, held out"} for run in runs)
+    assert (tmp_path / "amortization.png").exists()
+
+
+@pytest.mark.slow
+def test_beta_and_constraint(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    beta_and_constraint.main(beta_and_constraint.Args(smoke=True, out=tmp_path))
+    records = json.loads((tmp_path / "records.json").read_text())
+    assert {run["kind"] for run in records["linear"]} == {"β", "constraint", "GECO", "capacity"}
+    assert len(records["digits"]) == 14
+    assert (tmp_path / "beta_and_constraint.png").exists()
+
+
+@pytest.mark.slow
+def test_disentanglement(tmp_path: Path) -> None:
+    disentanglement.main(disentanglement.Args(smoke=True, out=tmp_path))
+    runs = json.loads((tmp_path / "records.json").read_text())["runs"]
+    assert {run["kind"] for run in runs} == set(disentanglement.KINDS)
+    assert all(0.0 <= run["gap"] <= 1.0 for run in runs)
+    assert (tmp_path / "disentanglement.png").exists()
+
+
+def test_reverse_water_filling_is_the_likelihood_at_beta_one() -> None:
+    """With β = 1 a linear autoencoder reaches the log-likelihood of probabilistic PCA (Tipping & Bishop 1999)."""
+    kl, squared_error = linear_vae.exact(linear_vae.NOISE)
+    variances = torch.tensor(linear_vae.EIGENVALUES)
+    kept = variances.clamp_min(linear_vae.NOISE)
+    likelihood = -0.5 * ((2.0 * math.pi * kept).log() + variances / kept).sum()
+    assert linear_vae.reconstruction_of(squared_error) - kl == pytest.approx(float(likelihood))
+    assert linear_vae.exact(linear_vae.level_at(1.0))[0] == pytest.approx(1.0)
+
+
+def test_mutual_information_gap_of_a_known_code() -> None:
+    """z₀ says all of x, z₁ whether the size is the smallest, z₂ nothing."""
+    data, factors = disentanglement.images()
+    size = factors["size"].double()
+    means = torch.stack([factors["x"] - 4.0, 2.0 * (size == 0), 0.0 * size], -1).double()
+    law = DiagonalNormal(means, torch.tensor([0.05, 0.05, 1.0], dtype=torch.float64).expand(means.shape))
+    shares = disentanglement.information(SimpleNamespace(infer=lambda _: law), data, factors)  # type: ignore[arg-type]
+    third = -(math.log(1 / 3) / 3 + math.log(2 / 3) * 2 / 3) / math.log(3)
+    torch.testing.assert_close(shares["x"], torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), atol=1e-3, rtol=0)
+    torch.testing.assert_close(shares["size"], torch.tensor([0.0, third, 0.0], dtype=torch.float64), atol=1e-3, rtol=0)
+    gaps = disentanglement.gaps(shares)
+    assert gaps["x"] == pytest.approx(1.0, abs=1e-3)
+    assert gaps["gap"] == pytest.approx((1.0 + third) / 4, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_variational_inference(tmp_path: Path) -> None:
+    pytest.importorskip("pyro")
+    variational_inference.main(variational_inference.Args(seeds=(0,), smoke=True, out=tmp_path))
+    records = json.loads((tmp_path / "records.json").read_text())
+    for target in ("logistic", "banana"):
+        runs = records[target]["runs"]
+        assert len(runs) == 2 * len(known_posteriors.FAMILIES) + 1
+        fits = [run for run in runs if run["method"] != "NUTS, draws"]
+        assert all(abs(run["mass of q on the grid"] - 1.0) < 0.05 for run in fits)
+        # log p(data) − ELBO is KL(q ‖ p): one from draws, the other on the grid. Six standard errors are generous, as
+        # the tails of an unfitted q are heavy and its mass beyond the grid counts in the first alone.
+        for run in fits:
+            assert abs(run["KL(q‖p)"] - run["ELBO gap"]) < 6 * run["error of the ELBO gap"] + 0.3, run["method"]
+    assert (tmp_path / "variational_inference.png").exists()
+
+
+def test_posterior_on_a_grid_is_the_closed_form_of_linear_regression() -> None:
+    """Evidence and moments of y = x·z + N(0, 0.5²), z ~ N(0, I) (Bishop 2006, eq. 3.50 to 3.54)."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(5, size, generator=generator, dtype=torch.float64) for size in (2, 1))
+    scale = torch.tensor([0.5], dtype=torch.float64)
+    target = known_posteriors.KnownPosterior(
+        lambda x, z: DiagonalNormal(x @ z.unsqueeze(-1), scale), x, y, lambda z: z[:, 0] * z[:, 1]
+    )
+    covariance = torch.linalg.inv(torch.eye(2, dtype=torch.float64) + x.T @ x / 0.25)
+    mean = (covariance @ x.T @ y / 0.25).squeeze(1)
+    sd = covariance.diagonal().sqrt()
+    expected = [*mean, *sd, covariance[0, 1] / sd.prod(), covariance[0, 1] + mean.prod()]
+    assert list(target.truth.values()) == pytest.approx([float(value) for value in expected], abs=1e-9)
+    marginal = 0.25 * torch.eye(5, dtype=torch.float64) + x @ x.T
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(5, dtype=torch.float64), marginal).log_prob(y[:, 0])
+    assert target.log_evidence == pytest.approx(float(evidence), abs=1e-9)
+    twice = target.errors({**target.truth, "sd z2": 2.0 * target.truth["sd z2"]})
+    assert twice == pytest.approx({**dict.fromkeys(target.truth, 0.0), "sd z2": 1.0})
+
+
+@pytest.mark.slow
+def test_mixture_of_gaussians(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    mixture_of_gaussians.main(mixture_of_gaussians.Args(seeds=(0,), smoke=True, out=tmp_path))
+    records = json.loads((tmp_path / "records.json").read_text())
+    for name in ("synthetic", "iris"):
+        assert [run["method"] for run in records[name]["runs"]] == ["EM", *mixture_of_gaussians.METHODS]
+        assert records[name]["EM less scikit-learn's, at most"] < 1e-6
+    assert (tmp_path / "mixture_of_gaussians.png").exists()
+
+
+def test_expectation_maximization_is_scikit_learns() -> None:
+    pytest.importorskip("sklearn")
+    for data in gaussian_mixtures.data_sets().values():
+        torch.manual_seed(1)
+        start = gaussian_mixtures.law_of(gaussian_mixtures.latent_mixture(data.train, data.components))
+        law, curve = gaussian_mixtures.expectation_maximization(data.train, start)
+        assert all(later >= earlier - 1e-9 for earlier, later in pairwise(curve))
+        assert curve[-1] == pytest.approx(gaussian_mixtures.scikit_learn(data.train, start), abs=1e-6)
+        assert curve[-1] == pytest.approx(float(law.log_prob(data.train).mean()))
+
+
+def test_mixture_as_a_latent_model() -> None:
+    """It starts at random data; log-likelihood − ELBO, summed over z, is KL(q(z|x) ‖ p(z|x)) under that mixture."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 3, dtype=torch.float64)
+    model, batch = gaussian_mixtures.latent_mixture(x, 4), vae.batch_of(x)
+    law = gaussian_mixtures.law_of(model)
+    assert float(torch.cdist(law.loc, x).min(1).values.max()) < 1e-4
+    torch.testing.assert_close(model.log_likelihood(batch).value, law.log_prob(x))
+    with torch.no_grad():
+        loss = mixture_of_gaussians.Loss(model, batch, None)()
+        q = model.infer(batch).probs
+    kl = (q * (q.log() - law.responsibilities(x).log())).sum(-1)
+    assert float(law.log_prob(x).mean() + loss) == pytest.approx(float(kl.mean()))

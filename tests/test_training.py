@@ -6,7 +6,7 @@ import torch
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
 from latentrl.data import Segments
-from latentrl.schedules import Constant
+from latentrl.schedules import Constant, FadeIn, KLConstraint, Schedule
 from latentrl.training import ElboTrainer
 
 
@@ -68,9 +68,52 @@ def test_learns_both_ways(two_ways: Demonstrations, prior: str) -> None:
     """Half of the sampled latents go up, half go down: neither side below 20 % of 200."""
     learner = trainer(two_ways, prior=prior)
     first = float(learner.update(0).value)
-    for step in range(300):
+    for step in range(200):
         last = learner.update(step)
     assert float(last.value) > first + 10
     start = torch.zeros(200, 2)
     up = learner.model.act(start, learner.model.sample_latent(start))[:, 1] > 0
     assert 0.2 < float(up.float().mean()) < 0.8
+
+
+def test_a_schedule_of_the_users_own_gets_this_updates_kl(two_ways: Demonstrations) -> None:
+    """``(step, kl) -> weight`` is asked once an update, and its weight is used."""
+    asked: list[tuple[int, float]] = []
+
+    def weight(step: int, kl: torch.Tensor | float) -> float:
+        assert isinstance(kl, torch.Tensor)
+        assert not kl.requires_grad
+        asked.append((step, float(kl)))
+        return 0.5 + step
+
+    learner = trainer(two_ways, prior="gaussian")
+    learner = with_schedule(learner, weight)
+    for step in range(3):
+        terms = learner.update(step)
+        assert asked[-1] == (step, pytest.approx(float(terms.kl)))
+        assert terms.beta == 0.5 + step
+        expected = terms.log_likelihoods.mean() - (0.5 + step) * terms.kls.mean()
+        torch.testing.assert_close(-terms.loss.detach(), expected)
+    assert len(asked) == 3
+
+
+def test_a_multiplier_sees_what_its_weight_brought_about(two_ways: Demonstrations) -> None:
+    """After each update, but not while it is faded in; a schedule without ``observe`` is left alone."""
+
+    class Recorder(KLConstraint):
+        def observe(self, step: int, kl: torch.Tensor, reconstruction: torch.Tensor) -> None:
+            seen.append((step, float(kl), float(reconstruction)))
+            super().observe(step, kl, reconstruction)
+
+    for schedule, first in ((Recorder(1.0), 0), (FadeIn(Recorder(1.0), 2), 2)):
+        seen: list[tuple[int, float, float]] = []
+        learner = with_schedule(trainer(two_ways, prior="vamp"), schedule)
+        terms = [learner.update(step) for step in range(4)]
+        assert seen == [(step, float(terms[step].kl), float(terms[step].reconstruction)) for step in range(first, 4)]
+        assert float(terms[first].beta) == 1.0 != float(terms[first + 1].beta)
+
+
+def with_schedule(learner: ElboTrainer, schedule: Schedule) -> ElboTrainer:
+    return ElboTrainer(
+        learner.model, learner.segments, learner.optimizer, schedule, learner.batch_size, 8, None, total_steps=100
+    )

@@ -1,5 +1,6 @@
 """Demonstrations: what people or agents did, as flat arrays with episode lengths."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,16 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError
+from latentrl.data.checks import (
+    as_array,
+    as_integers,
+    as_observations,
+    check_finite,
+    check_space,
+    guess_action_space,
+    guess_observation_space,
+    named,
+)
 from latentrl.data.lasa import lasa_arguments
 from latentrl.data.npz import load_npz
 
@@ -20,8 +31,9 @@ class Demonstrations:
     Build it with :meth:`from_arrays` or a reader; the constructor validates too, so an instance is always sound.
     """
 
-    observations: NDArray[Any]
-    """(N, *observation shape): what was seen before each action; the state after the last action is not kept."""
+    observations: Any
+    """(N, *observation shape), or for a Dict space a dict of such arrays: what was seen before each action; the state
+    after the last action is not kept."""
     actions: NDArray[Any]
     """(N, *action shape)"""
     episode_lengths: NDArray[np.int64]
@@ -40,9 +52,10 @@ class Demonstrations:
         if (self.episode_lengths < 1).any():
             where = int(np.flatnonzero(self.episode_lengths < 1)[0])
             raise LatentRLError(f"episode {where} has length {self.episode_lengths[where]}: every length must be ≥ 1")
-        for name in ("observations", "actions", "rewards"):
-            array = getattr(self, name)
-            if array is not None and len(array) != total:
+        arrays = named("observations", self.observations) | named("actions", self.actions)
+        arrays |= named("rewards", self.rewards)
+        for name, array in arrays.items():
+            if len(array) != total:
                 raise LatentRLError(
                     f"episode_lengths sum to {total}, but there are {len(array)} {name}: "
                     "give one row per transition, without the observation after an episode's last action"
@@ -51,13 +64,14 @@ class Demonstrations:
             raise LatentRLError(
                 f"there are {len(self.modes)} modes for {len(self.episode_lengths)} episodes: give one per episode"
             )
-        _check_finite(self)
-        _check_space("observation", self.observations, self.observation_space)
-        _check_space("action", self.actions, self.action_space)
+        for name, array in arrays.items():
+            check_finite(name, array)
+        check_space("observation", self.observations, self.observation_space)
+        check_space("action", self.actions, self.action_space)
 
     def __len__(self) -> int:
         """Number of transitions."""
-        return len(self.observations)
+        return len(self.actions)
 
     @property
     def num_episodes(self) -> int:
@@ -83,21 +97,24 @@ class Demonstrations:
     ) -> "Demonstrations":
         """From array-likes of flat transitions.
 
-        :param observation_space: by default an unbounded Box of the observations' shape
-        :param action_space: by default a Box spanning the actions, or Discrete where they are integers
-        :raises LatentRLError: on mismatched lengths, NaN or infinite values, actions outside the space, empty data
+        :param observations: (N, *shape), or a dict of such arrays
+        :param observation_space: by default an unbounded Box of the observations' shape, for (N, H, W, C) or
+            (N, C, H, W) of uint8 that of pictures; for a dict the Dict of these
+        :param action_space: by default a Box spanning the actions, or Discrete where each is one integer
+        :raises LatentRLError: on mismatched lengths, NaN or infinite values, choices or actions outside the space,
+            empty data
         """
-        observations, actions = _as_array("observations", observations), _as_array("actions", actions)
-        if len(observations) == 0 or len(actions) == 0:
+        observations, actions = as_observations(observations), as_array("actions", actions)
+        if any(len(array) == 0 for array in [*named("observations", observations).values(), actions]):
             raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
         return cls(
             observations=observations,
             actions=actions,
-            episode_lengths=_as_integers("episode_lengths", episode_lengths),
-            observation_space=_unbounded(observations) if observation_space is None else observation_space,
-            action_space=_guess_action_space(actions) if action_space is None else action_space,
-            rewards=None if rewards is None else _as_array("rewards", rewards).astype(np.float32),
-            modes=None if modes is None else _as_integers("modes", modes),
+            episode_lengths=as_integers("episode_lengths", episode_lengths),
+            observation_space=guess_observation_space(observations) if observation_space is None else observation_space,
+            action_space=guess_action_space(actions) if action_space is None else action_space,
+            rewards=None if rewards is None else as_array("rewards", rewards).astype(np.float32),
+            modes=None if modes is None else as_integers("modes", modes),
         )
 
     @classmethod
@@ -109,9 +126,14 @@ class Demonstrations:
     ) -> "Demonstrations":
         """From a NumPy archive: ``observations``, ``actions``, ``episode_lengths``; ``rewards``, ``modes`` if there.
 
-        Pickled arrays are refused: a file from a stranger cannot run code.
+        Observations of a Dict space stand there one by one, as ``observations/NAME``. Pickled arrays are refused: a
+        file from a stranger cannot run code.
         """
-        arrays = load_npz(Path(path))
+        arrays: dict[str, Any] = load_npz(Path(path))
+        prefix = "observations/"
+        parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        if parts and "observations" not in arrays:
+            arrays["observations"] = parts
         missing = {"observations", "actions", "episode_lengths"} - arrays.keys()
         if missing:
             raise LatentRLError(
@@ -149,7 +171,7 @@ class Demonstrations:
         rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
         return replace(
             self,
-            observations=self.observations[rows],
+            observations=_rows(self.observations, rows),
             actions=self.actions[rows],
             episode_lengths=lengths,
             rewards=None if self.rewards is None else self.rewards[rows],
@@ -174,65 +196,5 @@ class Demonstrations:
         return self.select(first), self.select(~first)
 
 
-def _as_array(name: str, values: Any) -> NDArray[Any]:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise LatentRLError(f"{name} is ragged: give one flat array of transitions and episode_lengths") from error
-    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise LatentRLError(f"{name} has dtype {array.dtype}: give numbers, one flat array of transitions")
-    return array
-
-
-def _as_integers(name: str, values: Any) -> NDArray[np.int64]:
-    array = _as_array(name, values)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise LatentRLError(f"{name} has dtype {array.dtype}: give integers")
-    return array.astype(np.int64)
-
-
-def _unbounded(values: NDArray[Any]) -> spaces.Box:
-    return spaces.Box(-np.inf, np.inf, values.shape[1:], np.float32)
-
-
-def _guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
-    if np.issubdtype(actions.dtype, np.integer) and actions.ndim == 1:
-        start = min(0, int(actions.min()))
-        return spaces.Discrete(int(actions.max()) - start + 1, start=start)
-    low, high = (np.asarray(bound, dtype=np.float32) for bound in (actions.min(0), actions.max(0)))
-    return spaces.Box(low, high, actions.shape[1:], np.float32)
-
-
-def _check_finite(data: Demonstrations) -> None:
-    for name in ("observations", "actions", "rewards"):
-        array = getattr(data, name)
-        if array is None or not np.issubdtype(array.dtype, np.floating):
-            continue
-        bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
-        if bad.any():
-            raise LatentRLError(
-                f"{name} holds NaN or infinite values in {int(bad.sum())} of {len(bad)} rows, first in row "
-                f"{int(bad.argmax())}: remove or repair these transitions"
-            )
-
-
-def _check_space(what: str, values: NDArray[Any], space: spaces.Space[Any]) -> None:
-    """Shapes must fit; actions must lie inside their space (observations may exceed it, as recorded ones do)."""
-    if not isinstance(space, (spaces.Box, spaces.Discrete)):
-        raise LatentRLError(f"{what} space {space} is not supported: use a Box or a Discrete space")
-    if values.shape[1:] != space.shape:
-        raise LatentRLError(f"{what}s have shape {values.shape[1:]} each, but the space is {space}: make them agree")
-    if isinstance(space, spaces.Discrete):
-        inside = (values >= space.start) & (values < space.start + space.n)
-        if not np.issubdtype(values.dtype, np.integer):
-            raise LatentRLError(f"{what}s have dtype {values.dtype}, but the space is {space}: give integers")
-    elif what == "action":
-        slack = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(space.high), space.high, 0.0)))
-        inside = ((values >= space.low - slack) & (values <= space.high + slack)).reshape(len(values), -1).all(1)
-    else:
-        return
-    if not inside.all():
-        raise LatentRLError(
-            f"{int((~inside).sum())} of {len(inside)} {what}s lie outside {space}, first in row "
-            f"{int((~inside).argmax())}: {values[int((~inside).argmax())]}; clip or rescale them, or widen the space"
-        )
+def _rows(values: Any, rows: NDArray[np.int64]) -> Any:
+    return {name: part[rows] for name, part in values.items()} if isinstance(values, Mapping) else values[rows]

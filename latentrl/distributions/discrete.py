@@ -236,9 +236,6 @@ class DiscretizedLogistic(Law):
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             uniform, place = torch.rand((2, *shape), dtype=self.loc.dtype, device=self.loc.device)
-            return self.low + (self.index(self.loc + self.scale * _logit(uniform)) + place) * self.width
-
-
-def _logit(uniform: Tensor) -> Tensor:
-    tiny = torch.finfo(uniform.dtype).eps
-    return uniform.clamp(tiny, 1.0 - tiny).logit()
+            # The logit of 0 is −∞, which counts to the first interval.
+            value = self.low + (self.index(self.loc + self.scale * uniform.logit()) + place) * self.width
+            return torch.minimum(value, self.high)  # which rounding may pass

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
-from latentrl.checks import count
+from latentrl.checks import LatentRLError, count
 from latentrl.distributions.discrete import Bernoullis, OneHot, OneHots
 from latentrl.distributions.gaussian import DiagonalNormal, FullNormal, StandardNormal, solve
 from latentrl.distributions.squashed import TanhNormal
@@ -45,6 +45,10 @@ def _kl_to_full(q: FullNormal | DiagonalNormal, p: FullNormal) -> Tensor:
 
 
 def _kl_one_hot(q: OneHots, p: OneHots) -> Tensor:
+    if q.sizes != p.sizes:
+        raise LatentRLError(
+            f"q chooses among {q.sizes} options and p among {p.sizes}: give posterior and prior the same choices"
+        )
     return (q.probs * (q.logits - p.logits)).sum(-1)
 
 

@@ -79,6 +79,10 @@ class StandardNormal(DiagonalNormal):
     def __init__(self, zeros: Tensor, ones: Tensor) -> None:
         super().__init__(zeros, ones)
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "StandardNormal":
+        shape = torch.Size(batch_shape) + self.event_shape
+        return StandardNormal(self.loc.expand(shape), self.scale.expand(shape))
+
 
 class FullNormal(Gaussian):
     """N(loc, L Lᵀ) with any covariance.
@@ -88,8 +92,9 @@ class FullNormal(Gaussian):
     """
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
-        self.loc, self.scale_tril = loc, scale_tril
-        super().__init__(torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2]), loc.shape[-1:])
+        batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
+        self.loc, self.scale_tril = loc.expand(batch_shape + loc.shape[-1:]), scale_tril
+        super().__init__(batch_shape, loc.shape[-1:])
 
     @property
     def covariance_matrix(self) -> Tensor:

@@ -1,10 +1,12 @@
 """Mixtures: of Gaussians, whose draws carry gradients, and of any other laws."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.nn import functional as F
 
 from latentrl.distributions.discrete import gumbel_argmax
 from latentrl.distributions.gaussian import HALF_LOG_2PI, DiagonalNormal, FullNormal
@@ -40,8 +42,8 @@ class Mixture(Law):
 
     @property
     def variance(self) -> Tensor:
-        spread = self.components.variance + self.components.mean.square()
-        return (self._weights * spread).sum(-2) - self.mean.square()
+        spread = (self.components.mean - self.mean.unsqueeze(-2)).square()
+        return (self._weights * (self.components.variance + spread)).sum(-2)
 
     @property
     def mode(self) -> Tensor:
@@ -153,6 +155,11 @@ class FullGaussianMixture(Mixture):
         return _implicit(z, self.log_weights, whitened, self.components.log_scale(), inverse)
 
 
+def _normal_cdf(x: Tensor) -> Tensor:
+    """Φ with all its digits in the lower tail, where ``torch.special.ndtr``, 1 + erf, has none left."""
+    return 0.5 * torch.erfc(x * -math.sqrt(0.5))
+
+
 def _implicit(z: Tensor, log_weights: Tensor, whitened: Tensor, log_scale: Tensor, inverse: Tensor) -> Tensor:
     """z itself, but with the gradient of a draw from a Gaussian mixture, dz/dφ = −(∂S/∂z)⁻¹ ∂S/∂φ.
 
@@ -165,18 +172,19 @@ def _implicit(z: Tensor, log_weights: Tensor, whitened: Tensor, log_scale: Tenso
     :param log_scale: log of the diagonal of L, (..., K, D)
     :param inverse: L⁻¹ without gradient, (..., K, D, D)
     """
-    log_density = -0.5 * whitened.square() - log_scale - HALF_LOG_2PI
-    seen = log_density.cumsum(-1) - log_density  # of the dimensions before d
+    log_density = -0.5 * whitened.square() - log_scale  # up to a constant, which cancels in the weights
+    # Of the dimensions before d: summed alone, as one far component would drown them in a difference of sums.
+    seen = F.pad(log_density[..., :-1].cumsum(-1), (1, 0))
     weights = (log_weights.unsqueeze(-1) + seen).softmax(-2)
     # Where S is above one half, S − 1 from the upper tail has the same gradient and keeps its digits.
     with torch.no_grad():
-        sign = torch.where((weights * torch.special.ndtr(whitened)).sum(-2, keepdim=True) > 0.5, -1.0, 1.0)
-    mass = sign * torch.special.ndtr(sign * whitened)
+        sign = torch.where((weights * _normal_cdf(whitened)).sum(-2, keepdim=True) > 0.5, -1.0, 1.0)
+    mass = sign * _normal_cdf(sign * whitened)
     function = (weights * mass).sum(-2)
     with torch.no_grad():
         # ∂/∂z_j of the log density of the dimensions before d under component k, (..., K, D, D).
         slopes = -whitened.unsqueeze(-1) * inverse
-        slopes = slopes.cumsum(-2) - slopes
+        slopes = F.pad(slopes[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
         density = (-0.5 * whitened.square() - HALF_LOG_2PI).exp()
         spread = mass - function.unsqueeze(-2)
         jacobian = (weights.unsqueeze(-1) * (density.unsqueeze(-1) * inverse + spread.unsqueeze(-1) * slopes)).sum(-3)

@@ -44,8 +44,8 @@ class TanhNormal(Law):
         return 0.5 * (self.high - self.low)
 
     def squash(self, u: Tensor) -> Tensor:
-        """Map the real line into the box."""
-        return self.center + self.half_width * u.tanh()
+        """Map the real line into the box: (1 + tanh u) / 2 of the way from corner to corner, which cannot overshoot."""
+        return torch.lerp(self.low, self.high, (2.0 * u).sigmoid().to(self.low.dtype))
 
     def unsquash(self, value: Tensor) -> Tensor:
         """Inverse of :meth:`squash`; values on the edge are moved inside by one part in 10⁶."""

@@ -2,6 +2,7 @@
 
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.policy import LatentPolicy
+from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
-__all__ = ["LatentBC", "LatentPolicy", "TorchVecEnvAdapter"]
+__all__ = ["FeaturesTrunk", "LatentBC", "LatentPolicy", "TorchVecEnvAdapter"]

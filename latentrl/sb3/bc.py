@@ -1,12 +1,14 @@
 """Behaviour cloning of latent policies as a stable-baselines3 algorithm."""
 
 import io
+import math
 import pathlib
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +22,19 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 
 from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.data import Demonstrations, Segments
+from latentrl.diagnostics import Diagnostics
 from latentrl.files import whole
 from latentrl.model import Elbo
 from latentrl.sb3.policy import LatentPolicy, State
-from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
+from latentrl.sb3.trunk import channels_first, is_vector, values_channels_first
+from latentrl.schedules import Cosine, FadeIn, KLRange, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
 
 SelfBC = TypeVar("SelfBC", bound="LatentBC")
+LEAST_NATS = 0.5
+"""KL below which ``kl_weight="auto"`` lowers β."""
+SETTLING = 200
+"""Updates after the fade of the KL weight before which nothing is said of a collapse."""
 
 
 class LatentBC(BaseAlgorithm):
@@ -41,9 +49,12 @@ class LatentBC(BaseAlgorithm):
     :param learning_rate: a number or a function of the share of training that remains; 2e-3 along a cosine
     :param batch_size: segments per update (transitions where ``hold = 1``)
     :param steps_per_segment: random steps of each segment on which the decoder is scored
-    :param kl_weight: β, or a schedule ``(step, kl) -> β``; 1 is the evidence lower bound
+    :param kl_weight: β, or a schedule ``(step, kl) -> β``; 1 is the evidence lower bound. "auto" is that, too, as long
+        as the KL lies between half a nat (0 where ``hold = 1``) and the log of the number of segments, and
+        :class:`KLRange` where it would not: below, the latent collapses; above, it would be cheaper to name the segment
     :param kl_warmup: share of training over which the KL weight is faded in from 0
-    :param noise: corrective noise on observations, or None
+    :param noise: corrective noise on observations; "auto" is :meth:`CorrectiveNoise.estimate` where observations and
+        actions are numbers, None is none
     :param max_grad_norm: gradients are clipped to this norm
     :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
     :param tensorboard_log: folder for TensorBoard, or None
@@ -63,9 +74,9 @@ class LatentBC(BaseAlgorithm):
         learning_rate: float | LearningRate = Cosine(2e-3),  # noqa: B008  (frozen)
         batch_size: int = 64,
         steps_per_segment: int = 16,
-        kl_weight: float | Schedule = 1.0,
+        kl_weight: float | Schedule | Literal["auto"] = "auto",
         kl_warmup: float = 0.3,
-        noise: CorrectiveNoise | None = None,
+        noise: CorrectiveNoise | Literal["auto"] | None = "auto",
         max_grad_norm: float | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | None = None,
@@ -87,14 +98,17 @@ class LatentBC(BaseAlgorithm):
         )
         self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
-        self.kl_weight = as_schedule(kl_weight)
+        self.kl_weight: Schedule | None = None if kl_weight == "auto" else as_schedule(kl_weight)
         if not 0.0 <= kl_warmup <= 1.0:
             raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
         self.kl_warmup = kl_warmup
+        if isinstance(noise, str) and noise != "auto":
+            raise LatentRLError(f"noise must be a CorrectiveNoise, 'auto' or None, but {noise!r} was given")
         self.noise = noise
         self.max_grad_norm = max_grad_norm
         self.demonstrations = demonstrations
         self._fade_steps = 0
+        self._warned = False
         if _init_setup_model:
             self._setup_model()
 
@@ -114,12 +128,21 @@ class LatentBC(BaseAlgorithm):
     def _adopt(self, demonstrations: Demonstrations) -> None:
         """Take the demonstrations' spaces, or see the demonstrations as taken in the environment's."""
         if not hasattr(self, "observation_space"):
-            self.observation_space = demonstrations.observation_space
+            self.observation_space = channels_first(demonstrations.observation_space)
             self.action_space = demonstrations.action_space
+        space = channels_first(self.observation_space)
         self.demonstrations = replace(
-            demonstrations, observation_space=self.observation_space, action_space=self.action_space
+            demonstrations,
+            observations=values_channels_first(space, demonstrations.observations),
+            observation_space=space,
+            action_space=self.action_space,
         )
-        if self.noise is not None and self.noise.gain is not None and isinstance(self.action_space, spaces.Discrete):
+        if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
+            raise LatentRLError(
+                f"corrective noise is added to numbers, but the observations are {space}: set noise=None"
+            )
+        given = isinstance(self.noise, CorrectiveNoise) and self.noise.gain is not None
+        if given and not isinstance(self.action_space, spaces.Box):
             raise LatentRLError("corrective noise with a gain needs continuous actions: give it without gain")
 
     def _setup_learn(
@@ -141,6 +164,7 @@ class LatentBC(BaseAlgorithm):
         else:
             total_timesteps += self.num_timesteps
         self._total_timesteps = total_timesteps
+        self._warned = False
         self._num_timesteps_at_start = self.num_timesteps
         if not self._custom_logger:
             self._logger = utils.configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
@@ -198,20 +222,43 @@ class LatentBC(BaseAlgorithm):
 
     def _trainer(self, demonstrations: Demonstrations, total_timesteps: int) -> ElboTrainer:
         model, config = self.policy.model, self.policy.config
-        segments = Segments(demonstrations, config.hold, config.context_length, self.device)
+        segments = Segments(
+            demonstrations,
+            config.hold,
+            config.context_length,
+            self.device,
+            chunk=config.chunk,
+            pads=config.pads,
+            raw_observations=model.trunk is not None,
+        )
         if not bool(model.standardized):
             model.standardize(segments.observations, segments.actions)
         return ElboTrainer(
             model,
             segments,
             self.policy.optimizer,
-            FadeIn(self.kl_weight, self._fade_steps),
+            FadeIn(self._kl_weight_for(segments), self._fade_steps),
             self.batch_size,
             self.steps_per_segment,
-            self.noise,
+            self._noise_for(demonstrations),
             self.max_grad_norm,
             total_steps=total_timesteps,
         )
+
+    def _kl_weight_for(self, segments: Segments) -> Schedule:
+        """The schedule; "auto" is made once, so that a continued run goes on with its β."""
+        if self.kl_weight is None:
+            # A latent of one step that must tell something tells the action itself, which p(z) cannot know.
+            low = LEAST_NATS if self.policy.config.hold != 1 else 0.0
+            self.kl_weight = KLRange(low, max(LEAST_NATS, math.log(len(segments))))
+        return self.kl_weight
+
+    def _noise_for(self, demonstrations: Demonstrations) -> CorrectiveNoise | None:
+        if self.noise != "auto":
+            return self.noise
+        numbers = all(isinstance(space, spaces.Box) for space in (self.observation_space, self.action_space))
+        planned = self.policy.model.trunk is not None or self.policy.config.chunk > 1
+        return CorrectiveNoise.estimate(demonstrations) if numbers and not planned else None
 
     def _log(self, trainer: ElboTrainer, terms: Elbo) -> None:
         """One line of the log; synchronises with the device, which the updates in between do not."""
@@ -231,11 +278,26 @@ class LatentBC(BaseAlgorithm):
         }
         if self.policy.model.posterior is not None:
             diagnostics = self.policy.model.diagnostics(trainer.diagnostic_batch())
-            values["train/active_units"] = diagnostics.active_units
-            values["train/mutual_information"] = diagnostics.mutual_information
+            for name in ("active_units", "mutual_information", "aggregate_kl", "prior_holes"):
+                values[f"train/{name}"] = getattr(diagnostics, name)
+            self._warn_of_collapse(diagnostics)
         for key, value in values.items():
             self.logger.record(key, value)
         self.logger.dump(step=self.num_timesteps)
+
+    def _warn_of_collapse(self, diagnostics: Diagnostics) -> None:
+        """Say once per run, when the KL weight has had its time to act, that the latent is not used, and what to do."""
+        settled = self.num_timesteps >= self._fade_steps + SETTLING
+        if self._warned or not settled or not diagnostics.collapsed:
+            return
+        self._warned = True
+        warnings.warn(
+            f"the latent has collapsed at update {self.num_timesteps}: it tells {diagnostics.mutual_information:.2f} "
+            "nats of what was done, so the policy has one behaviour. If the demonstrations show several, lower "
+            "kl_weight, fade it in over a longer share (kl_warmup), or ask for information in nats: "
+            "kl_weight=KLRange(low, high)",
+            stacklevel=3,
+        )
 
     # -- acting and saving -------------------------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
-from latentrl.spaces import features, from_features
+from latentrl.sb3.trunk import channels_first, make_trunk
+from latentrl.spaces import features, from_features, leaves, raw, size
 
 State = tuple[np.ndarray, ...]
 
@@ -23,7 +25,9 @@ class LatentPolicy(BasePolicy):
     """π(a|s) with a latent that is held over time.
 
     ``predict`` carries (z, age) as recurrent state: z (n_envs, Z) and the steps since it was drawn (n_envs, 1). A new
-    z is drawn where an episode starts and, for ``hold = k``, every k steps.
+    z is drawn where an episode starts and, for ``hold = k``, every k steps. With chunks of T actions the state is
+    (z, age, plan): what is left of the actions planned (n_envs, T·A), NaN behind the last. They are played one after
+    another; a new plan is made where none is left, where z is new, and where a latent is given.
 
     What ``predict`` plays:
 
@@ -31,9 +35,16 @@ class LatentPolicy(BasePolicy):
       sampled action noise adds up and ruins cloned behaviour; ``action_noise=True`` turns it on;
     - ``deterministic=True``: z is the mean of the prior's heaviest component; the same behaviour every time.
 
-    :param config: fields of :class:`LatentConfig`, such as ``latent_dim=8, prior="vamp", hold=0``
+    Pictures may be channel-last or channel-first, in ``predict`` too.
+
     :param action_noise: sample from p(a|s, z) instead of taking its mode
+    :param features_extractor_class: one of stable-baselines3's, or your own, between observations and the latent
+        model, trained with it. None takes NatureCNN for pictures and CombinedExtractor for a Dict; other observations
+        need none
+    :param features_extractor_kwargs: further arguments of its constructor
     :param optimizer_class: optimiser of the model's parameters, fused AdamW by default
+    :param config: fields of :class:`LatentConfig`, such as ``latent_dim=8, prior="vamp", hold=0``
+    :raises LatentRLError: options that are unknown or do not fit the spaces
     """
 
     def __init__(
@@ -42,6 +53,8 @@ class LatentPolicy(BasePolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         action_noise: bool = False,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
         **config: Any,
@@ -50,11 +63,21 @@ class LatentPolicy(BasePolicy):
             # The fused form saves a tenth of a small step.
             optimizer_kwargs = {"fused": True} if optimizer_class is torch.optim.AdamW else {}
         super().__init__(
-            observation_space, action_space, optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs
+            channels_first(observation_space),
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
         )
+        _check_readable(self.observation_space)
         self.config = _config(config)
         self.action_noise = action_noise
-        self.model = self.config.build(observation_space, action_space)
+        trunk = make_trunk(self.observation_space, features_extractor_class, features_extractor_kwargs)
+        self.model = self.config.build(self.observation_space, action_space, trunk)
+        # None stays None, unlike in the parent: what it stands for follows from the space.
+        self._trunk_options = {
+            "features_extractor_class": features_extractor_class,
+            "features_extractor_kwargs": features_extractor_kwargs,
+        }
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
@@ -67,22 +90,31 @@ class LatentPolicy(BasePolicy):
             action_noise=self.action_noise,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
+            **self._trunk_options,
             **asdict(self.config),
         )
         return data
 
-    def _features(self, observation: PyTorchObs) -> Float[Tensor, "B O"]:
-        assert isinstance(observation, Tensor)  # Dict spaces are refused when the model is built
+    def _flat(self, observation: PyTorchObs) -> Float[Tensor, "B O"]:
+        """What the model reads: features, or raw observations where a trunk makes them."""
+        if self.model.trunk is not None:
+            return raw(self.observation_space, observation)
+        assert isinstance(observation, Tensor)  # a Dict always has a trunk
         return features(self.observation_space, observation)
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions (B, A) with a fresh latent each; :meth:`predict` is what holds it."""
-        flat = self._features(observation)
+        """Actions (B, A) with a fresh latent each, the first of a plan each; :meth:`predict` is what holds them."""
+        flat = self._flat(observation)
         z = self.model.sample_latent(flat, deterministic)
-        return self.model.act(flat, z, self.action_noise and not deterministic)
+        return self.model.act(flat, z, self.action_noise and not deterministic)[:, : self._action_dim]
+
+    @property
+    def _action_dim(self) -> int:
+        """Features of one action; a plan has ``config.chunk`` times as many."""
+        return size("action", self.action_space)
 
     def predict(
         self,
@@ -96,21 +128,50 @@ class LatentPolicy(BasePolicy):
 
         :param state: what the last call returned; None where every environment starts an episode
         :param episode_start: (n_envs,) which environments start one now; None where none does
-        :param latent: (Z,) or (n_envs, Z) to steer: it replaces the latent from now on, until a new one is due
-        :raises LatentRLError: on a state or latent of the wrong shape
+        :param latent: (Z,) or (n_envs, Z) to steer: it replaces the latent from now on, until a new one is due, and
+            what was planned under the old one
+        :raises LatentRLError: on a state or latent of the wrong shape, or an observation that does not fit the space
         """
         self.set_training_mode(False)
         if isinstance(observation, tuple):
             raise LatentRLError(
                 "predict was given a tuple: env.reset() of Gymnasium returns (observation, info); pass the first"
             )
+        leaves("observations", self.observation_space, observation)
         tensor, vectorized = self.obs_to_tensor(observation)
+        noise = self.action_noise and not deterministic
         with torch.no_grad():
-            flat = self._features(tensor)
-            z, age = self._carry(flat, state, episode_start, deterministic, latent)
-            actions = self.model.act(flat, z, self.action_noise and not deterministic)
+            flat = self._flat(tensor)
+            if state is not None:
+                state = self._checked(state, len(flat))
+            z, age, new = self._carry(flat, state, episode_start, deterministic, latent)
+            left: tuple[np.ndarray, ...] = ()
+            if self.config.chunk == 1:
+                actions = self.model.act(flat, z, noise)
+            else:
+                actions, plan = self._play(flat, z, new, None if state is None else state[2], noise)
+                left = (plan.cpu().numpy(),)
         played = from_features(self.action_space, actions)
-        return played if vectorized else played[0], (z.cpu().numpy().copy(), (age + 1).cpu().numpy())
+        return played if vectorized else played[0, ...], (z.cpu().numpy().copy(), (age + 1).cpu().numpy(), *left)
+
+    def _play(
+        self,
+        flat: Float[Tensor, "B O"],
+        z: Float[Tensor, "B Z"],
+        new: Bool[Tensor, "B 1"],
+        left: NDArray[Any] | None,
+        noise: bool,
+    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B TA"]]:
+        """The next action of every plan, and what is then left; plans are made anew where the latent is or none is."""
+        if left is None:
+            plan = self.model.act(flat, z, noise)
+        else:
+            plan = torch.as_tensor(left, device=flat.device)
+            due = new | plan[:, :1].isnan()
+            if bool(due.any()):
+                plan = torch.where(due, self.model.act(flat, z, noise), plan)
+        now, later = plan.tensor_split((self._action_dim,), -1)
+        return now, torch.cat([later, torch.full_like(now, torch.nan)], -1)
 
     def _carry(
         self,
@@ -119,23 +180,24 @@ class LatentPolicy(BasePolicy):
         episode_start: NDArray[Any] | None,
         deterministic: bool,
         latent: Any,
-    ) -> tuple[Float[Tensor, "B Z"], Tensor]:
-        """The latents to play now and their ages (B, 1): kept, drawn anew where due, or the user's."""
-        count, size = len(flat), self.model.latent_dim
+    ) -> tuple[Float[Tensor, "B Z"], Tensor, Bool[Tensor, "B 1"]]:
+        """The latents to play now, their ages (B, 1) and which are new: kept, drawn where due, or the user's."""
+        shape = len(flat), self.model.latent_dim
+        due = torch.ones(len(flat), 1, dtype=torch.bool, device=flat.device)
         if state is None:
-            z, age = self.model.sample_latent(flat, deterministic), flat.new_zeros(count, 1, dtype=torch.int64)
+            z, age = self.model.sample_latent(flat, deterministic), torch.zeros_like(due, dtype=torch.int64)
         else:
-            z, age = (torch.as_tensor(part, device=flat.device) for part in self._checked(state, count))
+            z, age = (torch.as_tensor(part, device=flat.device) for part in state[:2])
             due = self._due(age, episode_start)
             if bool(due.any()):
                 z = torch.where(due, self.model.sample_latent(flat, deterministic), z)
                 age = torch.where(due, 0, age)
         if latent is not None:
             given = torch.as_tensor(np.asarray(latent, dtype=np.float32), device=flat.device)
-            if given.shape not in ((size,), (count, size)):
-                raise LatentRLError(f"latent has shape {tuple(given.shape)}: give ({size},) or ({count}, {size})")
-            z = given.expand(count, size)
-        return z, age
+            if given.shape not in (shape[1:], shape):
+                raise LatentRLError(f"latent has shape {tuple(given.shape)}: give {shape[1:]} or {shape}")
+            z, due = given.expand(shape), torch.ones_like(due)
+        return z, age, due
 
     def _due(self, age: Tensor, episode_start: NDArray[Any] | None) -> Bool[Tensor, "B 1"]:
         due = torch.zeros_like(age, dtype=torch.bool)
@@ -146,13 +208,25 @@ class LatentPolicy(BasePolicy):
         return due | (age >= self.config.hold) if self.config.hold else due
 
     def _checked(self, state: State, count: int) -> State:
-        expected = ((count, self.model.latent_dim), (count, 1))
-        if len(state) != 2 or tuple(np.shape(part) for part in state) != expected:
+        expected = {"latent": (count, self.model.latent_dim), "age": (count, 1)}
+        if self.config.chunk > 1:
+            expected["plan"] = (count, self.config.chunk * self._action_dim)
+        given = [np.shape(part) for part in state]
+        if given != list(expected.values()):
+            parts = ", ".join(f"{name} {shape}" for name, shape in expected.items())
             raise LatentRLError(
-                f"state must be (latent {expected[0]}, age {expected[1]}) as predict returned it, but its shapes are "
-                f"{[np.shape(part) for part in state]}: pass None at the start"
+                f"state must be ({parts}) as predict returned it, but its shapes are {given}: pass None at the start"
             )
         return state
+
+
+def _check_readable(space: spaces.Space[Any]) -> None:
+    """:raises LatentRLError: observations that stable-baselines3 cannot tell one from many of"""
+    for leaf in space.spaces.values() if isinstance(space, spaces.Dict) else (space,):
+        if isinstance(leaf, spaces.MultiDiscrete) and leaf.nvec.ndim > 1:
+            raise LatentRLError(
+                f"stable-baselines3 does not read observations of {leaf}: flatten them to MultiDiscrete of one row"
+            )
 
 
 def _config(given: dict[str, Any]) -> LatentConfig:

@@ -63,7 +63,13 @@ INF[4] = np.inf
         (changed(actions=np.linspace(0, 1, 6), action_space=spaces.Discrete(4)), "give integers"),
         (changed(observations=[[1.0, 2.0], [3.0]]), "ragged"),
         (changed(observations=np.array([["a", "b"]] * 6)), "give numbers"),
-        (changed(observation_space=spaces.Dict({})), "not supported"),
+        (changed(actions=3.0), "actions is a single number: give an array"),
+        (changed(observation_space=spaces.Dict({})), "observations are no dict, but the space is a Dict"),
+        (
+            changed(observation_space=spaces.Tuple([])),
+            r"observation space Tuple\(\) is not supported: use Box, Discrete",
+        ),
+        (changed(action_space=spaces.Dict({})), r"action space Dict\(\) is not supported"),
     ],
 )
 def test_bad_input(arguments: dict[str, Any], message: str) -> None:
@@ -123,3 +129,117 @@ def test_select_keeps_order_and_rows() -> None:
     assert part.rewards.tolist() == [2, 3, 4, 5, 0, 1]
     with pytest.raises(LatentRLError, match="no episode"):
         data.select([])
+
+
+SPACE = spaces.Dict(
+    camera=spaces.Box(0, 255, (3, 4, 1), np.uint8),
+    goal=spaces.Discrete(3, start=2),
+    gates=spaces.MultiDiscrete([2, 3]),
+    speed=spaces.Box(-1, 1, (2,)),
+    switches=spaces.MultiBinary(2),
+)
+
+
+def parts(**changes: Any) -> dict[str, Any]:
+    """Six observations of the Dict space."""
+    generator = np.random.default_rng(0)
+    made = {
+        "camera": generator.integers(0, 256, (6, 3, 4, 1), dtype=np.uint8),
+        "goal": generator.integers(2, 5, 6),
+        "gates": generator.integers(0, 2, (6, 2)),
+        "speed": generator.uniform(-1, 1, (6, 2)).astype(np.float32),
+        "switches": generator.integers(0, 2, (6, 2)),
+    }
+    return {**made, **changes}
+
+
+def test_dict_observations(tmp_path: Path) -> None:
+    data = Demonstrations.from_arrays(**changed(observations=parts()), observation_space=SPACE)
+    assert len(data) == 6
+    part = data.select([1])
+    assert len(part) == 4
+    for name, values in parts().items():
+        np.testing.assert_array_equal(part.observations[name], values[2:])
+    first, second = data.split(0.5)
+    joined = np.concatenate([first.observations["speed"], second.observations["speed"]])
+    assert sorted(joined.ravel()) == sorted(parts()["speed"].ravel())
+    path = tmp_path / "demos.npz"
+    arrays = {f"observations/{name}": values for name, values in parts().items()}
+    np.savez(path, actions=GOOD["actions"], episode_lengths=[2, 4], **arrays)
+    read = Demonstrations.from_npz(path, observation_space=SPACE)
+    for name, values in parts().items():
+        np.testing.assert_array_equal(read.observations[name], values)
+
+
+def test_guessed_dict_spaces() -> None:
+    data = Demonstrations.from_arrays(**changed(observations=parts()))
+    space = data.observation_space
+    assert isinstance(space, spaces.Dict)
+    assert space["camera"] == spaces.Box(0, 255, (3, 4, 1), np.uint8)
+    assert space["speed"] == spaces.Box(-np.inf, np.inf, (2,))
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        (parts(speed=np.full((6, 2), np.nan)), "observations/speed holds NaN or infinite values in 6 of 6 rows"),
+        (parts(speed=np.zeros((5, 2))), "there are 5 observations/speed"),
+        (parts(speed=np.zeros((6, 3))), r"observations/speed have shape \(3,\) each"),
+        (parts(goal=np.arange(6)), r"3 of 6 observations/goal lie outside Discrete\(3, start=2\), first in row 0: 0"),
+        (parts(goal=np.full(6, 2.5)), "observations/goal have dtype float64, but .* give integers"),
+        (parts(gates=np.full((6, 2), 2)), "6 of 6 observations/gates lie outside MultiDiscrete"),
+        (parts(switches=np.full((6, 2), -1)), "6 of 6 observations/switches lie outside MultiBinary"),
+        (parts(camera=np.zeros((6, 3, 4, 1))), "observations/camera have dtype float64, but .* give integers"),
+        (parts(camera=np.full((6, 3, 4, 1), 256)), r"6 of 6 observations/camera lie outside Box\(0, 255"),
+        (parts(more=np.zeros(6)), "observations are named .*more, but the space is a Dict of camera, .* give these"),
+        (GOOD["observations"], "observations are no dict, but the space is a Dict of camera"),
+        ({}, "observations are an empty dict"),
+        (parts(speed=[["a", "b"]] * 6), "observations/speed has dtype"),
+    ],
+)
+def test_bad_dict_observations(observations: Any, message: str) -> None:
+    with pytest.raises(LatentRLError, match=message):
+        Demonstrations.from_arrays(**changed(observations=observations), observation_space=SPACE)
+
+
+def test_nested_dicts_are_refused() -> None:
+    space = spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)))
+    with pytest.raises(LatentRLError, match=r"observation space Dict.* inside a Dict is not supported"):
+        Demonstrations({"a": np.zeros(6)}, np.zeros((6, 1)), np.array([6]), space, spaces.Box(0, 1, (1,)))
+    with pytest.raises(LatentRLError, match="observations are a dict, but the space is Box"):
+        Demonstrations.from_arrays(**changed(observations=parts()), observation_space=spaces.Box(0, 1, (2,)))
+
+
+@pytest.mark.parametrize(
+    ("space", "bad"),
+    [
+        (spaces.MultiDiscrete([2, 3]), [0, 3]),
+        (spaces.MultiDiscrete([2, 3], start=[5, 0]), [4, 0]),
+        (spaces.MultiDiscrete([[2], [3]]), [[1], [-1]]),
+        (spaces.MultiBinary(2), [1, 2]),
+        (spaces.MultiBinary((2, 1)), [[-1], [0]]),
+    ],
+    ids=str,
+)
+def test_several_choices_at_once(space: Any, bad: Any) -> None:
+    """As actions and as observations; one value outside is found and named."""
+    space.seed(0)
+    values = np.stack([space.sample() for _ in range(6)])
+    data = Demonstrations.from_arrays(values, values, [6], space, space)
+    assert data.select([0]).actions.shape == values.shape
+    broken = values.astype(np.int64)
+    broken[4] = bad
+    with pytest.raises(LatentRLError, match=r"(?s)1 of 6 actions lie outside Multi.*, first in row 4"):
+        Demonstrations.from_arrays(values, broken, [6], space, space)
+    with pytest.raises(LatentRLError, match=r"(?s)1 of 6 observations lie outside Multi.*, first in row 4"):
+        Demonstrations.from_arrays(broken, values, [6], space, space)
+    with pytest.raises(LatentRLError, match=r"(?s)actions have dtype float64.*give integers"):
+        Demonstrations.from_arrays(values, values.astype(float), [6], space, space)
+
+
+def test_pictures_are_recognised_and_truth_values_are_bits() -> None:
+    pictures = np.zeros((6, 4, 5, 3), np.uint8)
+    bits = np.arange(12).reshape(6, 2) % 2 == 0
+    data = Demonstrations.from_arrays(pictures, bits, [6], action_space=spaces.MultiBinary(2))
+    assert data.observation_space == spaces.Box(0, 255, (4, 5, 3), np.uint8)
+    assert data.actions.tolist() == bits.astype(int).tolist()

@@ -100,25 +100,48 @@ def test_action_noise_is_off_by_default() -> None:
         spaces.Box(-0.01, 0.01, (2, 3), np.float64),
         spaces.Discrete(3),
         spaces.Discrete(3, start=5),
+        spaces.Box(-1.0, 1.0, ()),
+        spaces.Box(0, 5, (2,), np.int32),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([[2, 3], [4, 1]], start=[[0, 9], [1, -1]]),
+        spaces.MultiBinary(3),
+        spaces.MultiBinary((2, 2)),
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("observation_space", [BOX, spaces.Box(-1.0, 1.0, (2, 2)), spaces.Discrete(4)])
-@pytest.mark.parametrize("action_noise", [False, True])
+@pytest.mark.parametrize(
+    "observation_space",
+    [
+        BOX,
+        spaces.Box(-1.0, 1.0, (2, 2)),
+        spaces.Discrete(4, start=2),
+        spaces.MultiDiscrete([2, 3], start=[1, 0]),
+        spaces.MultiBinary(3),
+        spaces.Dict(speed=BOX, goal=spaces.Discrete(3, start=2)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, {"action_noise": True, "chunk": 2}], ids=["plain", "noise, chunks"])
 def test_actions_lie_in_the_space(
-    action_space: spaces.Space[Any], observation_space: spaces.Space[Any], action_noise: bool
+    action_space: spaces.Space[Any], observation_space: spaces.Space[Any], options: dict[str, Any]
 ) -> None:
-    made = policy(action_space, observation_space, action_noise=action_noise)
-    batch = np.stack([observation_space.sample() for _ in range(6)])
-    for action in made.predict(batch)[0]:
-        assert action_space.contains(action if action.shape else action[()])
-    single, state = made.predict(batch[0])
+    made = policy(action_space, observation_space, **options)
+    ones = [observation_space.sample() for _ in range(6)]
+    batch = {key: np.stack([one[key] for one in ones]) for key in ones[0]} if isinstance(ones[0], dict) else ones
+    actions, state = made.predict(batch if isinstance(batch, dict) else np.stack(batch))
+    again, _ = made.predict(batch if isinstance(batch, dict) else np.stack(batch), state, np.zeros(6, bool))
+    assert actions.dtype == action_space.dtype
+    for action in (*actions, *again):
+        assert action_space.contains(np.asarray(action))
+    single, state = made.predict(ones[0])
     assert np.shape(single) == action_space.shape
+    assert action_space.contains(single)
     assert state is not None
     assert state[0].shape == (1, 2)
 
 
 def test_save_and_load(tmp_path: Path) -> None:
-    made = policy(prior="mixture", hold=3, action_noise=True)
+    made = policy(prior="mixture", hold=3, chunk=2, action_noise=True)
     made.save(str(tmp_path / "policy.pt"))
     loaded = LatentPolicy.load(str(tmp_path / "policy.pt"))
     assert (loaded.config, loaded.action_noise) == (made.config, True)
@@ -148,9 +171,7 @@ def test_bad_input() -> None:
         made.predict(OBSERVATION, state, np.zeros(3))
     with pytest.raises(LatentRLError, match=r"env\.reset\(\) of Gymnasium returns"):
         made.predict((OBSERVATION, {}))  # type: ignore[arg-type]
-    with pytest.raises(
-        LatentRLError, match="unknown policy option 'n_latents': choose among bins, chunk, context_length"
-    ):
+    with pytest.raises(LatentRLError, match="unknown policy option 'n_latents': choose among bins, chunk"):
         policy(n_latents=3)
     with pytest.raises(ValueError, match="Unexpected observation shape"):
         made.predict(np.zeros((4, 7), np.float32))

@@ -1,0 +1,50 @@
+"""What studies that repeat methods over seeds have in common: their table, and the files that they leave."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from latentrl.files import whole
+from latentrl.report import environment
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over the seeds; nothing where there are no values."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{np.mean(values):.4g} ± {np.std(values, ddof=1):.1g}"
+
+
+def table(runs: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A Markdown table with one row for each ``run["method"]``; a run lacks the columns that do not apply to it."""
+    runs = list(runs)
+    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run for run in runs if run["method"] == method]
+        cells = [spread([run[column] for run in mine if column in run]) for column in columns]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path, study: str, packages: Sequence[str], text: str, record: dict[str, Any], figure: Figure) -> None:
+    """table.md, records.json with command, versions and hardware, and STUDY.png, each whole or not at all.
+
+    :param study: name of the module under ``experiments``
+    :param packages: whose versions matter beside those of :func:`latentrl.report.environment`
+    """
+    print(text)
+    where = environment("cpu") | {name: version(name) for name in packages}
+    with whole(folder / "table.md") as partial:
+        partial.write_text(text)
+    with whole(folder / "records.json") as partial:
+        everything = {"command": f"python -m experiments.{study}", "environment": where, **record}
+        partial.write_text(json.dumps(everything, indent=1) + "\n")
+    with whole(folder / f"{study}.png") as partial:
+        figure.savefig(partial, dpi=130, format="png")

@@ -1,0 +1,131 @@
+"""What demonstrations must be: arrays of numbers, finite, of their spaces' shapes, inside them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from latentrl.checks import LatentRLError
+from latentrl.spaces import SUPPORTED, leaves
+
+
+def as_array(name: str, values: Any) -> NDArray[Any]:
+    """An array of numbers; truth values become 0 and 1."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise LatentRLError(f"{name} is ragged: give one flat array of transitions and episode_lengths") from error
+    if array.dtype == bool:
+        return array.astype(np.int8)
+    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
+        raise LatentRLError(f"{name} has dtype {array.dtype}: give numbers, one flat array of transitions")
+    if array.ndim == 0:
+        raise LatentRLError(f"{name} is a single number: give an array with one row per transition")
+    return array
+
+
+def as_integers(name: str, values: Any) -> NDArray[np.int64]:
+    array = as_array(name, values)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise LatentRLError(f"{name} has dtype {array.dtype}: give integers")
+    return array.astype(np.int64)
+
+
+def as_observations(values: Any) -> Any:
+    """An array of numbers, or a dict of them."""
+    if isinstance(values, Mapping):
+        if not values:
+            raise LatentRLError("observations are an empty dict: give at least one array in it")
+        return {str(name): as_array(f"observations/{name}", part) for name, part in values.items()}
+    return as_array("observations", values)
+
+
+def named(name: str, values: Any) -> dict[str, NDArray[Any]]:
+    """The arrays in a field by name: "observations/NAME" for those of a dict."""
+    if isinstance(values, Mapping):
+        return {f"{name}/{part}": array for part, array in values.items()}
+    return {} if values is None else {name: values}
+
+
+def guess_observation_space(values: Any) -> spaces.Space[Any]:
+    """An unbounded Box of the values' shape, that of pictures for three-dimensional bytes, or a Dict of these."""
+    if isinstance(values, Mapping):
+        return spaces.Dict({name: guess_observation_space(part) for name, part in values.items()})
+    if values.dtype == np.uint8 and values.ndim == 4:
+        return spaces.Box(0, 255, values.shape[1:], np.uint8)
+    return spaces.Box(-np.inf, np.inf, values.shape[1:], np.float32)
+
+
+def guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
+    """A Box that spans the actions, or Discrete for one integer each."""
+    if np.issubdtype(actions.dtype, np.integer) and actions.ndim == 1:
+        start = min(0, int(actions.min()))
+        return spaces.Discrete(int(actions.max()) - start + 1, start=start)
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in (actions.min(0), actions.max(0)))
+    return spaces.Box(low, high, actions.shape[1:], np.float32)
+
+
+def check_finite(name: str, array: NDArray[Any]) -> None:
+    """:raises LatentRLError: NaN or infinite values"""
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    if bad.any():
+        raise LatentRLError(
+            f"{name} holds NaN or infinite values in {int(bad.sum())} of {len(bad)} rows, first in row "
+            f"{int(bad.argmax())}: remove or repair these transitions"
+        )
+
+
+def check_space(what: str, values: Any, space: spaces.Space[Any]) -> None:
+    """Dtypes and shapes must fit, choices and actions must lie inside their space.
+
+    Observations of numbers may exceed theirs, as recorded ones do.
+
+    :raises LatentRLError: where they do not
+    """
+    if isinstance(space, spaces.Dict) and what == "action":
+        raise LatentRLError(f"action space {space} is not supported: {_accepted()}")
+    for name, leaf, array in leaves(f"{what}s", space, values):
+        if not isinstance(leaf, SUPPORTED):
+            nested = " inside a Dict" if name else ""
+            raise LatentRLError(f"{what} space {leaf}{nested} is not supported: {_accepted()}")
+        _check_leaf(what, f"{what}s/{name}" if name else f"{what}s", array, leaf)
+
+
+def _accepted() -> str:
+    return f"use {', '.join(space.__name__ for space in SUPPORTED)}, or for observations a Dict of these"
+
+
+def _check_leaf(what: str, name: str, values: NDArray[Any], space: spaces.Space[Any]) -> None:
+    if values.shape[1:] != space.shape:
+        raise LatentRLError(f"{name} have shape {values.shape[1:]} each, but the space is {space}: make them agree")
+    numbers = isinstance(space, spaces.Box)
+    picture = numbers and what == "observation" and space.dtype == np.uint8
+    if (picture or not numbers) and not np.issubdtype(values.dtype, np.integer):
+        raise LatentRLError(f"{name} have dtype {values.dtype}, but the space is {space}: give integers")
+    # Numbers that were seen may lie outside, but as bytes they would wrap around.
+    if numbers and what == "observation" and not (picture and values.dtype != np.uint8):
+        return
+    low, high = _bounds(space)
+    inside = ((values >= low) & (values <= high)).reshape(len(values), -1).all(1)
+    if not inside.all():
+        first = int((~inside).argmax())
+        shown = f": {values[first]}" if values[first].size <= 16 else ""
+        raise LatentRLError(
+            f"{int((~inside).sum())} of {len(values)} {name} lie outside {space}, first in row {first}{shown}; "
+            "clip or rescale them, or widen the space"
+        )
+
+
+def _bounds(space: Any) -> tuple[Any, Any]:
+    """Smallest and largest value; a little beyond the bounds of real numbers, for those that were rounded."""
+    if isinstance(space, spaces.MultiBinary):
+        return 0, 1
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        low = np.asarray(space.start, dtype=np.int64)
+        return low, low + (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+    slack = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(space.high), space.high, 0.0)))
+    return space.low - slack, space.high + slack
