@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, count, one_of
 from latentrl.decoders import Decoder
 from latentrl.diagnostics import Diagnostics, diagnose
-from latentrl.distributions import ANALYTIC_KL, MonteCarlo
+from latentrl.distributions import ANALYTIC_KL, Law, MonteCarlo, Remembering
 from latentrl.estimators import Estimator, LeaveOneOut, Pathwise, ScoreFunction
 from latentrl.nets import Affine, ObservationTrunk
 from latentrl.posteriors import AmortizedPosterior, Posterior
@@ -175,13 +175,15 @@ class LatentModel(nn.Module):
         assert self.posterior is not None
         return self.posterior.infer(batch, lambda q: self._pathwise_bound(batch, q))
 
-    def _pathwise_bound(self, batch: Batch, q: Distribution) -> Float[Tensor, " B"]:
+    def _pathwise_bound(self, batch: Batch, q: Law) -> Float[Tensor, " B"]:
         """One-draw estimate of the ELBO of each element under q."""
         assert self.prior is not None
-        p, z = self.prior(batch.start), q.rsample()
+        p = self.prior(batch.start)
         analytic_kl = ANALYTIC_KL.get((type(q), type(p)))
-        kl = q.log_prob(z) - p.log_prob(z) if analytic_kl is None else analytic_kl(q, p)
-        return self._given(batch, z) - kl
+        if analytic_kl is not None:
+            return self._given(batch, q.rsample()) - analytic_kl(q, p)
+        z, log_q = q.rsample_and_log_prob()
+        return self._given(batch, z) + p.log_prob(z) - log_q
 
     def elbo(
         self,
@@ -221,16 +223,17 @@ class LatentModel(nn.Module):
             # β = 1 is the common case, and on small networks each operation counts.
             penalty = kl if isinstance(weight, float) and weight == 1.0 else weight * kl
             return Elbo((penalty - estimate.surrogate).mean(), estimate.value, kl.detach(), weight)
+        law = Remembering(q) if isinstance(q, Law) and estimator.needs_rsample and q.has_rsample else q
         parts: dict[str, Tensor] = {}
         weights: list[float | Tensor] = []
 
         def integrand(z: Tensor) -> Tensor:
             parts["log_p"] = self._given(batch, z)
-            parts["kl"] = (q.log_prob(z) if form == "kl" else -q.entropy()) - p.log_prob(z)
+            parts["kl"] = (law.log_prob(z) if form == "kl" else -q.entropy()) - p.log_prob(z)
             weights.append(_weight(beta, parts["kl"]))
             return parts["log_p"] - weights[-1] * parts["kl"]
 
-        loss = -estimator(q, integrand, num_samples).surrogate.mean()
+        loss = -estimator(law, integrand, num_samples).surrogate.mean()
         log_p, kl = (parts[name].detach().reshape(-1, len(batch.actions)).mean(0) for name in ("log_p", "kl"))
         return Elbo(loss, log_p, kl, weights[-1])
 
@@ -240,8 +243,12 @@ class LatentModel(nn.Module):
         if self.posterior is None or self.prior is None:
             return self._without_latent(batch).unsqueeze(0)
         q = self._infer(batch)
-        z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
-        return self._given(batch, z) + self.prior(batch.start).log_prob(z) - q.log_prob(z)
+        if isinstance(q, Law) and q.has_rsample:
+            z, log_q = q.rsample_and_log_prob((num_samples,))
+        else:
+            z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
+            log_q = q.log_prob(z)
+        return self._given(batch, z) + self.prior(batch.start).log_prob(z) - log_q
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch, num_samples: int = 100) -> MonteCarlo:

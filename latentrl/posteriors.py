@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError, count
-from latentrl.distributions import DiagonalNormal, FlowLaw, FullNormal, GaussianMixture, OneHots, choices
+from latentrl.distributions import DiagonalNormal, FlowLaw, FullNormal, GaussianMixture, Law, OneHots, choices
 from latentrl.encoders import Encoder, Lengths
 from latentrl.nets import UNIT_SCALE, lower_triangular, positive
 from latentrl.types import Batch
 
-Bound = Callable[[Distribution], Tensor]
+Bound = Callable[[Law], Tensor]
 """ELBO of each element under a given law, q -> (B,)."""
 
 

@@ -17,6 +17,7 @@ from latentrl.distributions import (
     FullNormal,
     GaussianMixture,
     Mixture,
+    Remembering,
     TanhNormal,
 )
 from tests.laws_table import BOXED, CONTINUOUS, FINITE, HIGH, LAWS, LOW, B, draw, law, scales, tanh
@@ -227,3 +228,41 @@ def test_tanh_never_leaves_its_box() -> None:
     assert q.log_prob(z).isfinite().all()
     assert torch.allclose(q.mode, (low + high) / 2)
     assert torch.allclose(q.squash(q.unsquash(z)), z, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in LAWS if law(name).has_rsample])
+def test_density_known_from_the_drawing(name: str) -> None:
+    """Its value is that of the draw, its derivative the total one: by the parameters, draws included."""
+    build, parameters = LAWS[name]
+    leaves = [p.clone().requires_grad_() for p in parameters]
+    q = build(*leaves)
+    torch.manual_seed(0)
+    z, known = q.rsample_and_log_prob((5,))
+    torch.manual_seed(0)
+    assert torch.allclose(z, q.rsample((5,)))
+    anew = q.log_prob(z)
+    assert torch.allclose(known, anew)
+    by_known, by_anew = (
+        torch.autograd.grad(v.cos().sum(), leaves, retain_graph=True, materialize_grads=True) for v in (known, anew)
+    )
+    for leaf, a, b in zip(leaves, by_known, by_anew, strict=True):
+        free = leaf != 0  # entries above the diagonal of a Cholesky factor are no parameters
+        assert torch.allclose(a * free, b * free, atol=1e-9)
+
+
+def test_remembering() -> None:
+    """The last draw with gradients is known; any other value, and draws for a score function, are not."""
+    loc = torch.zeros(B, 2).double().requires_grad_()
+    q = Remembering(DiagonalNormal(loc, torch.ones(B, 2).double().requires_grad_()))
+
+    def by_loc(z: Tensor) -> Tensor:
+        return torch.autograd.grad(q.log_prob(z).sum(), loc, materialize_grads=True)[0]
+
+    first, second = q.rsample((5,)), q.rsample((5,))
+    assert by_loc(second).abs().max() == 0.0  # of a Gaussian's own draw the density does not move with the mean
+    assert by_loc(second.detach()).abs().min() > 0.0
+    assert torch.allclose(q.log_prob(first), q.law.log_prob(first))
+    assert torch.allclose(q.log_prob(second), q.law.log_prob(second))
+    drawn = q.sample((5,))
+    assert by_loc(drawn).abs().min() > 0.0
+    assert (q.batch_shape, q.event_shape) == ((B,), (2,))

@@ -1,10 +1,10 @@
-"""Flows: gradients of their transforms, and the density that is kept of a draw."""
+"""Flows: gradients of their transforms."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.laws_table import LAWS, SPLINES, B, draw, flow, law
+from tests.laws_table import LAWS, SPLINES, B, draw, law
 from tests.twins import twin
 
 
@@ -47,51 +47,3 @@ def test_mode_is_the_image_of_the_gaussians_mean(name: str) -> None:
         value = move(value)
     assert torch.allclose(law(name).mode, value)
     assert not torch.allclose(value, LAWS[name][1][0])
-
-
-@pytest.mark.parametrize("name", ["flow", "inverse flow"])
-def test_density_of_a_flows_own_draw(name: str) -> None:
-    """It is known from the drawing: its value and its total derivative are those of the way back through the map."""
-    build, parameters = LAWS[name]
-    leaves = [p.clone().requires_grad_() for p in parameters]
-    q = build(*leaves)
-    z = q.rsample((5,))
-    known, anew = q.log_prob(z), q.log_prob(z.clone())
-    assert known is q.log_prob(z)
-    assert known is not anew
-    assert torch.allclose(known, anew)
-    by_known, by_anew = (
-        torch.autograd.grad(v.cos().sum(), leaves, retain_graph=True, materialize_grads=True) for v in (known, anew)
-    )
-    assert all(torch.allclose(a, b) for a, b in zip(by_known, by_anew, strict=True))
-    wide = q.expand((4, B))
-    z = wide.rsample((5,))
-    assert wide.log_prob(z).shape == (5, 4, B)
-    assert torch.allclose(wide.log_prob(z), q.log_prob(z))
-
-
-def test_only_a_flows_own_draw_is_known() -> None:
-    leaves = [p.clone().requires_grad_() for p in LAWS["flow"][1]]
-    q = flow(*leaves)
-
-    def partial(z: Tensor) -> Tensor:
-        """Derivative by the location at a fixed value; that of a known density is the total one, zero."""
-        return torch.autograd.grad(q.log_prob(z).sum(), leaves[0], materialize_grads=True)[0]
-
-    drawn = q.rsample((5,))
-    assert partial(drawn).abs().max() == 0
-    assert partial(drawn.detach()).abs().min() > 0
-    drawn = q.sample((5,))
-    assert torch.allclose(partial(drawn), partial(drawn.clone()))
-    drawn.requires_grad_()  # a draw without gradient leaves nothing behind
-    assert torch.autograd.grad(q.log_prob(drawn).sum(), drawn)[0].abs().min() > 0
-    first, second = q.rsample((5,)), q.rsample((5,))
-    assert torch.allclose(q.log_prob(first), q.log_prob(first.clone()))
-    assert torch.allclose(q.log_prob(second), q.log_prob(second.clone()))
-    second += 1.0  # the same object, another value
-    assert torch.allclose(q.log_prob(second), q.log_prob(second.clone()))
-    third = q.rsample((5,))
-    with torch.no_grad():
-        assert not q.log_prob(third).requires_grad
-    third.detach_()
-    assert torch.allclose(partial(third), partial(third.clone()))

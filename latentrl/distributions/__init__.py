@@ -10,7 +10,7 @@ from latentrl.distributions.discrete import Bernoullis, DiscretizedLogistic, One
 from latentrl.distributions.divergence import ANALYTIC_KL, MonteCarlo, monte_carlo_kl
 from latentrl.distributions.flows import FlowLaw
 from latentrl.distributions.gaussian import DiagonalNormal, FullNormal, StandardNormal
-from latentrl.distributions.law import Law
+from latentrl.distributions.law import Law, Remembering
 from latentrl.distributions.mixtures import FullGaussianMixture, GaussianMixture, Mixture
 from latentrl.distributions.squashed import TanhNormal
 
@@ -28,6 +28,7 @@ __all__ = [
     "MonteCarlo",
     "OneHot",
     "OneHots",
+    "Remembering",
     "StandardNormal",
     "TanhNormal",
     "choices",

@@ -13,9 +13,6 @@ from latentrl.distributions.law import Law
 class FlowLaw(Law):
     """The law of ``loc + scale · T(u)`` with u ~ N(0, I): a normalizing flow (Rezende & Mohamed 2015).
 
-    The density of the last draw with gradients is kept with it, as a function of the parameters alone: asked for the
-    same tensor again, ``log_prob`` does not go back through T. For a derivative by the draw itself, give a clone.
-
     :param loc: (..., D)
     :param scale: positive, (..., D)
     :param transform: T, an invertible map of (..., D) whose ``call_and_ladj`` gives T(u) and log |det dT/du|, as the
@@ -26,7 +23,6 @@ class FlowLaw(Law):
 
     def __init__(self, loc: Tensor, scale: Tensor, transform: Transform) -> None:
         self.loc, self.scale, self.transform = loc, scale, transform
-        self._drawn: tuple[Tensor, int, Tensor] | None = None
         super().__init__(torch.broadcast_shapes(loc.shape, scale.shape)[:-1], loc.shape[-1:])
 
     @property
@@ -53,20 +49,14 @@ class FlowLaw(Law):
         return FlowLaw(self.loc.expand(shape), self.scale.expand(shape), self.transform)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.loc + self.scale * self.transform(self._base.sample(sample_shape))
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
         base = self._base
         u = base.sample(sample_shape)
         bent, log_slope = self.transform.call_and_ladj(u)  # type: ignore[attr-defined]
-        value = self.loc + self.scale * bent
-        # What a bound asks next is the density of this very draw, which is known already. A draw without gradient may
-        # serve a score function, whose density needs a graph of its own.
-        log_prob = base.log_prob(u) - log_slope - self.scale.log().sum(-1)
-        self._drawn = (value, value._version, log_prob) if value.requires_grad else None
-        return value
+        return self.loc + self.scale * bent, base.log_prob(u) - log_slope - self.scale.log().sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._drawn is not None and torch.is_grad_enabled():
-            drawn, version, log_prob = self._drawn
-            if value is drawn and value.requires_grad and value._version == version:
-                return log_prob
         u, log_slope = self.transform.inv.call_and_ladj((value - self.loc) / self.scale)  # type: ignore[attr-defined]
         return self._base.log_prob(u) + log_slope - self.scale.log().sum(-1)

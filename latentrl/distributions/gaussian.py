@@ -60,10 +60,17 @@ class DiagonalNormal(Gaussian):
         loc = self.loc.expand(self._extended_shape(sample_shape)) if sample_shape else self.loc
         return torch.addcmul(loc, self.scale, torch.randn_like(loc))
 
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        loc = self.loc.expand(self._extended_shape(sample_shape)) if sample_shape else self.loc
+        noise = torch.randn_like(loc)
+        return torch.addcmul(loc, self.scale, noise), self._density(noise)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        squares = ((value - self.loc) / self.scale).square().sum(-1)
+        return self._density((value - self.loc) / self.scale)
+
+    def _density(self, whitened: Tensor) -> Tensor:
         # Summed apart, a scale shared by the batch costs D logarithms rather than B·D, forward and backward.
-        return -0.5 * squares - (self.scale.log().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
+        return -0.5 * whitened.square().sum(-1) - (self.scale.log().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
 
     def entropy(self) -> Tensor:
         return (self.scale.log() + (0.5 + HALF_LOG_2PI)).expand(self.loc.shape).sum(-1)
@@ -109,7 +116,16 @@ class FullNormal(Gaussian):
         return FullNormal(self.loc.expand(shape), self.scale_tril.expand(shape + self.event_shape))
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        return self._bent(self._noise(sample_shape))
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        noise = self._noise(sample_shape)
+        return self._bent(noise), self._density(noise)
+
+    def _noise(self, sample_shape: Any) -> Tensor:
+        return torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+
+    def _bent(self, noise: Tensor) -> Tensor:
         return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
 
     def whiten(self, value: Tensor) -> Tensor:
@@ -121,8 +137,10 @@ class FullNormal(Gaussian):
         return self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        squares = self.whiten(value).square().sum(-1)
-        return -0.5 * squares - (self.log_scale().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
+        return self._density(self.whiten(value))
+
+    def _density(self, whitened: Tensor) -> Tensor:
+        return -0.5 * whitened.square().sum(-1) - (self.log_scale().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
 
     def entropy(self) -> Tensor:
         return (self.log_scale() + (0.5 + HALF_LOG_2PI)).sum(-1).expand(self.batch_shape)

@@ -22,3 +22,39 @@ class Law(Distribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
             return self.rsample(sample_shape)
+
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Draw with gradients, and the log density of the draws, which some laws know from the drawing.
+
+        The density is a function of the parameters alone: it has the total derivative, and none by the draw itself.
+        """
+        value = self.rsample(sample_shape)
+        return value, self.log_prob(value)
+
+
+class Remembering(Law):
+    """Another law for the time of one evaluation: asked for the density of its last draw, it need not compute it.
+
+    Only draws with gradients are remembered; see :meth:`Law.rsample_and_log_prob` for what their density is.
+
+    :param law: one with ``rsample``
+    """
+
+    has_rsample = True
+
+    def __init__(self, law: Law) -> None:
+        self.law = law
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        super().__init__(law.batch_shape, law.event_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        self._drawn = self.law.rsample_and_log_prob(sample_shape)
+        return self._drawn[0]
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.law.sample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._drawn is not None and value is self._drawn[0]:
+            return self._drawn[1]
+        return self.law.log_prob(value)
