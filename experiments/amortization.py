@@ -55,7 +55,7 @@ class Args:
     """Learning rate of networks (Adam)."""
     local_rate: float = 2e-2
     """Learning rate of means and scales that belong to one datum."""
-    step_size: float = 0.03
+    step_size: float = 0.1
     """Of the steps that improve an encoder's answer."""
     watched: int = 100
     """Data of each kind, training and held out, on which bounds are measured."""

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from latentrl.decoders import Decoder
@@ -34,7 +34,7 @@ class Likelihood(Decoder):
     """A law without a network."""
 
     def __init__(self, law: Law) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.law = law
 
     def forward(self, observations: Tensor, z: Tensor) -> Distribution:

@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
+from latentrl.decoders import Decoder
 from latentrl.distributions import DiagonalNormal
 from latentrl.encoders import Encoder
 from latentrl.model import LatentModel
@@ -35,7 +36,7 @@ class Untouched(Encoder):
         return inputs
 
 
-class LinearDecoder(nn.Module):
+class LinearDecoder(Decoder):
     """N(Wz + b, s² I)."""
 
     sigma: Tensor
@@ -53,7 +54,7 @@ def linear_autoencoder() -> LatentModel:
     """As many latents as data dimensions."""
     size = len(EIGENVALUES)
     posterior = GaussianPosterior(Untouched(size), size)
-    return LatentModel(posterior, StandardNormalPrior(size), LinearDecoder(size, size))  # type: ignore[arg-type]
+    return LatentModel(posterior, StandardNormalPrior(size), LinearDecoder(size, size))
 
 
 def exact(level: float) -> tuple[float, float]:

@@ -29,18 +29,22 @@ Hidden = Sequence[int]
 
 
 class Decoder(nn.Module):
-    """Base of decoders: a trunk over (s, z) and a linear head."""
+    """Base of decoders."""
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Distribution:
+        raise NotImplementedError
+
+
+class NetworkDecoder(Decoder):
+    """Base of decoders with a trunk over (s, z) and a linear head."""
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, outputs: int) -> None:
         super().__init__()
         self.trunk = ConditionedTrunk(observation_dim, latent_dim, hidden)
         self.head = nn.Linear(self.trunk.features_dim, outputs)
 
-    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Distribution:
-        raise NotImplementedError
 
-
-class GaussianDecoder(Decoder):
+class GaussianDecoder(NetworkDecoder):
     """N(μ(s, z), diag σ²).
 
     :param scale: "shared", one σ for all actions (in units of their spread) and states; "per_dimension", one each for
@@ -64,7 +68,7 @@ class GaussianDecoder(Decoder):
         return DiagonalNormal(self.raw_units(self.head(features)), self.raw_units.scale(self.sigma(features)))
 
 
-class TanhGaussianDecoder(Decoder):
+class TanhGaussianDecoder(NetworkDecoder):
     """A Gaussian squashed into the action box, for actions that must stay inside their bounds.
 
     :param low: lower corner of the action box, (A,)
@@ -95,7 +99,7 @@ class TanhGaussianDecoder(Decoder):
         return TanhNormal(loc, positive(self.sigma(features)).expand(loc.shape), self.low, self.high)
 
 
-class MixtureDecoder(Decoder):
+class MixtureDecoder(NetworkDecoder):
     """Mixture of K diagonal Gaussians per state: a mixture density network (Bishop 1994) where Z = 0.
 
     :param n_components: K
@@ -123,7 +127,7 @@ class MixtureDecoder(Decoder):
         return GaussianMixture(logits, loc, self.raw_units.scale(self.sigma(features).reshape(shape)))
 
 
-class DiscretizedLogisticDecoder(Decoder):
+class DiscretizedLogisticDecoder(NetworkDecoder):
     """A logistic law over equal intervals of the action box: for pixels, and for actions clipped at their bounds.
 
     :param low: lower corner of the box, (A,)
@@ -158,7 +162,7 @@ class DiscretizedLogisticDecoder(Decoder):
         return DiscretizedLogistic(loc, scale, self.low, self.high, self.bins)
 
 
-class BernoulliDecoder(Decoder):
+class BernoulliDecoder(NetworkDecoder):
     """A independent bits: MultiBinary actions, or binary data."""
 
     def __init__(
@@ -170,7 +174,7 @@ class BernoulliDecoder(Decoder):
         return Bernoullis(self.head(self.trunk(observations, z)))
 
 
-class CategoricalDecoder(Decoder):
+class CategoricalDecoder(NetworkDecoder):
     """One discrete action, or several side by side, as one-hot vectors.
 
     :param sizes: number of options of each

@@ -147,7 +147,8 @@ class SemiAmortizedPosterior(GaussianPosterior):
     k + 1 passes of the decoder forward and 2k backward.
 
     :param steps: k
-    :param step_size: of plain gradient ascent in (μ, unbounded σ)
+    :param step_size: share of a natural gradient, (σ² ∂μ, ½ ∂log σ), which is taken at each step, at most one σ and a
+        factor of e; unlike that of a plain gradient, it means the same for latents that much or little is known of
     :param num_samples: draws for each gradient
     """
 
@@ -162,19 +163,21 @@ class SemiAmortizedPosterior(GaussianPosterior):
     def infer(self, batch: Batch, bound: Bound) -> DiagonalNormal:
         inputs = self.encoder.inputs(batch.context_observations, batch.context_actions)
         loc, raw_scale = self.head(self.encoder.features(inputs, batch.context_lengths)).chunk(2, dim=-1)
+        log_scale = positive(raw_scale).log()
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             for _ in range(self.steps):
                 if not learning:
-                    loc, raw_scale = loc.detach(), raw_scale.detach()
+                    loc, log_scale = loc.detach(), log_scale.detach()
                 if not loc.requires_grad:
-                    loc, raw_scale = loc.requires_grad_(), raw_scale.requires_grad_()
-                q = DiagonalNormal(loc, positive(raw_scale))
+                    loc, log_scale = loc.requires_grad_(), log_scale.requires_grad_()
+                scale = log_scale.exp()
+                q = DiagonalNormal(loc, scale)
                 value = torch.stack([bound(q) for _ in range(self.num_samples)]).mean(0).sum()
-                slopes = torch.autograd.grad(value, (loc, raw_scale), create_graph=learning)
-                loc = loc + self.step_size * slopes[0]
-                raw_scale = raw_scale + self.step_size * slopes[1]
-        q = DiagonalNormal(loc, positive(raw_scale))
+                by_loc, by_log_scale = torch.autograd.grad(value, (loc, log_scale), create_graph=learning)
+                loc = loc + scale * (self.step_size * scale * by_loc).clamp(-1.0, 1.0)
+                log_scale = log_scale + (0.5 * self.step_size * by_log_scale).clamp(-1.0, 1.0)
+        q = DiagonalNormal(loc, log_scale.exp())
         return q if learning else DiagonalNormal(q.loc.detach(), q.scale.detach())
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +17,16 @@ from experiments import (
     gallery,
     gaussian_mixtures,
     known_posteriors,
+    landings,
     linear_vae,
     mixture_of_gaussians,
     ppo,
+    priors,
     vae,
     variational_inference,
 )
 from experiments.benchmarks import env_steps
+from latentrl import LatentRLError
 from latentrl.distributions import DiagonalNormal
 
 
@@ -182,3 +186,28 @@ def test_mixture_as_a_latent_model() -> None:
         q = model.infer(batch).probs
     kl = (q * (q.log() - law.responsibilities(x).log())).sum(-1)
     assert float(law.log_prob(x).mean() + loss) == pytest.approx(float(kl.mean()))
+
+
+@pytest.mark.slow
+def test_priors(tmp_path: Path) -> None:
+    priors.main(priors.Args(seeds=(0,), smoke=True, out=tmp_path))
+    runs = json.loads((tmp_path / "records.json").read_text())["runs"]
+    assert [run["prior"] for run in runs] == list(priors.PRIORS)
+    assert all(math.isfinite(run["bound"]) for run in runs)
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(runs)
+    assert (tmp_path / "priors.png").exists()
+
+
+def test_landings_are_read_and_told_apart(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    path = tmp_path / "landings.npz"
+    flights = generator.normal(size=(8, 40, 8)) + 5.0 * (np.arange(8) % 2)[:, None, None]
+    arrays = {"obs": flights.reshape(-1, 8), "action": np.zeros((320, 2)), "episode_ends": np.arange(40, 321, 40)}
+    np.savez(path, **arrays, expert=np.repeat(np.arange(8) % 2, 40))
+    data = landings.read(path)
+    assert data.modes is not None
+    assert data.modes.tolist() == [0, 1] * 4
+    known = np.array([landings.summary(flight, np.zeros((40, 2))) for flight in flights])
+    assert landings.kinds(known, data.modes, known + 0.1).tolist() == [0, 1] * 4
+    with pytest.raises(LatentRLError, match="holds no landings"):
+        landings.read(tmp_path / "nowhere.npz")

@@ -1,7 +1,6 @@
 """Behaviour cloning of latent policies as a stable-baselines3 algorithm."""
 
 import io
-import math
 import pathlib
 import time
 import warnings
@@ -15,7 +14,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common import utils
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
@@ -25,14 +24,13 @@ from latentrl.data import Demonstrations, Segments
 from latentrl.diagnostics import Diagnostics
 from latentrl.files import whole
 from latentrl.model import Elbo
+from latentrl.sb3.defaults import UpdateBar, default_kl_weight, default_noise
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector, values_channels_first
-from latentrl.schedules import Cosine, FadeIn, KLRange, Schedule, as_schedule
+from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
 
 SelfBC = TypeVar("SelfBC", bound="LatentBC")
-LEAST_NATS = 0.5
-"""KL below which ``kl_weight="auto"`` lowers β."""
 SETTLING = 200
 """Updates after the fade of the KL weight before which nothing is said of a collapse."""
 
@@ -231,34 +229,21 @@ class LatentBC(BaseAlgorithm):
             pads=config.pads,
             raw_observations=model.trunk is not None,
         )
+        if self.kl_weight is None:  # made once, so that a continued run goes on with its β
+            self.kl_weight = default_kl_weight(segments)
         if not bool(model.standardized):
             model.standardize(segments.observations, segments.actions)
         return ElboTrainer(
             model,
             segments,
             self.policy.optimizer,
-            FadeIn(self._kl_weight_for(segments), self._fade_steps),
+            FadeIn(self.kl_weight, self._fade_steps),
             self.batch_size,
             self.steps_per_segment,
-            self._noise_for(demonstrations),
+            default_noise(demonstrations, model, config) if self.noise == "auto" else self.noise,
             self.max_grad_norm,
             total_steps=total_timesteps,
         )
-
-    def _kl_weight_for(self, segments: Segments) -> Schedule:
-        """The schedule; "auto" is made once, so that a continued run goes on with its β."""
-        if self.kl_weight is None:
-            # A latent of one step that must tell something tells the action itself, which p(z) cannot know.
-            low = LEAST_NATS if self.policy.config.hold != 1 else 0.0
-            self.kl_weight = KLRange(low, max(LEAST_NATS, math.log(len(segments))))
-        return self.kl_weight
-
-    def _noise_for(self, demonstrations: Demonstrations) -> CorrectiveNoise | None:
-        if self.noise != "auto":
-            return self.noise
-        numbers = all(isinstance(space, spaces.Box) for space in (self.observation_space, self.action_space))
-        planned = self.policy.model.trunk is not None or self.policy.config.chunk > 1
-        return CorrectiveNoise.estimate(demonstrations) if numbers and not planned else None
 
     def _log(self, trainer: ElboTrainer, terms: Elbo) -> None:
         """One line of the log; synchronises with the device, which the updates in between do not."""
@@ -331,11 +316,3 @@ class LatentBC(BaseAlgorithm):
         with whole(target if target.suffix else target.with_suffix(".zip")) as partial, partial.open("wb") as file:
             super().save(file, exclude, include)
         return None
-
-
-class UpdateBar(ProgressBarCallback):
-    """stable-baselines3's progress bar, counting updates (its own counts environments and needs one)."""
-
-    def _on_step(self) -> bool:
-        self.pbar.update(1)
-        return True

@@ -1,5 +1,7 @@
 """LatentBC as a stable-baselines3 algorithm: learn, predict, evaluate, save, load, log."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from latentrl import CorrectiveNoise, Demonstrations, LatentRLError
+from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
 from latentrl.sb3 import LatentBC
+from latentrl.sb3.defaults import default_noise
+from latentrl.schedules import KLRange
 
 TRACE = "latentrl_envs:latentrl/Trace-v0"
 SMALL = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
@@ -294,3 +298,24 @@ def test_a_function_and_a_progress_bar(trace_demos: Demonstrations) -> None:
 
     small(trace_demos).learn(3, callback=callback, progress_bar=True)
     assert calls == [1, 2, 3]
+
+
+def test_what_is_found_where_nothing_is_said(two_ways: Demonstrations, tmp_path: Path) -> None:
+    """A target KL from half a nat to the log of the segments' number; noise where actions move what is seen."""
+    agent = small(two_ways).learn(20)
+    assert isinstance(agent.kl_weight, KLRange)
+    assert (agent.kl_weight.low, agent.kl_weight.high) == (0.5, math.log(24))
+    agent.save(tmp_path / "bc")
+    assert vars(LatentBC.load(tmp_path / "bc").kl_weight) == vars(agent.kl_weight)
+    every_step = small(two_ways, policy_kwargs={"hold": 1}).learn(1)
+    assert isinstance(every_step.kl_weight, KLRange)
+    assert (every_step.kl_weight.low, every_step.kl_weight.high) == (0.0, math.log(len(two_ways)))
+    noise = default_noise(two_ways, agent.policy.model, agent.policy.config)
+    assert noise is not None
+    assert noise.gain is not None
+    np.testing.assert_allclose(noise.gain, -np.eye(2) / 8, atol=1e-3)
+    assert default_noise(two_ways, agent.policy.model, LatentConfig(chunk=2)) is None
+    discrete = replace(two_ways, actions=np.zeros(len(two_ways), dtype=np.int64), action_space=spaces.Discrete(2))
+    assert default_noise(discrete, agent.policy.model, agent.policy.config) is None
+    with pytest.raises(LatentRLError, match="'auto' or None, but 'none' was given"):
+        small(two_ways, noise="none")
