@@ -164,14 +164,14 @@ class Multiplier:
 class KLConstraint(Multiplier):
     """max E_q[log p] subject to KL ≤ ε, as a saddle point: dual ascent in log β (Higgins et al. 2017, eq. 4 and 5).
 
-    β ends where the KL is ε. Where even a free latent uses less, β falls to its lower limit. A rate above some ten
-    times Adam's learning rate outruns the model, and β overshoots by orders of magnitude before it settles.
+    β ends where the KL is ε. Where even a free latent uses less, β falls to its lower limit. The further the rate
+    lies above Adam's learning rate, the further β overshoots before it settles; one far too low is late.
 
     :param target: ε in nats
     """
 
     def __init__(
-        self, target: float, rate: float = 0.01, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)
+        self, target: float, rate: float = 0.05, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)
     ) -> None:
         super().__init__(rate, initial, limits)
         self.target = at_least("target", target, 1e-6)
@@ -193,7 +193,7 @@ class Geco(Multiplier):
         self,
         target: float,
         scale: float = 1.0,
-        rate: float = 0.01,
+        rate: float = 0.05,
         initial: float = 1.0,
         limits: tuple[float, float] = (1e-4, 1e4),
     ) -> None:
@@ -215,7 +215,7 @@ class KLRange(Multiplier):
     :param high: nats above which it would only memorise
     """
 
-    def __init__(self, low: float, high: float, rate: float = 0.01) -> None:
+    def __init__(self, low: float, high: float, rate: float = 0.05) -> None:
         super().__init__(rate)
         self.low, self.high = at_least("low", low, 0.0), at_least("high", high, max(low, 1e-6))
         self._above: Tensor | float = 0.0
