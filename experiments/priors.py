@@ -4,7 +4,8 @@
 
 Human strokes: the 26 LASA shapes from one start, rolled out in ``latentrl/Trace-v0`` and scored as in the demo. Pilots:
 episodes of LunarLanderContinuous-v3 by four agents, rolled out in Gymnasium's environment; a landing succeeds from a
-return of 200 on, and its kind is that of the recorded episodes nearest to it. Without ``--lander`` only the strokes.
+return of 200 on, and its kind is that of the recorded episodes nearest to it (this needs ``gymnasium[box2d]``). Without
+``--lander`` only the strokes.
 """
 
 import json
@@ -151,7 +152,7 @@ def draw(records: list[dict[str, Any]]) -> Figure:
                 values = [r[name] for r in records if (r["data"], r["prior"]) == (kind, prior)]
                 axis.plot(np.full(len(values), place), values, "o", color=f"C{place}", alpha=0.6)
             axis.set_xticks(range(len(PRIORS)), PRIORS.values(), rotation=30)
-            axis.set(xlim=(-0.5, len(PRIORS) - 0.5), title=f"{kind}: {COLUMNS[name]}")
+            axis.set(xlim=(-0.5, len(PRIORS) - 0.5), title=f"{kind}: {COLUMNS[name]}".split(" (")[0])
     return figure
 
 
