@@ -68,10 +68,10 @@ class GaussianDecoder(NetworkDecoder):
         return DiagonalNormal(self.raw_units(self.head(features)), self.raw_units.scale(self.sigma(features)))
 
 
-class TanhGaussianDecoder(NetworkDecoder):
-    """A Gaussian squashed into the action box, for actions that must stay inside their bounds.
+class BoxDecoder(NetworkDecoder):
+    """Base of decoders whose actions stay inside a box.
 
-    :param low: lower corner of the action box, (A,)
+    :param low: lower corner of the box, (A,)
     :param high: upper corner, (A,)
     :param scale: as in :class:`GaussianDecoder`
     """
@@ -92,6 +92,10 @@ class TanhGaussianDecoder(NetworkDecoder):
         self.register_buffer("low", low)
         self.register_buffer("high", high)
         self.sigma = UnboundedScale(self.trunk.features_dim, len(low), scale)
+
+
+class TanhGaussianDecoder(BoxDecoder):
+    """A Gaussian squashed into the action box, for actions that must stay inside their bounds."""
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> TanhNormal:
         features = self.trunk(observations, z)
@@ -127,17 +131,11 @@ class MixtureDecoder(NetworkDecoder):
         return GaussianMixture(logits, loc, self.raw_units.scale(self.sigma(features).reshape(shape)))
 
 
-class DiscretizedLogisticDecoder(NetworkDecoder):
+class DiscretizedLogisticDecoder(BoxDecoder):
     """A logistic law over equal intervals of the action box: for pixels, and for actions clipped at their bounds.
 
-    :param low: lower corner of the box, (A,)
-    :param high: upper corner, (A,)
     :param bins: number of intervals
-    :param scale: as in :class:`GaussianDecoder`
     """
-
-    low: Tensor
-    high: Tensor
 
     def __init__(
         self,
@@ -149,12 +147,9 @@ class DiscretizedLogisticDecoder(NetworkDecoder):
         hidden: Hidden = (128, 128, 128),
         scale: ScaleKind = "per_dimension",
     ) -> None:
-        super().__init__(observation_dim, latent_dim, hidden, len(low))
+        super().__init__(observation_dim, latent_dim, low, high, hidden, scale)
         self.bins = count("bins", bins, 2)
-        self.register_buffer("low", low)
-        self.register_buffer("high", high)
         self.raw_units = Unstandardize(len(low), "action")
-        self.sigma = UnboundedScale(self.trunk.features_dim, len(low), scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiscretizedLogistic:
         features = self.trunk(observations, z)
