@@ -220,9 +220,7 @@ class LatentModel(nn.Module):
             estimate = estimator(q, lambda z: self._given(batch, z), num_samples)
             kl = analytic_kl(q, p)
             weight = _weight(beta, kl)
-            # β = 1 is the common case, and on small networks each operation counts.
-            penalty = kl if isinstance(weight, float) and weight == 1.0 else weight * kl
-            return Elbo((penalty - estimate.surrogate).mean(), estimate.value, kl.detach(), weight)
+            return Elbo((_times(weight, kl) - estimate.surrogate).mean(), estimate.value, kl.detach(), weight)
         law = Remembering(q) if isinstance(q, Law) and estimator.needs_rsample and q.has_rsample else q
         parts: dict[str, Tensor] = {}
         weights: list[float | Tensor] = []
@@ -231,10 +229,10 @@ class LatentModel(nn.Module):
             parts["log_p"] = self._given(batch, z)
             parts["kl"] = (law.log_prob(z) if form == "kl" else -q.entropy()) - p.log_prob(z)
             weights.append(_weight(beta, parts["kl"]))
-            return parts["log_p"] - weights[-1] * parts["kl"]
+            return parts["log_p"] - _times(weights[-1], parts["kl"])
 
         loss = -estimator(law, integrand, num_samples).surrogate.mean()
-        log_p, kl = (parts[name].detach().reshape(-1, len(batch.actions)).mean(0) for name in ("log_p", "kl"))
+        log_p, kl = (_over_draws(parts[name].detach(), len(batch.actions)) for name in ("log_p", "kl"))
         return Elbo(loss, log_p, kl, weights[-1])
 
     def log_weights(self, batch: Batch, num_samples: int) -> Float[Tensor, "S B"]:
@@ -303,3 +301,13 @@ def _named(sizes: tuple[int, ...] | None) -> str:
 
 def _weight(beta: Beta, kl: Tensor) -> float | Tensor:
     return beta(kl.detach().mean()) if callable(beta) else beta
+
+
+def _times(weight: float | Tensor, kl: Tensor) -> Tensor:
+    # β = 1 is the common case, and on small networks each operation counts.
+    return kl if isinstance(weight, float) and weight == 1.0 else weight * kl
+
+
+def _over_draws(values: Tensor, size: int) -> Tensor:
+    """Means over all but the last dimension, the batch."""
+    return values.reshape(-1, size).mean(0) if values.dim() > 1 else values

@@ -69,8 +69,11 @@ class Unstandardize(Affine):
         self.shift.copy_(mean)
         self.floor.copy_(SCALE_FLOOR * spread)
 
-    def scale(self, unbounded: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
-        """Standard deviations in raw units, std · :func:`positive` (unbounded), in two operations."""
+    def scale(self, unbounded: Tensor) -> Float[Tensor, "*batch D"]:
+        """Standard deviations in raw units, std · :func:`positive` (unbounded), in two operations.
+
+        :param unbounded: (..., D), or (..., 1) for one that all dimensions share
+        """
         return torch.addcmul(self.floor, self.gain, F.softplus(unbounded))
 
 
@@ -128,7 +131,9 @@ class ConditionedTrunk(nn.Module):
         if z.shape[-1] == 0:
             return self.net(scaled)
         if observations.dim() == 2:
-            return self.net(torch.cat([scaled.expand(*z.shape[:-1], -1), z], dim=-1))
+            if z.dim() > 2:
+                scaled = scaled.expand(*z.shape[:-1], -1)
+            return self.net(torch.cat([scaled, z], dim=-1))
         first, size = self.net[0], observations.shape[-1]
         assert isinstance(first, nn.Linear)
         from_latent = F.linear(z, first.weight[:, size:]).unsqueeze(-2)
@@ -146,15 +151,28 @@ def positive(raw: Tensor) -> Tensor:
     return F.softplus(raw.contiguous()).add_(SCALE_FLOOR)
 
 
-def lower_triangular(diagonal: Float[Tensor, "*b D"], below: Float[Tensor, "*b E"]) -> Float[Tensor, "*b D D"]:
-    """Lower-triangular matrices from their diagonals and the E = D(D − 1)/2 entries below, row by row."""
-    size = diagonal.shape[-1]
-    source = torch.full((size, size), size + below.shape[-1])  # of the zero at the end
-    rows, columns = torch.tril_indices(size, size, -1)
-    source[rows, columns] = size + torch.arange(below.shape[-1])
-    source.fill_diagonal_(0).diagonal().add_(torch.arange(size))
-    entries = torch.cat([diagonal, below, torch.zeros_like(diagonal[..., :1])], -1)
-    return entries.index_select(-1, source.flatten().to(entries.device)).unflatten(-1, (size, size))
+class LowerTriangular(nn.Module):
+    """Lower-triangular matrices (..., D, D) from their diagonals and the D(D − 1)/2 entries below, row by row.
+
+    :param size: D
+    """
+
+    source: Tensor
+    zero: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.below = size, size * (size - 1) // 2
+        source = torch.full((size, size), size + self.below)  # of the zero at the end
+        rows, columns = torch.tril_indices(size, size, -1)
+        source[rows, columns] = size + torch.arange(self.below)
+        source.fill_diagonal_(0).diagonal().add_(torch.arange(size))
+        self.register_buffer("source", source.flatten(), persistent=False)
+        self.register_buffer("zero", torch.zeros(1), persistent=False)
+
+    def forward(self, diagonal: Float[Tensor, "*b D"], below: Float[Tensor, "*b E"]) -> Float[Tensor, "*b D D"]:
+        entries = torch.cat([diagonal, below, self.zero.expand(*diagonal.shape[:-1], 1)], -1)
+        return entries.index_select(-1, self.source).unflatten(-1, (self.size, self.size))
 
 
 ScaleKind = Literal["shared", "per_dimension", "state"]
@@ -173,14 +191,12 @@ class UnboundedScale(nn.Module):
     def __init__(self, features_dim: int, size: int, kind: ScaleKind = "per_dimension") -> None:
         super().__init__()
         one_of("scale", kind, SCALE_KINDS)
-        self.size = size
         self.raw = nn.Parameter(torch.full((1 if kind == "shared" else size,), UNIT_SCALE))
         self.from_features = nn.Linear(features_dim, size, bias=False) if kind == "state" else None
 
     def forward(self, features: Float[Tensor, "*b H"]) -> Tensor:
-        if self.from_features is not None:
-            return self.raw + self.from_features(features)
-        return self.raw.expand(self.size)
+        """(*b, size), or (1,) or (size,) where they are the same for all features."""
+        return self.raw if self.from_features is None else F.linear(features, self.from_features.weight, self.raw)
 
 
 class StateParameters(nn.Module):
@@ -196,11 +212,14 @@ class StateParameters(nn.Module):
     ) -> None:
         super().__init__()
         self.free = nn.Parameter(initial)
-        self.from_state: nn.Module | None = None
+        self.trunk: ConditionedTrunk | None = None
         if observation_dim is not None:
-            layers = Standardize(observation_dim, "observation"), MLP([observation_dim, *hidden])
-            self.from_state = nn.Sequential(*layers, nn.Linear(hidden[-1], len(initial), bias=False))
+            self.trunk = ConditionedTrunk(observation_dim, 0, hidden)
+            self.from_features = nn.Linear(hidden[-1], len(initial), bias=False)
 
     def forward(self, observations: Float[Tensor, "*b O"]) -> Float[Tensor, "*c n"]:
         """(n,), or (*b, n) where they depend on the state."""
-        return self.free if self.from_state is None else self.free + self.from_state(observations)
+        if self.trunk is None:
+            return self.free
+        features = self.trunk(observations, observations[..., :0])
+        return F.linear(features, self.from_features.weight, self.free)

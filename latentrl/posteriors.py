@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, count
 from latentrl.distributions import DiagonalNormal, FlowLaw, FullNormal, GaussianMixture, Law, OneHots, choices
 from latentrl.encoders import Encoder, Lengths
-from latentrl.nets import UNIT_SCALE, lower_triangular, positive
+from latentrl.nets import UNIT_SCALE, LowerTriangular, positive
 from latentrl.types import Batch
 
 Bound = Callable[[Law], Tensor]
@@ -80,11 +80,13 @@ class FullGaussianPosterior(AmortizedPosterior):
     """Gaussian with any covariance, q(z|x) = N(μ(x), L(x) L(x)ᵀ): latents may depend on one another given x."""
 
     def __init__(self, encoder: Encoder, latent_dim: int) -> None:
-        super().__init__(encoder, latent_dim, 2 * latent_dim + latent_dim * (latent_dim - 1) // 2)
+        triangle = LowerTriangular(latent_dim)
+        super().__init__(encoder, latent_dim, 2 * latent_dim + triangle.below)
+        self.triangle = triangle
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> FullNormal:
         outputs, size = self.head(features), self.latent_dim
-        scale_tril = lower_triangular(positive(outputs[..., size : 2 * size]), outputs[..., 2 * size :])
+        scale_tril = self.triangle(positive(outputs[..., size : 2 * size]), outputs[..., 2 * size :])
         return FullNormal(outputs[..., :size], scale_tril)
 
 

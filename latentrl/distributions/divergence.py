@@ -14,8 +14,9 @@ from latentrl.distributions.squashed import TanhNormal
 
 
 def _kl_diagonal_normal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
-    ratio = (q.scale / p.scale).square()
-    shift = ((q.loc - p.loc) / p.scale).square()
+    precision = p.scale.reciprocal()
+    ratio = (q.scale * precision).square()
+    shift = ((q.loc - p.loc) * precision).square()
     return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from latentrl.distributions.law import Law
+from latentrl.distributions.law import Law, common_shape
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -66,11 +66,12 @@ class DiagonalNormal(Gaussian):
         return torch.addcmul(loc, self.scale, noise), self._density(noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self._density((value - self.loc) / self.scale)
+        # The inverse of a scale that the batch shares is few divisions, and its gradient few operations.
+        return self._density((value - self.loc) * self.scale.reciprocal())
 
     def _density(self, whitened: Tensor) -> Tensor:
         # Summed apart, a scale shared by the batch costs D logarithms rather than B·D, forward and backward.
-        return -0.5 * whitened.square().sum(-1) - (self.scale.log().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
+        return _density(whitened, self.scale.log().sum(-1))
 
     def entropy(self) -> Tensor:
         return (self.scale.log() + (0.5 + HALF_LOG_2PI)).expand(self.loc.shape).sum(-1)
@@ -99,8 +100,9 @@ class FullNormal(Gaussian):
     """
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
-        batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
-        self.loc, self.scale_tril = loc.expand(batch_shape + loc.shape[-1:]), scale_tril
+        batch_shape = common_shape(loc.shape[:-1], scale_tril.shape[:-2])
+        self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(batch_shape + loc.shape[-1:])
+        self.scale_tril = scale_tril
         super().__init__(batch_shape, loc.shape[-1:])
 
     @property
@@ -140,10 +142,16 @@ class FullNormal(Gaussian):
         return self._density(self.whiten(value))
 
     def _density(self, whitened: Tensor) -> Tensor:
-        return -0.5 * whitened.square().sum(-1) - (self.log_scale().sum(-1) + HALF_LOG_2PI * self.event_shape[0])
+        return _density(whitened, self.log_scale().sum(-1))
 
     def entropy(self) -> Tensor:
         return (self.log_scale() + (0.5 + HALF_LOG_2PI)).sum(-1).expand(self.batch_shape)
+
+
+def _density(whitened: Tensor, log_volume: Tensor) -> Tensor:
+    """Log density from the whitened value, (..., D), and the log determinant of what whitened it."""
+    squares = torch.add(log_volume, whitened.square().sum(-1), alpha=0.5)
+    return -HALF_LOG_2PI * whitened.shape[-1] - squares
 
 
 def solve(scale_tril: Tensor, value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from latentrl.distributions.discrete import gumbel_argmax
 from latentrl.distributions.gaussian import HALF_LOG_2PI, DiagonalNormal, FullNormal
-from latentrl.distributions.law import Law
+from latentrl.distributions.law import Law, common_shape
 
 
 class Mixture(Law):
@@ -25,7 +25,7 @@ class Mixture(Law):
     def __init__(self, logits: Tensor, components: Distribution) -> None:
         self.log_weights = logits.log_softmax(-1)
         self.components = components
-        batch_shape = torch.broadcast_shapes(logits.shape[:-1], components.batch_shape[:-1])
+        batch_shape = common_shape(logits.shape[:-1], components.batch_shape[:-1])
         super().__init__(batch_shape, components.event_shape)
 
     @property
