@@ -51,8 +51,9 @@ class TransitionEncoder(Encoder):
 
     def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(observation_dim, action_dim)
-        self.net = MLP([self.input_dim, *hidden])
-        self.features_dim = hidden[-1]
+        sizes = [self.input_dim, *hidden]
+        self.net = MLP(sizes)
+        self.features_dim = sizes[-1]
 
     def features(self, inputs: Float[Tensor, "*b D"], lengths: Lengths = None) -> Float[Tensor, "*b H"]:  # noqa: ARG002
         return self.net(inputs)

@@ -113,15 +113,16 @@ class ConditionedTrunk(nn.Module):
 
     :param observation_dim: O; 0 makes a network of the latent alone, whatever the observations
     :param latent_dim: Z; 0 makes a plain perceptron over observations
-    :param hidden: layer sizes
+    :param hidden: layer sizes; with none, the features are the inputs, and a linear head makes a linear model
     """
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128, 128)) -> None:
         super().__init__()
         self.observation_scale = Standardize(observation_dim, "observation")
-        self.net = MLP([observation_dim + latent_dim, *hidden])
+        sizes = [observation_dim + latent_dim, *hidden]
+        self.net = MLP(sizes)
         self.observation_dim = observation_dim
-        self.features_dim = hidden[-1]
+        self.features_dim = sizes[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
         """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
@@ -130,8 +131,10 @@ class ConditionedTrunk(nn.Module):
         scaled = self.observation_scale(observations)
         if z.shape[-1] == 0:
             return self.net(scaled)
-        if observations.dim() == 2:
-            if z.dim() > 2:
+        if observations.dim() == 2 or len(self.net) == 0:
+            if observations.dim() == 3:
+                z = z.unsqueeze(-2).expand(*z.shape[:-1], observations.shape[1], -1)
+            if z.dim() > scaled.dim():
                 scaled = scaled.expand(*z.shape[:-1], -1)
             return self.net(torch.cat([scaled, z], dim=-1))
         first, size = self.net[0], observations.shape[-1]
@@ -215,7 +218,7 @@ class StateParameters(nn.Module):
         self.trunk: ConditionedTrunk | None = None
         if observation_dim is not None:
             self.trunk = ConditionedTrunk(observation_dim, 0, hidden)
-            self.from_features = nn.Linear(hidden[-1], len(initial), bias=False)
+            self.from_features = nn.Linear(self.trunk.features_dim, len(initial), bias=False)
 
     def forward(self, observations: Float[Tensor, "*b O"]) -> Float[Tensor, "*c n"]:
         """(n,), or (*b, n) where they depend on the state."""

@@ -203,7 +203,7 @@ class FlowPrior(Prior):
         bins: int = 8,
     ) -> None:
         super().__init__(latent_dim)
-        context = 0 if observation_dim is None else hidden[-1]
+        context = 0 if observation_dim is None else [observation_dim, *hidden][-1]
         initial = torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE), torch.zeros(context)])
         self.numbers = StateParameters(initial, observation_dim, hidden)
         self.flow = spline_flow(latent_dim, context, transforms, bins)

@@ -71,7 +71,8 @@ class ElboTrainer:
 
     def _seed_prior(self) -> None:
         """Let the prior start where the posteriors of the data lie; once in its life."""
-        self.model.seed_prior(self.segments.batch(self._distinct(4096), steps=1))
+        size = 4096 if self.model.trunk is None else 512  # pictures take their time
+        self.model.seed_prior(self.segments.batch(self._distinct(size), steps=1))
         self._seed_pending = False
 
     def _distinct(self, size: int) -> Tensor:

@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 
 from experiments import (
     amortization,
+    behaviours,
     beta_and_constraint,
+    defaults,
     disentanglement,
     gallery,
     gaussian_mixtures,
@@ -22,6 +25,7 @@ from experiments import (
     mixture_of_gaussians,
     ppo,
     priors,
+    push_t,
     vae,
     variational_inference,
 )
@@ -189,13 +193,33 @@ def test_mixture_as_a_latent_model() -> None:
 
 
 @pytest.mark.slow
-def test_priors(tmp_path: Path) -> None:
-    priors.main(priors.Args(seeds=(0,), smoke=True, out=tmp_path))
+@pytest.mark.parametrize("study", [priors, defaults])
+def test_studies_of_behaviour(study: Any, tmp_path: Path) -> None:
+    study.main(study.Args(seeds=(0,), smoke=True, out=tmp_path))
     runs = json.loads((tmp_path / "records.json").read_text())["runs"]
-    assert [run["prior"] for run in runs] == list(priors.PRIORS)
+    assert [run["variant"] for run in runs] == list(study.STUDY.variants)
     assert all(math.isfinite(run["bound"]) for run in runs)
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(runs)
-    assert (tmp_path / "priors.png").exists()
+    assert (tmp_path / f"{study.STUDY.name}.png").exists()
+
+
+def test_behaviour_without_labelled_kinds_leaves_cells_empty() -> None:
+    study = behaviours.Study("study", {"a": {}, "b": {}})
+    measured = dict.fromkeys(set(behaviours.COLUMNS) - {"modes", "entropy"}, 1.0)
+    records = [{"data": "Push-T", "variant": variant, **measured} for variant in ("a", "b", "b")]
+    assert study.table(records).splitlines()[2].startswith("| Push-T | a | 1 [1, 1] | 1 [1, 1] |  |  |")
+    figure = study.draw(records)
+    assert [axis.get_visible() for axis in figure.axes] == [True, True, False, True]
+
+
+def test_push_t_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "push_t.npz"
+    np.savez(path, state=np.ones((9, 5), np.float32), action=np.full((9, 2), 500.0), episode_ends=np.array([4, 9]))
+    data = push_t.read(path)
+    assert data.episode_lengths.tolist() == [4, 5]
+    assert data.action_space == push_t.BOARD
+    with pytest.raises(LatentRLError, match="holds no Push-T"):
+        push_t.read(tmp_path / "nowhere.npz")
 
 
 def test_landings_are_read_and_told_apart(tmp_path: Path) -> None:

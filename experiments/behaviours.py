@@ -1,0 +1,199 @@
+"""Real behaviour that comes in kinds, one reader and one judge for each data set, and one recipe for all of them.
+
+Strokes: the 26 LASA shapes from one start, rolled out in ``latentrl/Trace-v0`` and scored as in the demo. Landings:
+episodes of LunarLanderContinuous-v3 by four agents, rolled out in Gymnasium's environment (``gymnasium[box2d]``).
+Push-T: human demonstrations of pushing a T-shaped block, rolled out in ``gym_pusht`` (the package gym-pusht).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from experiments import landings, push_t
+from latentrl import Demonstrations
+from latentrl.data import Segments
+from latentrl.demo import handwriting
+from latentrl.files import whole
+from latentrl.report import environment
+from latentrl.sb3 import LatentBC
+
+COLUMNS = {
+    "bound": "held-out bound (nats per step)",
+    "success": "success",
+    "modes": "kinds",
+    "entropy": "entropy",
+    "prior_holes": "prior holes",
+    "aggregate_kl": "aggregate KL",
+    "mutual_information": "information",
+}
+"""What is tabulated; a data set without labelled kinds lacks two of them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cloned policy."""
+
+    data: str
+    path: Path | None
+    """File of the data set; None for the strokes that come with a package."""
+    variant: str
+    settings: Mapping[str, Any]
+    """Arguments of :class:`LatentBC`; what is not said is the library's default."""
+    seed: int
+    updates: int
+    rollouts: int
+
+
+class Behaviour(NamedTuple):
+    """A data set and how to judge a policy that was cloned from it."""
+
+    split: Callable[[Path | None], tuple[Demonstrations, Demonstrations]]
+    """Training and held-out episodes, the same for every policy."""
+    score: Callable[[LatentBC, Job], dict[str, Any]]
+    """Success of rollouts and, where kinds are labelled, how many they show and their entropy."""
+    flag: str = ""
+    """Of the command line, for the file of the data set."""
+
+
+@cache
+def _strokes() -> handwriting.Strokes:
+    return handwriting.Strokes.load()
+
+
+def _score_strokes(agent: LatentBC, job: Job) -> dict[str, Any]:
+    record, _ = handwriting.score(handwriting.rollout(agent, job.rollouts, job.seed), _strokes())
+    return {name: record[name] for name in ("success", "modes", "entropy")}
+
+
+def _split_strokes(_: Path | None) -> tuple[Demonstrations, Demonstrations]:
+    return Demonstrations.from_lasa(steps=handwriting.STEPS).split(5 / 7, seed=0)
+
+
+BEHAVIOURS = {
+    "strokes": Behaviour(_split_strokes, _score_strokes),
+    "landings": Behaviour(
+        lambda path: landings.read(_given(path)).split(0.8, seed=0),
+        lambda agent, job: landings.score(agent, landings.read(_given(job.path)), job.rollouts, job.seed),
+        "--lander",
+    ),
+    "Push-T": Behaviour(
+        lambda path: push_t.read(_given(path)).split(0.8, seed=0),
+        lambda agent, job: push_t.score(agent, job.rollouts, job.seed),
+        "--push-t",
+    ),
+}
+
+
+def _given(path: Path | None) -> Path:
+    assert path is not None
+    return path
+
+
+def held_out_bound(agent: LatentBC, data: Demonstrations) -> float:
+    """Importance-weighted bound of log p(actions | states) with 100 draws per episode, nats per step."""
+    config, model = agent.policy.config, agent.policy.model.eval()
+    segments = Segments(data, config.hold, config.context_length)
+    # One by one: episodes differ in length.
+    bounds = [model.log_likelihood(segments.batch(torch.tensor([i])), 100).value for i in range(len(segments))]
+    return float(torch.cat(bounds).sum() / len(data))
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train, roll out, judge."""
+    torch.set_num_threads(1)
+    behaviour = BEHAVIOURS[job.data]
+    train, held_out = behaviour.split(job.path)
+    agent = LatentBC(demonstrations=train, seed=job.seed, device="cpu", **job.settings)
+    agent.learn(job.updates)
+    segments = Segments(train, agent.policy.config.hold, agent.policy.config.context_length)
+    diagnostics = agent.policy.model.diagnostics(segments.batch(torch.arange(len(segments)), steps=16))
+    return {
+        "data": job.data,
+        "variant": job.variant,
+        "seed": job.seed,
+        "bound": held_out_bound(agent, held_out),
+        **diagnostics._asdict(),
+        **behaviour.score(agent, job),
+    }
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of one recipe, each trained on each data set with each seed."""
+
+    name: str
+    """Module under ``experiments``."""
+    variants: Mapping[str, Mapping[str, Any]]
+    """Title and arguments of :class:`LatentBC`."""
+    drawn: Sequence[str] = ("bound", "success", "modes", "prior_holes")
+    """Columns in the picture."""
+
+    def table(self, records: Sequence[Mapping[str, Any]]) -> str:
+        """Mean and range over seeds, in Markdown."""
+        lines = ["| data | variant | " + " | ".join(COLUMNS.values()) + " |", "|---" * (2 + len(COLUMNS)) + "|"]
+        for data in dict.fromkeys(r["data"] for r in records):
+            for variant in self.variants:
+                found = [r for r in records if (r["data"], r["variant"]) == (data, variant)]
+                cells = [_spread([r[name] for r in found if name in r]) for name in COLUMNS]
+                lines.append(f"| {data} | {variant} | " + " | ".join(cells) + " |")
+        return "\n".join(lines) + "\n"
+
+    def draw(self, records: Sequence[Mapping[str, Any]]) -> Figure:
+        """Every run a dot."""
+        data = list(dict.fromkeys(r["data"] for r in records))
+        figure = Figure(figsize=(11, 2.8 * len(data)), layout="constrained")
+        for axes, kind in zip(figure.subplots(len(data), len(self.drawn), squeeze=False), data, strict=True):
+            for axis, name in zip(axes, self.drawn, strict=True):
+                for place, variant in enumerate(self.variants):
+                    found = [r for r in records if (r["data"], r["variant"]) == (kind, variant) and name in r]
+                    values = [r[name] for r in found]
+                    axis.plot(np.full(len(values), place), values, "o", color=f"C{place}", alpha=0.6)
+                axis.set_xticks(range(len(self.variants)), self.variants, rotation=30, ha="right")
+                title = f"{kind}: {COLUMNS[name]}".split(" (")[0]
+                axis.set(xlim=(-0.5, len(self.variants) - 0.5), title=title)
+                axis.set_visible(any(name in r for r in records if r["data"] == kind))
+        return figure
+
+    def main(
+        self,
+        files: Mapping[str, Path | None],
+        seeds: Sequence[int],
+        updates: int,
+        rollouts: int,
+        workers: int,
+        out: Path,
+    ) -> None:
+        """Run, print, write table.md, records.json and NAME.png."""
+        jobs = [
+            Job(data, path, variant, settings, seed, updates, rollouts)
+            for data, path in files.items()
+            for variant, settings in self.variants.items()
+            for seed in seeds
+        ]
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            records = list(tqdm(pool.map(run, jobs), total=len(jobs), desc="runs"))
+        print(self.table(records))
+        given = [f" {BEHAVIOURS[data].flag} {path.name}" for data, path in files.items() if path]
+        command = f"python -m experiments.{self.name}" + "".join(given)
+        written = {"command": command, "environment": environment("cpu"), "updates": updates, "runs": records}
+        with whole(out / "table.md") as path:
+            path.write_text(self.table(records))
+        with whole(out / "records.json") as path:
+            path.write_text(json.dumps(written, indent=1) + "\n")
+        with whole(out / f"{self.name}.png") as path:
+            self.draw(records).savefig(path, dpi=120, format="png")
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and range; nothing where there are no values."""
+    return f"{np.mean(values):.3g} [{min(values):.3g}, {max(values):.3g}]" if values else ""
