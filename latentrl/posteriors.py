@@ -175,10 +175,11 @@ class SemiAmortizedPosterior(GaussianPosterior):
                     loc, log_scale = loc.requires_grad_(), log_scale.requires_grad_()
                 scale = log_scale.exp()
                 q = DiagonalNormal(loc, scale)
-                value = torch.stack([bound(q) for _ in range(self.num_samples)]).mean(0).sum()
+                value = sum((bound(q).sum() for _ in range(1, self.num_samples)), bound(q).sum())
                 by_loc, by_log_scale = torch.autograd.grad(value, (loc, log_scale), create_graph=learning)
-                loc = loc + scale * (self.step_size * scale * by_loc).clamp(-1.0, 1.0)
-                log_scale = log_scale + (0.5 * self.step_size * by_log_scale).clamp(-1.0, 1.0)
+                share = self.step_size / self.num_samples
+                loc = loc + scale * (share * scale * by_loc).clamp(-1.0, 1.0)
+                log_scale = log_scale + (0.5 * share * by_log_scale).clamp(-1.0, 1.0)
         q = DiagonalNormal(loc, log_scale.exp())
         return q if learning else DiagonalNormal(q.loc.detach(), q.scale.detach())
 

@@ -4,29 +4,33 @@
 
 The conditional VAE policy of 17 observations, 6 actions and 8 latents, 256-256 networks, batch 256, one thread;
 forward, backward and Adam, for each pair of posterior and prior. Ratios of medians in one process; the null control
-times raw torch against itself. Mixtures and VampPrior have 16 components.
+times raw torch against itself. Mixture priors and VampPriors have 16 components, the mixture posterior 4.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import tyro
 from torch import Tensor, nn
 
 from experiments.benchmarks import raw_policies as raw
-from experiments.benchmarks.raw_policies import A, H, K, O, Z
+from experiments.benchmarks.raw_policies import A, B, H, K, O, Z
 from experiments.benchmarks.timing import Step, machine, paired_ratio, row
 from latentrl import LatentModel
 from latentrl.decoders import GaussianDecoder
 from latentrl.encoders import TransitionEncoder
 from latentrl.posteriors import (
-    AmortizedPosterior,
     CategoricalPosterior,
     FlowPosterior,
     FullGaussianPosterior,
     GaussianPosterior,
+    MixturePosterior,
+    PerDatapointPosterior,
+    Posterior,
+    SemiAmortizedPosterior,
 )
 from latentrl.priors import (
     CategoricalPrior,
@@ -39,8 +43,7 @@ from latentrl.priors import (
 )
 from latentrl.types import Batch
 
-B = 256
-Q, P = Callable[[TransitionEncoder, int], AmortizedPosterior], Callable[[AmortizedPosterior], Prior]
+Q, P = Callable[[TransitionEncoder, int], Posterior], Callable[[Any], Prior]
 PAIRS: dict[str, tuple[Q, P, type[raw.Raw]]] = {
     "gaussian, N(0, I)": (GaussianPosterior, lambda _q: StandardNormalPrior(Z), raw.GaussianNormal),
     "gaussian, conditional": (GaussianPosterior, lambda _q: GaussianPrior(Z, O, (H, H)), raw.GaussianConditional),
@@ -50,6 +53,13 @@ PAIRS: dict[str, tuple[Q, P, type[raw.Raw]]] = {
     "full, N(0, I)": (FullGaussianPosterior, lambda _q: StandardNormalPrior(Z), raw.FullNormal),
     "full, mixture": (FullGaussianPosterior, lambda _q: MixturePrior(Z, K), raw.FullMixture),
     "flow, N(0, I)": (FlowPosterior, lambda _q: StandardNormalPrior(Z), raw.FlowNormal),
+    "mixture, N(0, I)": (MixturePosterior, lambda _q: StandardNormalPrior(Z), raw.MixtureNormal),
+    "semi-amortized, N(0, I)": (SemiAmortizedPosterior, lambda _q: StandardNormalPrior(Z), raw.SemiAmortizedNormal),
+    "per datapoint, N(0, I)": (
+        lambda _encoder, latent_dim: PerDatapointPosterior(B, latent_dim),
+        lambda _q: StandardNormalPrior(Z),
+        raw.OwnNormal,
+    ),
     "categorical, categorical": (CategoricalPosterior, lambda _q: CategoricalPrior(Z), raw.Categorical),
 }
 
@@ -121,7 +131,7 @@ def main(args: Args) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    batch = Batch.full(torch.randn(B, O), torch.randn(B, A))
+    batch = Batch.full(torch.randn(B, O), torch.randn(B, A), torch.randperm(B))
 
     def measure(first: Step, second: Step) -> tuple[float, float, float]:
         return paired_ratio(first, second, args.rounds, args.repeat)

@@ -10,7 +10,7 @@ import zuko
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-O, A, Z, H, K = 17, 6, 8, 256, 16  # noqa: E741
+B, O, A, Z, H, K = 256, 17, 6, 8, 256, 16  # noqa: E741
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -52,8 +52,44 @@ class GaussianNormal(Raw):
         mean, raw_scale = self.encoder(torch.cat([observations, actions], -1)).chunk(2, -1)
         scale = F.softplus(raw_scale)
         z = mean + scale * torch.randn_like(mean)
-        kl = 0.5 * (scale.square() + mean.square() - 1.0 - 2.0 * scale.log()).sum(-1)
-        return (kl - self.log_likelihood(observations, actions, z)).mean()
+        return (self.kl(mean, scale) - self.log_likelihood(observations, actions, z)).mean()
+
+    @staticmethod
+    def kl(mean: Tensor, scale: Tensor) -> Tensor:
+        return 0.5 * (scale.square() + mean.square() - 1.0 - 2.0 * scale.log()).sum(-1)
+
+
+class OwnNormal(GaussianNormal):
+    """Mean and scale of each datum as parameters; the batch is all data, in a new order each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.encoder
+        self.loc, self.raw_scale = nn.Parameter(torch.zeros(B, Z)), nn.Parameter(torch.full((B, Z), 0.5413))
+        self.register_buffer("rows", torch.randperm(B))
+
+    def loss(self, observations: Tensor, actions: Tensor) -> Tensor:
+        mean, scale = self.loc[self.rows], F.softplus(self.raw_scale[self.rows])
+        z = mean + scale * torch.randn_like(mean)
+        return (self.kl(mean, scale) - self.log_likelihood(observations, actions, z)).mean()
+
+
+class SemiAmortizedNormal(GaussianNormal):
+    """Five steps of a natural gradient on mean and log scale, through which the gradient runs."""
+
+    def loss(self, observations: Tensor, actions: Tensor) -> Tensor:
+        mean, raw_scale = self.encoder(torch.cat([observations, actions], -1)).chunk(2, -1)
+        log_scale = F.softplus(raw_scale).log()
+        for _ in range(5):
+            scale = log_scale.exp()
+            z = mean + scale * torch.randn_like(mean)
+            bound = (self.log_likelihood(observations, actions, z) - self.kl(mean, scale)).sum()
+            by_mean, by_log_scale = torch.autograd.grad(bound, (mean, log_scale), create_graph=True)
+            mean = mean + scale * (0.1 * scale * by_mean).clamp(-1.0, 1.0)
+            log_scale = log_scale + (0.05 * by_log_scale).clamp(-1.0, 1.0)
+        scale = log_scale.exp()
+        z = mean + scale * torch.randn_like(mean)
+        return (self.kl(mean, scale) - self.log_likelihood(observations, actions, z)).mean()
 
 
 class GaussianConditional(Raw):
@@ -156,6 +192,40 @@ class FlowNormal(Raw):
         bent, log_slope = self.flow(features).transform.call_and_ladj(noise)
         log_q = -(0.5 * noise.square() + scale.log() + 0.5 * LOG_2PI).sum(-1) - log_slope
         return mean + scale * bent, log_q
+
+
+class MixtureNormal(Raw):
+    """Four components; the draw carries its gradient by implicit reparameterization (Figurnov et al. 2018)."""
+
+    components = 4
+    outputs = components * (1 + 2 * Z)
+
+    def draw(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        size = self.components * Z
+        outputs = self.encoder(torch.cat([observations, actions], -1)).split([self.components, size, size], -1)
+        log_weights, loc = outputs[0].log_softmax(-1), outputs[1].unflatten(-1, (self.components, Z))
+        scale = F.softplus(outputs[2]).unflatten(-1, (self.components, Z))
+        with torch.no_grad():
+            index = torch.distributions.Categorical(logits=log_weights, validate_args=False).sample()
+            rows = torch.arange(len(index))
+            z = loc[rows, index] + scale[rows, index] * torch.randn(len(index), Z)
+        whitened = (z.unsqueeze(-2) - loc) / scale
+        log_density = -0.5 * whitened.square() - scale.log()
+        seen = F.pad(log_density[..., :-1].cumsum(-1), (1, 0))
+        weights = (log_weights.unsqueeze(-1) + seen).softmax(-2)
+        cdf = torch.special.ndtr(whitened)
+        conditional = (weights * cdf).sum(-2)
+        with torch.no_grad():
+            density = (-0.5 * whitened.square() - 0.5 * LOG_2PI).exp() / scale
+            slope = -whitened / scale
+            jacobian = torch.diag_embed((weights * density).sum(-2))
+            spread = weights * (cdf - conditional.unsqueeze(-2))
+            jacobian += torch.einsum("bkd,bkj->bdj", spread, slope).tril(-1)
+        moved = torch.linalg.solve_triangular(jacobian, (conditional - conditional.detach()).unsqueeze(-1), upper=False)
+        z = z - moved.squeeze(-1)
+        squares = ((z.unsqueeze(-2) - loc) / scale).square().sum(-1)
+        log_components = -0.5 * squares - scale.log().sum(-1) - 0.5 * Z * LOG_2PI
+        return z, (log_weights + log_components).logsumexp(-1)
 
 
 class Categorical(Raw):

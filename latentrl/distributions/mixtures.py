@@ -1,6 +1,7 @@
 """Mixtures: of Gaussians, whose draws carry gradients, and of any other laws."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -116,9 +117,14 @@ class GaussianMixture(Mixture):
         z = self.sample(sample_shape)
         scale = self.scale.expand(self.loc.shape)
         whitened = (z.unsqueeze(-2) - self.loc) / scale
-        with torch.no_grad():
-            inverse = torch.diag_embed(1.0 / scale)
-        return _implicit(z, self.log_weights, whitened, scale.log(), inverse)
+
+        def jacobian(density: Tensor, spread: Tensor) -> Tensor:
+            inverse = 1.0 / scale
+            # Of the log weights of dimension d by each z_j before it.
+            by_weights = -spread.mT @ (whitened * inverse)
+            return by_weights.tril(-1) + torch.diag_embed((density * inverse).sum(-2))
+
+        return _implicit(z, self.log_weights, whitened, scale.log(), jacobian)
 
 
 class FullGaussianMixture(Mixture):
@@ -148,11 +154,17 @@ class FullGaussianMixture(Mixture):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         z = self.sample(sample_shape)
         scale_tril = self.components.scale_tril
-        with torch.no_grad():
+        whitened = self.components.whiten(z.unsqueeze(-2))
+
+        def jacobian(density: Tensor, spread: Tensor) -> Tensor:
             eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
             inverse = torch.linalg.solve_triangular(scale_tril, eye.expand(scale_tril.shape), upper=False)
-        whitened = self.components.whiten(z.unsqueeze(-2))
-        return _implicit(z, self.log_weights, whitened, self.components.log_scale(), inverse)
+            # ∂/∂z_j of the log density of the dimensions before d under component k, (..., K, D, D).
+            slopes = -whitened.unsqueeze(-1) * inverse
+            slopes = F.pad(slopes[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
+            return (density.unsqueeze(-1) * inverse + spread.unsqueeze(-1) * slopes).sum(-3)
+
+        return _implicit(z, self.log_weights, whitened, self.components.log_scale(), jacobian)
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
@@ -160,7 +172,13 @@ def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(x * -math.sqrt(0.5))
 
 
-def _implicit(z: Tensor, log_weights: Tensor, whitened: Tensor, log_scale: Tensor, inverse: Tensor) -> Tensor:
+def _implicit(
+    z: Tensor,
+    log_weights: Tensor,
+    whitened: Tensor,
+    log_scale: Tensor,
+    jacobian: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
     """z itself, but with the gradient of a draw from a Gaussian mixture, dz/dφ = −(∂S/∂z)⁻¹ ∂S/∂φ.
 
     S_d(z, φ) = Σ_k w_kd Φ(e_kd) is the distribution function of z_d given z_1 … z_{d−1}: e = L⁻¹(z − μ), and w_kd is
@@ -170,7 +188,8 @@ def _implicit(z: Tensor, log_weights: Tensor, whitened: Tensor, log_scale: Tenso
     :param log_weights: (..., K)
     :param whitened: e as a function of the parameters, (..., K, D)
     :param log_scale: log of the diagonal of L, (..., K, D)
-    :param inverse: L⁻¹ without gradient, (..., K, D, D)
+    :param jacobian: ∂S/∂z, (..., D, D), from w_kd times the density of e_kd, and from w_kd (Φ(e_kd) − S_d), both (...,
+        K, D): z_j moves Φ through e_kd, and the weights of the dimensions behind it
     """
     log_density = -0.5 * whitened.square() - log_scale  # up to a constant, which cancels in the weights
     # Of the dimensions before d: summed alone, as one far component would drown them in a difference of sums.
@@ -182,11 +201,7 @@ def _implicit(z: Tensor, log_weights: Tensor, whitened: Tensor, log_scale: Tenso
     mass = sign * _normal_cdf(sign * whitened)
     function = (weights * mass).sum(-2)
     with torch.no_grad():
-        # ∂/∂z_j of the log density of the dimensions before d under component k, (..., K, D, D).
-        slopes = -whitened.unsqueeze(-1) * inverse
-        slopes = F.pad(slopes[..., :-1, :].cumsum(-2), (0, 0, 1, 0))
         density = (-0.5 * whitened.square() - HALF_LOG_2PI).exp()
-        spread = mass - function.unsqueeze(-2)
-        jacobian = (weights.unsqueeze(-1) * (density.unsqueeze(-1) * inverse + spread.unsqueeze(-1) * slopes)).sum(-3)
-    moved = torch.linalg.solve_triangular(jacobian, (function - function.detach()).unsqueeze(-1), upper=False)
+        by_z = jacobian(weights * density, weights * (mass - function.unsqueeze(-2)))
+    moved = torch.linalg.solve_triangular(by_z, (function - function.detach()).unsqueeze(-1), upper=False)
     return z - moved.squeeze(-1)
