@@ -94,7 +94,7 @@ def refine(model: LatentModel, data: Tensor, start: Distribution | None, args: A
     while halvings < 3:
         training.run(3 if args.smoke else 100)
         before, bound = bound, float(measure(frozen, data).value)
-        if bound - before < 0.02:
+        if args.smoke or bound - before < 0.02:
             halvings += 1
             optimizer.param_groups[0]["lr"] /= 2
     return {"bound": bound, "seconds": training.seconds}
