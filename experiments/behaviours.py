@@ -71,7 +71,8 @@ def _strokes() -> handwriting.Strokes:
 
 
 def _score_strokes(agent: LatentBC, job: Job) -> dict[str, Any]:
-    record, _ = handwriting.score(handwriting.rollout(agent, job.rollouts, job.seed), _strokes())
+    # Five times as many as elsewhere: there are 26 kinds to be shown, and strokes are cheap.
+    record, _ = handwriting.score(handwriting.rollout(agent, 5 * job.rollouts, job.seed), _strokes())
     return {name: record[name] for name in ("success", "modes", "entropy")}
 
 
@@ -99,10 +100,15 @@ def _given(path: Path | None) -> Path:
     return path
 
 
+def segments_of(agent: LatentBC, data: Demonstrations) -> Segments:
+    """Data cut as the agent's own were."""
+    config = agent.policy.config
+    return Segments(data, config.hold, config.context_length, chunk=config.chunk, pads=config.pads)
+
+
 def held_out_bound(agent: LatentBC, data: Demonstrations) -> float:
     """Importance-weighted bound of log p(actions | states) with 100 draws per episode, nats per step."""
-    config, model = agent.policy.config, agent.policy.model.eval()
-    segments = Segments(data, config.hold, config.context_length)
+    model, segments = agent.policy.model.eval(), segments_of(agent, data)
     # One by one: episodes differ in length.
     bounds = [model.log_likelihood(segments.batch(torch.tensor([i])), 100).value for i in range(len(segments))]
     return float(torch.cat(bounds).sum() / len(data))
@@ -115,7 +121,7 @@ def run(job: Job) -> dict[str, Any]:
     train, held_out = behaviour.split(job.path)
     agent = LatentBC(demonstrations=train, seed=job.seed, device="cpu", **job.settings)
     agent.learn(job.updates)
-    segments = Segments(train, agent.policy.config.hold, agent.policy.config.context_length)
+    segments = segments_of(agent, train)
     diagnostics = agent.policy.model.diagnostics(segments.batch(torch.arange(len(segments)), steps=16))
     return {
         "data": job.data,

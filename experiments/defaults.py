@@ -21,7 +21,11 @@ STUDY = Study(
         "β = 1 alone": {"kl_weight": 1.0},
         "KL of 0.5 to 2": {"kl_weight": KLRange(0.5, 2.0)},
         "no noise": {"noise": None},
-        "N(0, I)": {"policy_kwargs": {"prior": "normal"}},
+        "new z every 8 steps": {
+            "policy_kwargs": {"hold": 8, "chunk": 8, "prior": "gaussian", "prior_sees_state": True},
+        },
+        # As many transitions per update as the others see.
+        "no latent": {"policy_kwargs": {"latent_dim": 0, "hold": 1}, "batch_size": 1024},
     },
     drawn=("bound", "success", "modes", "mutual_information"),
 )
@@ -40,7 +44,7 @@ class Args:
     updates: int = 3000
     """Gradient updates of each run."""
     rollouts: int = 104
-    """Episodes of each cloned policy."""
+    """Episodes of each cloned policy; strokes: five times as many."""
     workers: int = 2
     """Parallel processes."""
     smoke: bool = False

@@ -26,8 +26,8 @@ class Args:
     """One run of each prior with each."""
     updates: int = 3000
     """Gradient updates of each run."""
-    rollouts: int = 208
-    """Episodes of each cloned policy."""
+    rollouts: int = 104
+    """Episodes of each cloned policy; strokes: five times as many."""
     workers: int = 2
     """Parallel processes."""
     smoke: bool = False

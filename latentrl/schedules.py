@@ -183,7 +183,8 @@ class KLConstraint(Multiplier):
 class Geco(Multiplier):
     """min KL subject to E_q[log p] ≥ κ (Rezende & Viola 2018): the reconstruction is prescribed, the KL follows.
 
-    Their multiplier of the reconstruction is 1/β.
+    Their multiplier of the reconstruction is 1/β. A batch's reconstruction is noisier than its KL, so the rate is lower
+    than that of :class:`KLConstraint`.
 
     :param target: κ, nats of one element
     :param scale: error in nats at which λ moves by ``rate``
@@ -193,7 +194,7 @@ class Geco(Multiplier):
         self,
         target: float,
         scale: float = 1.0,
-        rate: float = 0.05,
+        rate: float = 0.01,
         initial: float = 1.0,
         limits: tuple[float, float] = (1e-4, 1e4),
     ) -> None:
