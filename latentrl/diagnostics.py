@@ -15,6 +15,10 @@ TAIL = 0.05
 """Share of posterior draws that are allowed to be less likely than a prior draw outside of all holes."""
 
 
+PAIRS = 2**20
+"""Pairs of a posterior and a draw that are computed at once."""
+
+
 class Diagnostics(NamedTuple):
     """Averages over a batch of N data; information and divergences in nats."""
 
@@ -53,8 +57,7 @@ def diagnose(q: Distribution, p: Distribution, z: Tensor, reconstruction: Tensor
     :param reconstruction: (N,), log p(a|s, z)
     """
     size = len(z)
-    aggregate = q.expand((1, size))  # values (N, 1, Z) meet every member: an N×N table, so N stays moderate
-    pairs = aggregate.log_prob(z.unsqueeze(1))
+    pairs = _table(q, z)
     own = pairs.diagonal()
     kl = (own - p.log_prob(z)).mean()
     information = (own - (pairs.logsumexp(1) - math.log(size))).mean()
@@ -63,9 +66,15 @@ def diagnose(q: Distribution, p: Distribution, z: Tensor, reconstruction: Tensor
         kl=float(kl),
         mutual_information=float(information),
         aggregate_kl=float(kl - information),
-        prior_holes=_holes(pairs, aggregate.log_prob(p.expand((size,)).sample().unsqueeze(1))),
+        prior_holes=_holes(pairs, _table(q, p.expand((size,)).sample())),
         reconstruction=float(reconstruction.mean()),
     )
+
+
+def _table(q: Distribution, z: Tensor) -> Tensor:
+    """log q_j(z_i), (N, N), so N stays moderate; in blocks, as each number takes Z of them on the way."""
+    rows = max(1, PAIRS // len(z))
+    return torch.cat([q.expand((1, len(z))).log_prob(block.unsqueeze(1)) for block in z.split(rows)])
 
 
 def _holes(among_posteriors: Tensor, from_prior: Tensor) -> float:

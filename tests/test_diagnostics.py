@@ -100,3 +100,16 @@ def test_priors_of_the_state() -> None:
 
 def test_a_policy_without_latent() -> None:
     assert Diagnostics.without_latent(-1.5) == (0, 0.0, 0.0, 0.0, 0.0, -1.5)
+
+
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    q = DiagonalNormal(torch.randn(23, 3), torch.ones(23, 3))
+    z = q.sample()
+
+    def seen() -> Diagnostics:
+        torch.manual_seed(0)
+        return diagnose(q, normal(3), z, torch.zeros(23))
+
+    whole = seen()
+    monkeypatch.setattr("latentrl.diagnostics.PAIRS", 100)
+    assert seen() == pytest.approx(whole)
