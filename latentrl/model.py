@@ -171,6 +171,11 @@ class LatentModel(nn.Module):
         """q(z|·) of each element."""
         return self._infer(self._seen(batch))
 
+    def prior_law(self, batch: Batch) -> Distribution:
+        """p(z|s) where each element starts, or p(z)."""
+        assert self.prior is not None
+        return self.prior(self._seen(batch).start)
+
     def _infer(self, batch: Batch) -> Distribution:
         assert self.posterior is not None
         return self.posterior.infer(batch, lambda q: self._pathwise_bound(batch, q))

@@ -47,7 +47,7 @@ def vade_bound(model: LatentModel, batch: Batch, num_samples: int = 1) -> Estima
     """
     count("num_samples", num_samples, 1)
     q = None if model.posterior is None else model.infer(batch)
-    p = None if model.prior is None else model.prior(batch.start)
+    p = None if model.prior is None else model.prior_law(batch)
     if not isinstance(q, DiagonalNormal) or not isinstance(p, GaussianMixture):
         raise LatentRLError(
             "vade_bound needs a diagonal Gaussian posterior and a mixture of diagonal Gaussians as prior "

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 from latentrl import LatentConfig, LatentModel, LatentRLError
+from latentrl.decoders import GaussianDecoder
 from latentrl.distributions import GaussianMixture
+from latentrl.encoders import TransitionEncoder
+from latentrl.nets import ObservationTrunk
 from latentrl.objectives import importance_bound, vade_bound
+from latentrl.posteriors import GaussianPosterior
+from latentrl.priors import MixturePrior
 from latentrl.types import Batch
 from tests.examples_table import DECODERS, POSTERIORS, PRIORS, A, O, Z
 from tests.linear_gaussian import Conjugate, Fixed, FixedPrior, Linear
@@ -247,3 +252,25 @@ def test_vade_bound_needs_a_latent() -> None:
     plain = LatentConfig(latent_dim=0, hold=1).build(*_spaces())
     with pytest.raises(LatentRLError, match="not NoneType"):
         vade_bound(plain, Batch.full(torch.randn(3, O), torch.randn(3, A)))
+
+
+class Widened(ObservationTrunk):
+    """Features twice the observation, with another sign in the second half."""
+
+    features_dim = 2 * O
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return torch.cat([observations, -observations], -1)
+
+
+def test_bounds_see_what_the_trunk_makes_of_observations() -> None:
+    """The same as without a trunk, on its features, with a prior that reads them."""
+    posterior = GaussianPosterior(TransitionEncoder(2 * O, A, (8,)), Z)
+    parts = posterior, MixturePrior(Z, 3, observation_dim=2 * O, hidden=(8,)), GaussianDecoder(2 * O, Z, A, (8,))
+    observations, actions = torch.randn(6, O), torch.randn(6, A)
+    raw, features = Batch.full(observations, actions), Batch.full(Widened()(observations), actions)
+    for bound in (vade_bound, importance_bound):
+        torch.manual_seed(0)
+        with_trunk = bound(LatentModel(*parts, trunk=Widened()), raw, 2).value
+        torch.manual_seed(0)
+        torch.testing.assert_close(with_trunk, bound(LatentModel(*parts), features, 2).value)
