@@ -11,6 +11,9 @@ from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError, count
 from latentrl.estimators import RolloutEstimator, Trajectories
+from latentrl.estimators.combinations import Combination
+from latentrl.estimators.rollout import ShortHorizon
+from latentrl.rollout_gradients import combined_gradient
 from latentrl.types import Estimate
 
 Policy: TypeAlias = Callable[[dict[str, Tensor], Tensor], Distribution]
@@ -50,7 +53,7 @@ class ExpectedReturn:
 
     :param task: pure functions; differentiable ones for :class:`~latentrl.estimators.Pathwise`
     :param policy: (parameters, observation (N, O)) -> law with batch_shape (N,)
-    :param estimator: ``LikelihoodRatio()`` or ``Pathwise()``
+    :param estimator: ``LikelihoodRatio()``, ``Pathwise()``, ``ShortHorizon(…)`` or a combination of the first two
     :param horizon: T, steps
     :param num_envs: N, trajectories per gradient
     :raises LatentRLError: ``horizon`` or ``num_envs`` below 1
@@ -58,7 +61,7 @@ class ExpectedReturn:
 
     task: FunctionalTask
     policy: Policy
-    estimator: RolloutEstimator
+    estimator: RolloutEstimator | Combination
     horizon: int
     num_envs: int
 
@@ -76,18 +79,31 @@ class ExpectedReturn:
 
     def estimate(self, parameters: dict[str, Tensor]) -> Estimate:
         """Returns and surrogates, one per trajectory, (N,)."""
-        trajectories = self._rollout(parameters)
+        if isinstance(self.estimator, Combination):
+            returns, gradient = combined_gradient(
+                self.estimator, self.task, self.policy, parameters, self.horizon, self.num_envs
+            )
+            linear = torch.stack([(parameters[name] * part).sum() for name, part in gradient.items()]).sum()
+            return Estimate(returns, linear.expand(returns.shape))
+        trajectories = self.roll_out(self.estimator, parameters)
         return Estimate(trajectories.rewards.detach().sum(0), self.estimator.surrogate(trajectories))
 
-    def _rollout(self, parameters: dict[str, Tensor]) -> Trajectories:
+    def roll_out(self, estimator: RolloutEstimator, parameters: dict[str, Tensor]) -> Trajectories:
+        """Play once, with actions drawn as an estimator wants them."""
         task, like = self.task, next(iter(parameters.values()))
         noise = torch.rand(self.num_envs, task.initial_noise_dim, dtype=like.dtype, device=like.device)
         state = task.initial(noise)
         running = ~task.terminal(state)
-        laws, actions, rewards, alive = [], [], [], []
-        for _ in range(self.horizon):
-            law = self.policy(parameters, task.observation(state))
-            action = self.estimator.draw(law)
+        window = estimator.window if isinstance(estimator, ShortHorizon) else self.horizon
+        laws, actions, rewards, alive, observations = [], [], [], [], [task.observation(state)]
+        for step in range(self.horizon):
+            if step and step % window == 0:
+                # What came before is not differentiated; the last observation, for the critic, still is.
+                state = state.detach()
+                law = self.policy(parameters, observations[-1].detach())
+            else:
+                law = self.policy(parameters, observations[-1])
+            action = estimator.draw(law)
             following = task.transition(state, action)
             reward = task.reward(state, action, following)
             if reward.shape != running.shape:
@@ -99,4 +115,5 @@ class ExpectedReturn:
             # A finished trajectory stays where it ended: terminal, and nothing beyond can overflow into a gradient.
             state = following.where(running.unsqueeze(-1), state)
             running = ~task.terminal(state)
-        return Trajectories(laws, actions, torch.stack(rewards), torch.stack(alive))
+            observations.append(task.observation(state))
+        return Trajectories(laws, actions, torch.stack(rewards), torch.stack(alive), observations)

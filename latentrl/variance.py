@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from latentrl.checks import LatentRLError, count
+from latentrl.noise_tape import Player, numbers_for, record
 
 Objective: TypeAlias = Callable[[dict[str, Tensor]], Tensor]
 """parameters -> scalar surrogate of one replicate, with noise from torch's global generator."""
@@ -228,8 +229,12 @@ def _draw(
             raise LatentRLError(f"the objective must return a scalar tensor such as surrogate.mean(), not {given}")
         return surrogate
 
-    def flat_gradient(_: Tensor) -> Tensor:
+    def flat_gradient() -> Tensor:
         return torch.cat([g.reshape(-1) for g in grad(scalar)(parameters).values()])
+
+    def replicate(_: Tensor, numbers: list[Tensor]) -> Tensor:
+        with Player(draws, numbers):
+            return flat_gradient()
 
     def clock() -> float:
         if device.type == "cuda":
@@ -240,10 +245,12 @@ def _draw(
     gradients, seconds = torch.empty(shape, dtype=torch.float64), 0.0
     # no_grad keeps parameters that the objective closes over from recording a graph; grad() is not affected by it.
     with _private_noise(seed, device), torch.no_grad():
+        draws = record(flat_gradient)
         for start in range(0, len(gradients), chunk):
             rows = gradients[start : start + chunk]
+            numbers = numbers_for(draws, seed, range(start, start + len(rows)))
             begin = clock()
-            drawn = vmap(flat_gradient, randomness="different")(torch.empty(len(rows), device=device))
+            drawn = vmap(replicate, randomness="different")(torch.empty(len(rows), device=device), numbers)
             seconds += clock() - begin if start else 0.0
             rows.copy_(drawn)
     if bad := int((~gradients.isfinite().all(1)).sum()):

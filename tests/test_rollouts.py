@@ -109,7 +109,7 @@ def test_likelihood_ratio_by_its_formula(estimator: LikelihoodRatio) -> None:
         for t in range(2 if i != 1 else 1):
             baseline = sum(total[t][j] for j in others) / 2 if estimator.baseline else 0.0
             expected[i] += (total[t][i] - baseline) * laws[t].log_prob(actions[t])[i]
-    assert torch.allclose(estimator.surrogate(Trajectories(laws, actions, rewards, alive)), expected)
+    assert torch.allclose(estimator.surrogate(Trajectories(laws, actions, rewards, alive, [])), expected)
 
 
 def test_each_refinement_lowers_the_variance() -> None:

@@ -1,6 +1,7 @@
 """Laws over finite sets: choices as one-hot vectors, bits, and intervals of a box."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +13,21 @@ from torch.nn import functional as F
 from latentrl.distributions.law import Law
 
 
+def log_exponential(like: Tensor, shape: torch.Size) -> Tensor:
+    """Logarithms of draws from the standard exponential law, of the given shape: Gumbel noise with the other sign.
+
+    :param like: a tensor of the wanted type and device
+    """
+    uniform = torch.rand(shape, dtype=like.dtype, device=like.device)
+    return (-uniform.clamp_min(1e-20).log()).log()
+
+
 def gumbel_argmax(logits: Tensor, shape: torch.Size) -> Tensor:
     """Draw indices of the given shape from logits (..., K) by the Gumbel-max trick.
 
     No multinomial, which neither vmap nor CUDA graphs like.
     """
-    uniform = torch.rand(shape + logits.shape[-1:], dtype=logits.dtype, device=logits.device)
-    return (logits - (-uniform.clamp_min(1e-20).log()).log()).argmax(-1)
+    return (logits - log_exponential(logits, shape + logits.shape[-1:])).argmax(-1)
 
 
 def one_hot(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
@@ -45,6 +54,11 @@ class Discrete(Law):
     def variance(self) -> Tensor:
         return self.probs * (1.0 - self.probs)
 
+    @property
+    def support_size(self) -> int:
+        """Number of values, which may be far too many to list."""
+        raise NotImplementedError
+
     def _support(self) -> Tensor:
         """All values, (N, D)."""
         raise NotImplementedError
@@ -65,10 +79,10 @@ class OneHots(Discrete):
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
         self.sizes = tuple(sizes)
-        self.logits = self._each(logits, lambda part: part.log_softmax(-1))
+        self.logits = self.each_choice(logits, lambda part: part.log_softmax(-1))
         super().__init__(logits.shape[:-1], logits.shape[-1:])
 
-    def _each(self, values: Tensor, function: Any) -> Tensor:
+    def each_choice(self, values: Tensor, function: Any) -> Tensor:
         """A function of each choice's entries (..., K), joined again."""
         if len(self.sizes) == 1:
             return function(values)
@@ -86,7 +100,11 @@ class OneHots(Discrete):
 
     @property
     def mode(self) -> Tensor:
-        return self._each(self.logits, lambda part: one_hot(part.argmax(-1), part.shape[-1], part.dtype))
+        return self.each_choice(self.logits, lambda part: one_hot(part.argmax(-1), part.shape[-1], part.dtype))
+
+    @property
+    def support_size(self) -> int:
+        return math.prod(self.sizes)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "OneHots":
         return OneHots(self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.sizes)
@@ -94,7 +112,7 @@ class OneHots(Discrete):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
             logits = self.logits.expand(self._extended_shape(sample_shape))
-            return self._each(logits, _draw_one_hot)
+            return self.each_choice(logits, _draw_one_hot)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (value * self.logits).sum(-1)
@@ -152,6 +170,10 @@ class Bernoullis(Discrete):
     @property
     def mode(self) -> Tensor:
         return (self.logits > 0).to(self.logits.dtype)
+
+    @property
+    def support_size(self) -> int:
+        return 2 ** self.event_shape[0]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Bernoullis":
         return Bernoullis(self.logits.expand(torch.Size(batch_shape) + self.event_shape))

@@ -50,6 +50,8 @@ class Trajectories(NamedTuple):
     """Zero from the end of an episode on."""
     alive: Bool[Tensor, "T N"]
     """The episode had not ended before step t."""
+    observations: list[Tensor]
+    """T + 1 observations (N, O), the one after the last step included."""
 
 
 def evaluate(f: Integrand, z: Tensor, q: Distribution) -> Float[Tensor, "S *batch"]:

@@ -1,14 +1,25 @@
 """Baselines of the score function: what is subtracted from the cost to lower the variance, at no bias.
 
-A baseline is a module that maps the detached costs of one call, (S, ..., B), to a tensor that broadcasts with them.
+A baseline is a module that maps the detached costs of one call, (S, ..., B), to a tensor that broadcasts with them, or,
+if it looks at q or the draws too, a :class:`LawBaseline`.
 The gradient stays unbiased if the number subtracted from a cost does not depend on the draw of that cost.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
+from latentrl.distributions.discrete import Discrete
+
+
+class LawBaseline(nn.Module):
+    """A baseline that looks at more than the costs: it makes the whole term of the score function itself."""
+
+    def score_term(self, q: Distribution, z: Tensor, cost: Float[Tensor, "S *batch"]) -> Float[Tensor, "S *batch"]:
+        """A tensor whose gradient is (f − b) ∇log q(z), for draws z and their detached costs."""
+        raise NotImplementedError
 
 
 class RunningMean(nn.Module):
@@ -65,3 +76,58 @@ class LeaveOneOut(nn.Module):
                 "the mean of the others (with itself included the gradient would shrink by 1 - 1/num_samples)"
             )
         return (cost.sum(0) - cost) / (samples - 1)
+
+
+class LearnedBaseline(LawBaseline):
+    """b(x), a network's guess of the cost from what q knows of x: q's own parameters (Mnih & Gregor 2014).
+
+    Works with a single draw, and where costs differ widely between elements of the batch. The surrogate does not train
+    the network: add its loss to that of the model, or give it an optimizer of its own::
+
+        estimate = ScoreFunction(baseline)(q, f)
+        loss = estimate.surrogate.mean() + baseline.loss(q, estimate.value)
+
+    :param network: (..., B, P) -> (..., B, 1); it reads the D logits of laws over vectors of zeros and ones (P = D), of
+        all others mean and standard deviation side by side (P = 2D)
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, q: Distribution) -> Float[Tensor, "*batch"]:
+        """b for every element of the batch.
+
+        :raises LatentRLError: q has no parameters that the network could read, or it returns another shape
+        """
+        features = _features(q)
+        guess = self.network(features)
+        if guess.shape != (*features.shape[:-1], 1):
+            raise LatentRLError(
+                f"the network of LearnedBaseline must map {tuple(features.shape)} to {(*features.shape[:-1], 1)}, "
+                f"but returned {tuple(guess.shape)}"
+            )
+        return guess.squeeze(-1)
+
+    def loss(self, q: Distribution, cost: Float[Tensor, "*samples_and_batch"]) -> Float[Tensor, ""]:
+        """Mean squared error of b, (S, ..., B) or (..., B): the mean cost, ``Estimate.value``, has the same gradient.
+
+        Neither q nor f gets a gradient from it.
+        """
+        return (self(q) - cost.detach()).square().mean()
+
+    def score_term(self, q: Distribution, z: Tensor, cost: Float[Tensor, "S *batch"]) -> Float[Tensor, "S *batch"]:
+        return (cost - self(q).detach()) * q.log_prob(z)
+
+
+def _features(q: Distribution) -> Float[Tensor, "*batch P"]:
+    """Numbers that tell q from other laws of its kind, without gradient."""
+    if isinstance(q, Discrete):
+        return q.logits.detach()
+    try:
+        return torch.cat([q.mean, q.stddev], -1).detach()
+    except NotImplementedError as error:
+        raise LatentRLError(
+            f"LearnedBaseline reads mean and standard deviation of q, and {type(q).__name__} has none in closed form: "
+            "use LeaveOneOut with 2 samples or more, or RunningMean"
+        ) from error

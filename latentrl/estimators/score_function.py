@@ -2,11 +2,13 @@
 
 from typing import ClassVar
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentrl.checks import count
 from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.estimators.baselines import LawBaseline
 from latentrl.types import Estimate
 
 
@@ -29,11 +31,16 @@ class ScoreFunction(Estimator):
         self.baseline = baseline
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
-        """:raises LatentRLError: f returns another shape than (S, ..., B), or the baseline refuses num_samples."""
+        """:raises LatentRLError: f returns another shape than (S, ..., B), or the baseline refuses q or num_samples."""
         draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
         z = q.sample((draws,))
         cost = evaluate(f, z, q)
         constant = cost.detach()
-        advantage = constant if self.baseline is None else constant - self.baseline(constant)
-        surrogate = advantage * q.log_prob(z) + cost
+        surrogate = self._score_term(q, z, constant) + cost
         return Estimate(constant.mean(0), surrogate.mean(0))
+
+    def _score_term(self, q: Distribution, z: Tensor, cost: Float[Tensor, "S *batch"]) -> Float[Tensor, "S *batch"]:
+        if isinstance(self.baseline, LawBaseline):
+            return self.baseline.score_term(q, z, cost)
+        advantage = cost if self.baseline is None else cost - self.baseline(cost)
+        return advantage * q.log_prob(z)

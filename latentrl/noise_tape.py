@@ -1,0 +1,107 @@
+"""Random numbers that belong to a replicate: the same ones however many replicates are computed together.
+
+What an objective draws with ``torch.rand``, ``torch.randn`` and their ``_like`` forms is recorded once, as a list of
+shapes. Each replicate then gets numbers of its own for that list, from a generator seeded with (seed, replicate), and
+``vmap`` runs over them as over any other input.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from latentrl.checks import LatentRLError
+
+UNIFORM, NORMAL = "uniform", "normal"
+KINDS: dict[Callable[..., Tensor], str] = {
+    torch.rand: UNIFORM,
+    torch.rand_like: UNIFORM,
+    torch.randn: NORMAL,
+    torch.randn_like: NORMAL,
+}
+
+
+class Draw(NamedTuple):
+    """One call of a random function."""
+
+    kind: str
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Recorder(TorchFunctionMode):
+    """Notes what is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Draw] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in KINDS and "generator" not in (kwargs or {}):
+            self.draws.append(Draw(KINDS[func], made.shape, made.dtype, made.device))
+        return made
+
+
+class Player(TorchFunctionMode):
+    """Hands out numbers in place of drawing them.
+
+    :param draws: what was recorded
+    :param numbers: one tensor for each of them
+    :raises LatentRLError: on another order of draws than was recorded
+    """
+
+    def __init__(self, draws: Sequence[Draw], numbers: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._left = iter(list(zip(draws, numbers, strict=True)))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in KINDS or "generator" in (kwargs or {}):
+            return func(*args, **(kwargs or {}))
+        draw, numbers = next(self._left, (None, None))
+        if draw is None or draw.kind != KINDS[func]:
+            raise LatentRLError(
+                "the objective draws other random numbers than it did a moment ago: it must draw the same shapes in the "
+                "same order each time"
+            )
+        return numbers
+
+
+def record(function: Callable[[], Any]) -> list[Draw]:
+    """What a function draws in one call."""
+    with Recorder() as recorder:
+        function()
+    return recorder.draws
+
+
+def numbers_for(draws: Sequence[Draw], seed: int, replicates: range) -> list[Tensor]:
+    """Numbers for every draw of every replicate, each (R, *shape)."""
+    device = draws[0].device if draws else torch.device("cpu")
+    drawn = [_one(draws, seed, replicate, device) for replicate in replicates]
+    return [torch.stack(column) for column in zip(*drawn, strict=True)]
+
+
+def _one(draws: Sequence[Draw], seed: int, replicate: int, device: torch.device) -> list[Tensor]:
+    """Numbers of one replicate: each kind and dtype in one go, then cut."""
+    source = np.random.default_rng((seed, replicate))
+    pools: dict[tuple[str, torch.dtype], list[Tensor]] = {}
+    for key in dict.fromkeys((draw.kind, draw.dtype) for draw in draws):
+        sizes = [math.prod(draw.shape) for draw in draws if (draw.kind, draw.dtype) == key]
+        pools[key] = list(_fill(*key, sum(sizes), source, device).split(sizes))
+    return [pools[draw.kind, draw.dtype].pop(0).view(draw.shape) for draw in draws]
+
+
+def _fill(kind: str, dtype: torch.dtype, size: int, source: np.random.Generator, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        generator = torch.Generator(device).manual_seed(int(source.integers(2**63)))
+        function = torch.rand if kind == UNIFORM else torch.randn
+        return function(size, generator=generator, dtype=dtype, device=device)
+    # numpy's streams have 128 bits of state from (seed, replicate); torch's CPU generator takes a seed of 32 bits.
+    precision: Any = np.float32 if dtype == torch.float32 else np.float64
+    made = source.random(size, precision) if kind == UNIFORM else source.standard_normal(size, precision)
+    return torch.from_numpy(made).to(dtype)
