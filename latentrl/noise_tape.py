@@ -1,12 +1,12 @@
 """Random numbers that belong to a replicate: the same ones however many replicates are computed together.
 
-What an objective draws with ``torch.rand``, ``torch.randn`` and their ``_like`` forms is recorded once, as a list of
-shapes. Each replicate then gets numbers of its own for that list, from a generator seeded with (seed, replicate), and
-``vmap`` runs over them as over any other input.
+What an objective draws with ``torch.rand``, ``torch.randn``, their ``_like`` forms and ``torch.randint`` is recorded
+once, as a list of shapes. Each replicate then gets numbers of its own for that list, from a generator seeded with
+(seed, replicate), and ``vmap`` runs over them as over any other input. Other random functions are left to torch.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 from latentrl.checks import LatentRLError
 
-UNIFORM, NORMAL = "uniform", "normal"
+UNIFORM, NORMAL, INTEGER = "uniform", "normal", "integer"
 KINDS: dict[Callable[..., Tensor], str] = {
     torch.rand: UNIFORM,
     torch.rand_like: UNIFORM,
     torch.randn: NORMAL,
     torch.randn_like: NORMAL,
+    torch.randint: INTEGER,
 }
 
 
@@ -32,6 +33,8 @@ class Draw(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    bounds: tuple[int, int] = (0, 0)
+    """Of integers: the least, and one more than the largest."""
 
 
 class Recorder(TorchFunctionMode):
@@ -44,7 +47,8 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if func in KINDS and "generator" not in (kwargs or {}):
-            self.draws.append(Draw(KINDS[func], made.shape, made.dtype, made.device))
+            bounds = _bounds(args, kwargs or {}) if func is torch.randint else (0, 0)
+            self.draws.append(Draw(KINDS[func], made.shape, made.dtype, made.device, bounds))
         return made
 
 
@@ -66,10 +70,18 @@ class Player(TorchFunctionMode):
         draw, numbers = next(self._left, (None, None))
         if draw is None or draw.kind != KINDS[func]:
             raise LatentRLError(
-                "the objective draws other random numbers than it did a moment ago: it must draw the same shapes in the "
-                "same order each time"
+                "the objective draws other random numbers than it did a moment ago: it must draw the same shapes in "
+                "the same order each time"
             )
         return numbers
+
+
+def _bounds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Of ``randint(high, size)`` or ``randint(low, high, size)``, each of them perhaps by name."""
+    given = [value for value in args if isinstance(value, int)]
+    high = kwargs.get("high", given[-1] if given else None)
+    low = kwargs.get("low", given[0] if len(given) > ("high" not in kwargs) else 0)
+    return low, high
 
 
 def record(function: Callable[[], Any]) -> list[Draw]:
@@ -87,16 +99,24 @@ def numbers_for(draws: Sequence[Draw], seed: int, replicates: range) -> list[Ten
 
 
 def _one(draws: Sequence[Draw], seed: int, replicate: int, device: torch.device) -> list[Tensor]:
-    """Numbers of one replicate: each kind and dtype in one go, then cut."""
+    """Numbers of one replicate: all draws of one sort in one go, then cut."""
     source = np.random.default_rng((seed, replicate))
-    pools: dict[tuple[str, torch.dtype], list[Tensor]] = {}
-    for key in dict.fromkeys((draw.kind, draw.dtype) for draw in draws):
-        sizes = [math.prod(draw.shape) for draw in draws if (draw.kind, draw.dtype) == key]
-        pools[key] = list(_fill(*key, sum(sizes), source, device).split(sizes))
-    return [pools[draw.kind, draw.dtype].pop(0).view(draw.shape) for draw in draws]
+    pools: dict[Draw, list[Tensor]] = {}
+    for sort in dict.fromkeys(map(_sort, draws)):
+        sizes = [math.prod(draw.shape) for draw in draws if _sort(draw) == sort]
+        pools[sort] = list(_fill(sort, sum(sizes), source, device).split(sizes))
+    return [pools[_sort(draw)].pop(0).view(draw.shape) for draw in draws]
 
 
-def _fill(kind: str, dtype: torch.dtype, size: int, source: np.random.Generator, device: torch.device) -> Tensor:
+def _sort(draw: Draw) -> Draw:
+    """The draw, whatever its shape."""
+    return draw._replace(shape=torch.Size())
+
+
+def _fill(sort: Draw, size: int, source: np.random.Generator, device: torch.device) -> Tensor:
+    kind, dtype = sort.kind, sort.dtype
+    if kind == INTEGER:
+        return torch.from_numpy(source.integers(*sort.bounds, size)).to(device, dtype)
     if device.type == "cuda":
         generator = torch.Generator(device).manual_seed(int(source.integers(2**63)))
         function = torch.rand if kind == UNIFORM else torch.randn

@@ -3,18 +3,28 @@
 Statistical tests are seeded; the false-alarm rate of each is written beside it.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from latentrl import LatentConfig, LatentModel
 from latentrl.checks import LatentRLError
-from latentrl.types import Estimate
-from latentrl.variance import GradientReport, gradient_variance, variance_ratio
+from latentrl.distributions import DiagonalNormal
+from latentrl.estimators import LikelihoodRatio
+from latentrl.noise_tape import numbers_for, record
+from latentrl.rollouts import ExpectedReturn
+from latentrl.types import Batch, Estimate
+from latentrl.variance import GradientReport, SharedOutputs, gradient_variance, variance_ratio
+from latentrl_envs import Pendulum
 
 SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 SIGNAL = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -34,8 +44,20 @@ def student(p: dict[str, Tensor]) -> Tensor:
     return (p["theta"] * (2.5 * (radius ** (-2 / 2.5) - 1)).sqrt() * torch.cos(2 * math.pi * angle)).sum()
 
 
+def forgetful() -> Callable:
+    """Draws another way at each call."""
+    functions = itertools.cycle([torch.rand, torch.randn])
+    return lambda p: (p["theta"] * next(functions)(3)).sum()
+
+
 def lognormal(p: dict[str, Tensor]) -> Tensor:
     return (p["theta"] * (3.0 * torch.randn(3, dtype=torch.float64)).exp()).sum()
+
+
+def own_noise(seed: int, replicates: int, shape: tuple[int, ...]) -> Tensor:
+    """What a replicate draws with one ``randn``."""
+    drawn = [np.random.default_rng((seed, replicate)).standard_normal(shape) for replicate in range(replicates)]
+    return torch.from_numpy(np.stack(drawn))
 
 
 def measure(objective: Callable | None = None, replicates: int = 200, **options: object) -> GradientReport:
@@ -72,9 +94,8 @@ def test_replicates_run_as_a_loop_would() -> None:
     report = gradient_variance(
         lambda p: loss(p, torch.randn(5, 4, dtype=torch.float64)), model.named_parameters(), 30, chunk_size=10, seed=7
     )
-    torch.manual_seed(7)
     rows = []
-    for x in torch.cat([torch.randn(10, 5, 4, dtype=torch.float64) for _ in range(3)]):
+    for x in own_noise(7, 30, (5, 4)):
         gradient = torch.autograd.grad(loss(dict(model.named_parameters()), x), list(model.parameters()))
         rows.append(torch.cat([g.flatten() for g in gradient]))
     g = torch.stack(rows)
@@ -118,8 +139,7 @@ def test_bootstrap_is_the_same_through_either_matrix() -> None:
 def test_trace_interval_by_brute_force() -> None:
     """Resample the gradients themselves, with the meter's own draws of their indices."""
     report = measure(replicates=6, seed=4)
-    torch.manual_seed(4)
-    g = SIGNAL + SCALE * torch.cat([torch.randn(3, 3, dtype=torch.float64) for _ in range(2)])
+    g = SIGNAL + SCALE * own_noise(4, 6, (3,))
     torch.manual_seed(4)
     traces = g[torch.randint(6, (1000, 6))].var(1).sum(-1)
     expected = traces.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
@@ -189,14 +209,11 @@ def test_ratio_of_two_reports() -> None:
 # --- How it is run
 
 
-def test_same_seed_same_report_and_the_callers_noise_is_untouched() -> None:
+def test_the_callers_noise_is_untouched() -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    first, second = (measure(seed=5, chunk_size=64).to_dict() for _ in range(2))
+    measure()
     assert torch.equal(before, torch.get_rng_state())
-    for key in first.keys() - {"seconds_per_gradient", "cost_normalized"}:
-        assert first[key] == second[key]
-    assert measure(seed=6, chunk_size=64).trace != first["trace"]
 
 
 def test_chunks_bound_what_runs_at_once() -> None:
@@ -207,9 +224,9 @@ def test_chunks_bound_what_runs_at_once() -> None:
         return gaussian()(p)
 
     measure(counted, 100, chunk_size=30)
-    assert len(calls) == 4
+    assert len(calls) == 1 + 4  # the first, to see what is drawn
     measure(counted, 100)
-    assert len(calls) == 4 + 2  # never more than half, so that something is timed after the warm-up
+    assert len(calls) == 1 + 4 + 1 + 2  # never more than half, so that something is timed after the warm-up
 
 
 def test_costs_and_plain_numbers() -> None:
@@ -219,9 +236,140 @@ def test_costs_and_plain_numbers() -> None:
     assert report.trace_per_sample == 16 * report.trace
     record = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert record["env_steps_per_gradient"] == 320
+    assert record["cost_normalized_env_steps"] == report.trace * 320
     assert record["trace_ci"] == list(report.trace_ci)
     assert record["cosine"] is record["bias_z"] is None
     assert record["trustworthy"] is True
+
+
+# --- Bit for bit, and the ways to the same moments
+
+
+def minibatch(p: dict[str, Tensor]) -> Tensor:
+    """Data drawn by index, uniforms and a Gaussian, in that order."""
+    data = torch.arange(12, dtype=torch.float32).view(6, 2)
+    rows = data[torch.randint(2, 6, (4,))]
+    return ((rows + torch.rand(4, 2)) @ p["w"] * torch.randn(4)).mean()
+
+
+def elbo(p: dict[str, Tensor]) -> Tensor:
+    model, batch = ELBO
+    return functional_call(LossOf(model), {f"model.{name}": value for name, value in p.items()}, (batch,))
+
+
+class LossOf(nn.Module):
+    def __init__(self, model: LatentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model.elbo(batch).loss
+
+
+def small_elbo() -> tuple[LatentModel, Batch]:
+    torch.manual_seed(0)
+    config = LatentConfig(latent_dim=2, hidden=(8,), encoder_hidden=(8,), hold=1)
+    model = config.build(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)))
+    return model, Batch.full(torch.randn(16, 3), torch.randn(16, 2))
+
+
+ELBO = small_elbo()
+PENDULUM = ExpectedReturn(
+    Pendulum(), lambda p, o: DiagonalNormal(o @ p["w"], torch.ones_like(o[..., :1])), LikelihoodRatio(), 10, 8
+)
+SAME: dict[str, tuple[Callable, dict[str, Tensor]]] = {
+    "minibatch": (minibatch, {"w": torch.ones(2)}),
+    "ELBO": (elbo, dict(ELBO[0].named_parameters())),
+    "rollout": (PENDULUM, {"w": torch.zeros(3, 1)}),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_same_seed_same_report_whatever_the_chunks(name: str) -> None:
+    objective, parameters = SAME[name]
+    first, *others = (gradient_variance(objective, parameters, 30, chunk_size=chunk) for chunk in (15, 1, 7))
+    for other in others:
+        assert torch.equal(first.mean, other.mean)
+        assert torch.equal(first.mean_se, other.mean_se)
+        a, b = first.to_dict(), other.to_dict()
+        for key in a.keys() - {"seconds_per_gradient", "cost_normalized", "peak_memory"}:
+            assert a[key] == b[key], key
+    assert gradient_variance(objective, parameters, 30, seed=1).trace != first.trace
+
+
+def test_integers_are_within_their_bounds() -> None:
+    """All three spellings of randint give what they should; p of missing one of four values in 400: 4e-50."""
+    seen: list[Tensor] = []
+
+    def f(p: dict[str, Tensor]) -> Tensor:
+        drawn = [torch.randint(4, (2,)), torch.randint(2, 6, (2,)), torch.randint(low=-3, high=1, size=(2,))]
+        return (torch.cat(drawn) * p["x"]).sum()
+
+    for least, rows in zip((0, 2, -3), (slice(0, 2), slice(2, 4), slice(4, 6)), strict=True):
+        draws = record(lambda: f({"x": torch.ones(6)}))
+        seen = [torch.cat(numbers_for(draws, 0, range(200)), 1)[:, rows]]
+        assert sorted(set(torch.cat(seen).flatten().tolist())) == list(range(least, least + 4))
+
+
+def test_gradients_too_many_to_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn twice, they give the same moments; the interval differs by a share of about 1/R."""
+    kept = measure(replicates=400, chunk_size=100)
+    monkeypatch.setattr("latentrl.variance.MOST_KEPT", 100)
+    streamed, again = (measure(replicates=400, chunk_size=chunk) for chunk in (100, 30))
+    assert torch.equal(streamed.mean, again.mean)
+    assert streamed.trace_ci == again.trace_ci
+    torch.testing.assert_close(streamed.mean, kept.mean)
+    torch.testing.assert_close(streamed.mean_se, kept.mean_se)
+    for name in ("trace", "kurtosis", "tail_share", "snr_squared"):
+        assert getattr(streamed, name) == pytest.approx(getattr(kept, name), rel=1e-10)
+    assert streamed.trace_ci == pytest.approx(kept.trace_ci, rel=0.01)
+    with pytest.raises(LatentRLError, match="exactly 0"):
+        measure(lambda p: (p["theta"].detach() * torch.randn(3)).sum(), 400)
+
+
+def test_outputs_that_replicates_share() -> None:
+    """The moments by a Jacobian are those of gradients through the network, drawn from the same noise."""
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 4)).double(), torch.randn(3).double()
+    objective = SharedOutputs(
+        lambda p: functional_call(model, p, (x,)),
+        lambda out: (out[:2] + out[2:].exp() * torch.randn(2, dtype=torch.float64)).square().sum(),
+    )
+    reference = torch.zeros(sum(p.numel() for p in model.parameters()))
+    shared, plain = (
+        gradient_variance(f, model.named_parameters(), 50, reference) for f in (objective, lambda p: objective(p))
+    )
+    torch.testing.assert_close(shared.mean, plain.mean)
+    torch.testing.assert_close(shared.mean_se, plain.mean_se)
+    for name in ("trace", "trace_ci", "kurtosis", "tail_share", "snr", "bias_z"):
+        assert getattr(shared, name) == pytest.approx(getattr(plain, name), rel=1e-8), name
+    assert shared.layer_traces == pytest.approx(plain.layer_traces, rel=1e-8)
+    noisy = SharedOutputs(lambda p: functional_call(model, p, (torch.randn_like(x),)), torch.sum)
+    with pytest.raises(LatentRLError, match="must not draw noise"):
+        gradient_variance(noisy, model.named_parameters(), 10)
+
+
+def test_layers_share_the_trace() -> None:
+    parts = {"a": torch.zeros(2, dtype=torch.float64), "b": torch.zeros(1, dtype=torch.float64)}
+    report = gradient_variance(lambda p: gaussian()({"theta": torch.cat([p["a"], p["b"]])}), parts, 4000)
+    whole = measure(replicates=4000)
+    assert sum(report.layer_traces.values()) == pytest.approx(report.trace)
+    assert report.layer_traces["b"] == pytest.approx(float(whole.mean_se[2] ** 2) * 4000)
+    assert report.layer_traces["b"] == pytest.approx(4.0, rel=0.1)  # 4.5 standard errors: 7e-6
+    assert json.loads(json.dumps(report.to_dict()))["layer_traces"]["b"] == report.layer_traces["b"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel tells no peak")
+def test_memory_grows_with_the_chunk() -> None:
+    """Each replicate holds 8 MB; four at a time hold some 24 MB more than one."""
+
+    def heavy(p: dict[str, Tensor]) -> Tensor:
+        return (p["theta"].sum() + torch.randn(1_000_000, dtype=torch.float64)).sin().sum()
+
+    one, four = (gradient_variance(heavy, THETA, 8, chunk_size=chunk).peak_memory for chunk in (1, 4))
+    assert one is not None
+    assert four is not None
+    assert four - one > 20e6
 
 
 @pytest.mark.gpu
@@ -250,8 +398,8 @@ REFUSED = {
     "no parameters": lambda: gradient_variance(gaussian(), {}, 10),
     "by name": lambda: gradient_variance(gaussian(), nn.Linear(1, 1), 10),
     "these are not: theta": lambda: gradient_variance(gaussian(), {"theta": torch.zeros(3, dtype=torch.int64)}, 10),
-    "at most 16 replicates": lambda: gradient_variance(gaussian(), {"theta": torch.zeros(3_000_000)}, 20),
     "flat with 3 numbers": lambda: measure(reference=torch.zeros(1, 3)),
+    "same shapes": lambda: measure(forgetful()),
     "same seed 0": lambda: measure(reference=measure()),
 }
 

@@ -1,0 +1,111 @@
+"""Moments of independent gradients: from a matrix of them, from a stream, or from those by a network's outputs."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from latentrl.checks import LatentRLError
+
+BOOTSTRAP_DRAWS = 1000
+BOOTSTRAP_BLOCK = 4_000_000  # counts held at a time: 32 MB
+
+
+class Moments(NamedTuple):
+    """Of R gradients g_r of P numbers, in float64."""
+
+    mean: Float[Tensor, " P"]
+    variance: Float[Tensor, " P"]
+    """Of each coordinate, with R − 1."""
+    squared: Float[Tensor, " R"]
+    """d_r = ‖g_r − ḡ‖²."""
+    trace_ci: tuple[float, float]
+    """95 % percentile bootstrap of Σ d_r / (R − 1)."""
+
+
+def moments(gradients: Float[Tensor, "R D"], seed: int, jacobian: Float[Tensor, "D P"] | None = None) -> Moments:
+    """Moments of the rows, or of rows times a Jacobian without ever forming these products.
+
+    Where all gradients go through the same D outputs, g_r = Jᵀ v_r, so that d_r = (v_r − v̄)ᵀ J Jᵀ (v_r − v̄) takes a
+    (D, D) matrix in place of R gradients of P numbers.
+
+    :param gradients: overwritten by their deviations from the mean
+    :raises LatentRLError: gradients that are not finite, or all 0
+    """
+    _finite(gradients)
+    mean = gradients.mean(0)
+    if not gradients.any():
+        raise _still(len(gradients))
+    deviations = gradients.sub_(mean)  # in place: the matrix may be large
+    if jacobian is None:
+        variance = deviations.square().sum(0) / (len(deviations) - 1)
+    else:
+        covariance = deviations.T @ deviations / (len(deviations) - 1)
+        variance = ((covariance @ jacobian) * jacobian).sum(0)
+        mean = mean @ jacobian
+        values, vectors = torch.linalg.eigh(jacobian @ jacobian.T)
+        deviations = deviations @ (vectors * values.clamp_min(0.0).sqrt())  # as long as the gradients' own
+    squared = torch.linalg.vector_norm(deviations, dim=1) ** 2
+    return Moments(mean, variance, squared, _bootstrap(squared, deviations, seed))
+
+
+def streamed_moments(chunks: Callable[[], Iterator[Float[Tensor, "C P"]]], seed: int) -> Moments:
+    """Moments of gradients too many to keep: they are drawn twice, for the mean and for what lies around it.
+
+    Sums run row by row, so that they do not depend on the chunks. The interval takes each resample's mean for ḡ, which
+    is off by a share of about 1/R.
+
+    :param chunks: gives the same gradients each time
+    :raises LatentRLError: as :func:`moments`
+    """
+    total, number = torch.zeros(()), 0
+    for chunk in chunks():
+        _finite(chunk)
+        for row in chunk:
+            total = total + row
+        number += len(chunk)
+    mean = total / number
+    spread, squared = torch.zeros_like(mean), []
+    for chunk in chunks():
+        for row in chunk - mean:
+            spread += row.square()
+            squared.append(torch.linalg.vector_norm(row) ** 2)
+    distances = torch.stack(squared)
+    if not (mean.any() or distances.any()):
+        raise _still(number)
+    return Moments(mean, spread / (number - 1), distances, _bootstrap(distances, None, seed))
+
+
+def _finite(gradients: Float[Tensor, "R P"]) -> None:
+    if bad := int((~gradients.isfinite().all(1)).sum()):
+        raise LatentRLError(f"{bad} of {len(gradients)} gradients are not finite: they have no variance")
+
+
+def _still(number: int) -> LatentRLError:
+    return LatentRLError(
+        f"all {number} gradients are exactly 0: no parameter affects the surrogate "
+        "(is it detached, or is a pathwise gradient taken through a step?)"
+    )
+
+
+def _bootstrap(squared: Float[Tensor, " R"], deviations: Float[Tensor, "R D"] | None, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of tr* = (Σ w_r d_r − R‖Σ w_r c_r / R‖²) / (R − 1), w the counts of a resample."""
+    replicates = len(squared)
+    generator = torch.Generator().manual_seed(seed)
+    block = max(1, min(BOOTSTRAP_DRAWS, BOOTSTRAP_BLOCK // replicates))
+    gram = deviations @ deviations.T if deviations is not None and deviations.shape[1] > replicates else None
+    traces = []
+    for start in range(0, BOOTSTRAP_DRAWS, block):
+        shape = (min(block, BOOTSTRAP_DRAWS - start), replicates)
+        index = torch.randint(replicates, shape, generator=generator)
+        counts = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, torch.ones(shape, dtype=torch.float64))
+        if deviations is None:
+            moved = counts @ squared  # what the next line is on average
+        else:
+            # ‖Σ w c‖², through the smaller of the two matrices
+            moved = (counts @ deviations).square().sum(1) if gram is None else ((counts @ gram) * counts).sum(1)
+        traces.append((counts @ squared - moved / replicates) / (replicates - 1))
+    low, high = torch.cat(traces).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
