@@ -1,5 +1,6 @@
 """Moments of independent gradients: from a matrix of them, from a stream, or from those by a network's outputs."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,7 +23,30 @@ class Moments(NamedTuple):
     squared: Float[Tensor, " R"]
     """d_r = ‖g_r − ḡ‖²."""
     trace_ci: tuple[float, float]
-    """95 % percentile bootstrap of Σ d_r / (R − 1)."""
+    """95 % percentile bootstrap of :attr:`trace`."""
+
+    @property
+    def trace(self) -> float:
+        """tr Σ̂ = Σ d_r / (R − 1)."""
+        return float(self.squared.sum()) / (len(self.squared) - 1)
+
+    @property
+    def snr_squared(self) -> float:
+        """(‖ḡ‖² − tr Σ̂/R) / tr Σ̂: without bias by the noise in ḡ."""
+        trace = self.trace
+        return (float(self.mean.square().sum()) - trace / len(self.squared)) / trace if trace > 0 else math.inf
+
+    @property
+    def kurtosis(self) -> float:
+        """mean(d²) / mean(d)²."""
+        fourth = float(self.squared.square().sum())
+        return len(self.squared) * fourth / float(self.squared.sum()) ** 2 if fourth > 0 else 1.0
+
+    @property
+    def tail_share(self) -> float:
+        """Share of Σ d_r² that the largest replicate carries alone."""
+        fourth = float(self.squared.square().sum())
+        return float(self.squared.max()) ** 2 / fourth if fourth > 0 else 1 / len(self.squared)
 
 
 def moments(gradients: Float[Tensor, "R D"], seed: int, jacobian: Float[Tensor, "D P"] | None = None) -> Moments:

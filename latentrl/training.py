@@ -79,15 +79,19 @@ class ElboTrainer:
         """Indices of up to ``size`` different segments, in random order."""
         return torch.randperm(len(self.segments), device=self.segments.starts.device)[:size]
 
-    def update(self, step: int) -> Elbo:
-        """One gradient step; ``step`` counts updates from 0."""
-        if self._seed_pending and step >= self._seed_step:
-            self._seed_prior()
+    def terms(self, step: int) -> Elbo:
+        """The ELBO of a new batch, with noise of its own, as it is weighed at ``step``."""
         batch = self._perturbed(
             self.segments.batch(self.segments.random_index(self.batch_size), self.steps_per_segment)
         )
         beta = partial(self.kl_weight, step) if self._reads_kl else self.kl_weight(step, 0.0)
-        terms = self.model.elbo(batch, beta)
+        return self.model.elbo(batch, beta)
+
+    def update(self, step: int) -> Elbo:
+        """One gradient step; ``step`` counts updates from 0."""
+        if self._seed_pending and step >= self._seed_step:
+            self._seed_prior()
+        terms = self.terms(step)
         # What Optimizer.zero_grad does, without its walk over groups and its profiler record: 2 % of a small update.
         for parameter in self._parameters:
             parameter.grad = None

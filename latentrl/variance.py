@@ -182,19 +182,18 @@ def _report(
     batch_size: int,
     env_steps: int,
 ) -> GradientReport:
-    replicates, squared, mean = draws.replicates, found.squared, found.mean
-    trace, fourth = float(squared.sum()) / (replicates - 1), float(squared.square().sum())
+    replicates, mean = draws.replicates, found.mean
     mean_se = (found.variance / replicates).sqrt()
     parts = found.variance.split(list(sizes.values()))
     return GradientReport(
         mean=mean,
         mean_se=mean_se,
-        trace=trace,
+        trace=found.trace,
         trace_ci=found.trace_ci,
         layer_traces={name: float(part.sum()) for name, part in zip(sizes, parts, strict=True)},
-        snr_squared=(float(mean.square().sum()) - trace / replicates) / trace if trace > 0 else math.inf,
-        kurtosis=replicates * fourth / float(squared.sum()) ** 2 if fourth > 0 else 1.0,
-        tail_share=float(squared.max()) ** 2 / fourth if fourth > 0 else 1 / replicates,
+        snr_squared=found.snr_squared,
+        kurtosis=found.kurtosis,
+        tail_share=found.tail_share,
         seconds_per_gradient=draws.seconds or 0.0,
         env_steps_per_gradient=env_steps,
         peak_memory=peak.bytes,

@@ -1,8 +1,9 @@
 """The face to stable-baselines3; nothing outside this package imports it."""
 
 from latentrl.sb3.bc import LatentBC
+from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
-__all__ = ["FeaturesTrunk", "LatentBC", "LatentPolicy", "TorchVecEnvAdapter"]
+__all__ = ["FeaturesTrunk", "GradientVariance", "LatentBC", "LatentPolicy", "TorchVecEnvAdapter"]

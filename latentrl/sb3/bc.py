@@ -25,6 +25,7 @@ from latentrl.diagnostics import Diagnostics
 from latentrl.files import whole
 from latentrl.model import Elbo
 from latentrl.sb3.defaults import UpdateBar, default_kl_weight, default_noise
+from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector, values_channels_first
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -54,6 +55,8 @@ class LatentBC(BaseAlgorithm):
     :param noise: corrective noise on observations; "auto" is :meth:`CorrectiveNoise.estimate` where observations and
         actions are numbers, None is none
     :param max_grad_norm: gradients are clipped to this norm
+    :param gradient_variance_every: updates between two measurements of the gradient's variance and signal-to-noise
+        ratio (:class:`GradientVariance`), such as 500, which takes 3 % of the time; None never
     :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
     :param tensorboard_log: folder for TensorBoard, or None
     :param verbose: 0 silent, 1 prints a table of logs
@@ -76,6 +79,7 @@ class LatentBC(BaseAlgorithm):
         kl_warmup: float = 0.3,
         noise: CorrectiveNoise | Literal["auto"] | None = "auto",
         max_grad_norm: float | None = None,
+        gradient_variance_every: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -104,6 +108,7 @@ class LatentBC(BaseAlgorithm):
             raise LatentRLError(f"noise must be a CorrectiveNoise, 'auto' or None, but {noise!r} was given")
         self.noise = noise
         self.max_grad_norm = max_grad_norm
+        self.gradient_variance_every = gradient_variance_every
         self.demonstrations = demonstrations
         self._fade_steps = 0
         self._warned = False
@@ -169,12 +174,14 @@ class LatentBC(BaseAlgorithm):
         return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        made = super()._init_callback(callback)
-        if not progress_bar:
-            return made
-        bar = CallbackList([made, UpdateBar()])
-        bar.init_callback(self)
-        return bar
+        callbacks = [super()._init_callback(callback)]
+        if self.gradient_variance_every is not None:
+            callbacks.append(GradientVariance(self.gradient_variance_every))
+        if progress_bar:
+            callbacks.append(UpdateBar())
+        made = CallbackList(callbacks)
+        made.init_callback(self)
+        return made
 
     # -- learning ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,119 @@
+"""The gradient's noise while an agent learns: the figures, and that learning does not notice."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+from latentrl import Demonstrations, LatentRLError
+from latentrl.sb3 import GradientVariance, LatentBC
+
+FIGURES = {"gradient/trace", "gradient/snr", "gradient/kurtosis", "gradient/batch_size"}
+
+
+class Lines(Logger):
+    """Keeps what is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(None, [])
+        self.seen: list[tuple[str, float]] = []
+
+    def record(self, key: str, value: float, *_: object, **__: object) -> None:
+        self.seen.append((key, value))
+
+    def of(self, key: str) -> list[float]:
+        return [value for name, value in self.seen if name == key]
+
+
+def weights(agent: BaseAlgorithm) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+
+def clone(**options: object) -> LatentBC:
+    rng = np.random.default_rng(0)
+    demonstrations = Demonstrations.from_arrays(
+        rng.normal(size=(60, 3)).astype(np.float32),
+        rng.normal(size=(60, 2)).clip(-1, 1).astype(np.float32),
+        [10] * 6,
+        gym.spaces.Box(-9, 9, (3,)),
+        gym.spaces.Box(-1, 1, (2,)),
+    )
+    small = {"latent_dim": 2, "hidden": (8,), "n_components": 2, "context_length": 5}
+    return LatentBC(demonstrations=demonstrations, policy_kwargs=small, batch_size=4, seed=0, device="cpu", **options)
+
+
+def pendulum(algorithm: type[BaseAlgorithm], **options: object) -> BaseAlgorithm:
+    return algorithm("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", policy_kwargs={"net_arch": [8]}, **options)
+
+
+AGENTS = {
+    "LatentBC": (clone, 20, 5),
+    "PPO": (lambda: pendulum(PPO, n_steps=64, batch_size=16, n_epochs=2), 256, 2),
+    "A2C": (lambda: pendulum(A2C, n_steps=32), 128, 2),
+    "SAC": (lambda: pendulum(SAC, learning_starts=20, batch_size=8), 60, 10),
+    "TD3": (lambda: pendulum(TD3, learning_starts=20, batch_size=8), 60, 10),
+}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_learning_does_not_notice(name: str) -> None:
+    make, steps, every = AGENTS[name]
+    plain = make().learn(steps)
+    measured, lines = make(), Lines()  # now, as it seeds what both draw from
+    measured.set_logger(lines)
+    measured.learn(steps, callback=GradientVariance(every=every, replicates=4))
+    assert torch.equal(weights(plain), weights(measured))
+    counts = {key: len(lines.of(key)) for key in FIGURES}
+    assert set(counts.values()) == {{"LatentBC": 4, "PPO": 2, "A2C": 2, "SAC": 4, "TD3": 4}[name]}
+    assert all(np.isfinite(lines.of(key)).all() for key in FIGURES)
+    assert min(lines.of("gradient/trace")) > 0
+
+
+def test_trace_is_that_of_the_losses_it_names() -> None:
+    """PPO's policy gradient against one written out with the buffer's own numbers."""
+    agent = pendulum(PPO, n_steps=64, batch_size=16)
+    found: list[float] = []
+
+    class Check(GradientVariance):
+        def _on_rollout_end(self) -> None:
+            super()._on_rollout_end()
+            np.random.seed(1)  # noqa: NPY002 - what the buffer reads
+            rows = []
+            for data in agent.rollout_buffer.get(16):
+                advantages = (data.advantages - data.advantages.mean()) / (data.advantages.std() + 1e-8)
+                law = agent.policy.get_distribution(data.observations)
+                loss = -(advantages * law.log_prob(data.actions)).mean()
+                named = [p for name, p in agent.policy.named_parameters() if "value" not in name]
+                rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, named)]))
+            found.append(float(torch.stack(rows).double().var(0).sum()))
+
+        def _measure(self) -> None:
+            np.random.seed(1)  # noqa: NPY002
+            super()._measure()
+
+    lines = Lines()
+    agent.set_logger(lines)
+    agent.learn(64, callback=Check())
+    assert lines.of("gradient/trace") == pytest.approx(found, rel=1e-4)
+    assert lines.of("gradient/batch_size") == [16]
+
+
+def test_option_of_behaviour_cloning() -> None:
+    agent = clone(gradient_variance_every=10)
+    lines = Lines()
+    agent.set_logger(lines)
+    agent.learn(30)
+    assert len(lines.of("gradient/snr")) == 3
+
+
+def test_refusals() -> None:
+    with pytest.raises(LatentRLError, match="not of DQN"):
+        DQN("MlpPolicy", "CartPole-v1").learn(10, callback=GradientVariance())
+    with pytest.raises(LatentRLError, match="replicates must be"):
+        GradientVariance(replicates=1)
+    with pytest.raises(LatentRLError, match="every must be"):
+        clone(gradient_variance_every=0).learn(1)
