@@ -1,0 +1,199 @@
+"""Measure every estimator in every cell, write one JSON file and one picture."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gymnasium import spaces
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from latentrl.cells import Cells
+from latentrl.checks import LatentRLError, at_least, count, one_of, resolve_device
+from latentrl.comparison import compare
+from latentrl.estimators.rollout import LikelihoodRatio
+from latentrl.files import whole
+from latentrl.gradients.figures import cost_figure
+from latentrl.gradients.problem import ESTIMATORS, Needs, make_problem, make_task
+from latentrl.report import environment
+from latentrl.variance import gradient_variance
+
+TASKS = (
+    *("Pendulum-v1", "CartPole-v1", "CartPoleSwingUp-v0", "MountainCarContinuous-v0"),
+    *("LQR-v0", "BallWall-v0", "Pushing-v0", "DoublePendulum-v0"),
+)
+
+
+@dataclass(frozen=True)
+class GradientsConfig:
+    """Compare gradient estimators of the expected return on differentiable Gymnasium tasks.
+
+    A run that was killed goes on where it was when it is started again with the same settings.
+    """
+
+    out: Path = Path("runs/gradients")
+    """Folder for gradients.json and gradients.png, and for one file per finished cell."""
+    tasks: tuple[str, ...] = TASKS
+    """Gymnasium ids, or what stands behind latentrl/ in them."""
+    estimators: tuple[str, ...] = (
+        "lr",
+        "lr-naive",
+        "lr-value",
+        "rp",
+        "inverse-variance",
+        "total-propagation",
+        "alpha-order",
+    )
+    """Also lr-no-baseline and short-horizon. Names: lr, likelihood ratio with leave-one-out baseline and reward to go;
+    lr-naive, with neither; rp, pathwise."""
+    horizons: tuple[int, ...] = (5, 10, 25, 50, 100)
+    """Steps of a rollout."""
+    sigmas: tuple[float, ...] = (0.5,)
+    """Standard deviations of the policy, in units of half the range of an action."""
+    stiffnesses: tuple[float, ...] = ()
+    """Of contacts, for tasks that have some; none for the task's own."""
+    num_envs: int = 64
+    """Trajectories per gradient."""
+    replicates: int = 200
+    """Gradients per estimator."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the policy's weights and of the noise."""
+    hidden: tuple[int, ...] = ()
+    """Layers of the policy; none for a linear one."""
+    gamma: float = 0.5
+    """Error that alpha-order tolerates, in units of the norm of the gradient."""
+    window: int = 16
+    """Steps of short-horizon's windows."""
+    value_updates: int = 200
+    """Rollouts on which lr-value and short-horizon fit their value function."""
+    chunk_size: int = 50
+    """Gradients at a time."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    smoke: bool = False
+    """Seconds instead of minutes; the numbers mean little."""
+
+    def __post_init__(self) -> None:
+        for name in self.estimators:
+            one_of("estimator", name, ESTIMATORS)
+        for names in ("tasks", "estimators", "horizons", "sigmas", "seeds"):
+            if not getattr(self, names):
+                raise LatentRLError(f"give at least one of {names}")
+        for horizon in self.horizons:
+            count("horizon", horizon, 1)
+        for sigma in self.sigmas:
+            at_least("sigma", sigma, 1e-6)
+        for name, minimum in {"num_envs": 4, "replicates": 2, "window": 1, "value_updates": 1, "chunk_size": 1}.items():
+            count(name, getattr(self, name), minimum)
+
+    def smoked(self) -> "GradientsConfig":
+        """The settings that count: those given, or with ``smoke`` the smallest."""
+        if not self.smoke:
+            return self
+        return replace(
+            self,
+            tasks=("Pendulum-v1", "CartPole-v1"),
+            horizons=(3, 6),
+            num_envs=8,
+            replicates=20,
+            seeds=(0,),
+            chunk_size=10,
+            value_updates=5,
+        )
+
+
+class Cell(NamedTuple):
+    """What one comparison is made for."""
+
+    task: str
+    stiffness: float | None
+    sigma: float | None
+    horizon: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return " ".join(f"{name}={value}" for name, value in self._asdict().items() if value is not None)
+
+
+def cells_of(config: GradientsConfig) -> Iterator[Cell]:
+    """All of them; a task without contacts has no stiffness, one with choices no σ.
+
+    :raises LatentRLError: a task that cannot be made, or a stiffness that it does not accept
+    """
+    for name in config.tasks:
+        task = make_task(name, None)
+        stiffnesses = config.stiffnesses if hasattr(task, "stiffness") and config.stiffnesses else (None,)
+        for stiffness in stiffnesses:
+            make_task(name, stiffness)
+        sigmas = (None,) if isinstance(task.action_space, spaces.Discrete) else config.sigmas
+        for rest in product(stiffnesses, sigmas, config.horizons, config.seeds):
+            yield Cell(name, *rest)
+
+
+def measure(cell: Cell, config: GradientsConfig, device: str) -> dict[str, Any]:
+    """All estimators of one cell, beside the mean of a likelihood ratio with noise of its own."""
+    problem = make_problem(*cell, config.num_envs, config.hidden, device)
+    reference, norm, error = None, 0.0, None
+    try:
+        reference = gradient_variance(
+            problem.objective(LikelihoodRatio()),
+            problem.parameters,
+            config.replicates,
+            chunk_size=config.chunk_size,
+            seed=1000 * cell.seed + 999,
+            batch_size=config.num_envs,
+        )
+        norm = float(reference.mean.norm())
+    except LatentRLError as failure:  # such as returns that are all the same
+        error = str(failure)
+    needs = Needs(problem, config.gamma * norm, config.window, config.value_updates, cell.seed)
+    table = compare(
+        {name: problem.objective(ESTIMATORS[name](needs)) for name in config.estimators},
+        problem.parameters,
+        config.replicates,
+        reference,
+        config.chunk_size,
+        1000 * cell.seed,
+    )
+    # In the given order: by cost, it would change from run to run.
+    records = sorted(table.to_records(), key=lambda record: config.estimators.index(record["estimator"]))
+    about = {"reference_snr": None if reference is None else reference.snr, "reference_error": error}
+    return {**cell._asdict(), **about, "estimators": records}
+
+
+def run_gradients(config: GradientsConfig, console: Console | None = None) -> dict[str, Any]:
+    """Measure what is not there yet, then write gradients.json and gradients.png; return what the former holds.
+
+    :raises LatentRLError: on unusable settings, device or folder, before any work
+    """
+    console, started = console or Console(), time.perf_counter()
+    config = config.smoked()
+    device = str(resolve_device(config.device))
+    todo = list(cells_of(config))
+    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    cells = Cells(config.out, settings)
+    there = sum(cell.key in cells for cell in todo)
+    if there:
+        console.print(f"{there} of {len(todo)} cells are there already")
+    records = []
+    columns = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
+        bar = bars.add_task("", total=len(todo))
+        for cell in todo:
+            bars.update(bar, description=cell.key)
+            records.append(cells(cell.key, partial(measure, cell, config, device)))
+            bars.advance(bar)
+    summary = {"settings": settings, "environment": environment(device), "cells": records}
+    with whole(config.out / "gradients.json") as path:
+        path.write_text(json.dumps(summary, indent=1, default=str) + "\n")
+    with whole(config.out / "gradients.png") as path:
+        cost_figure(records, config.estimators).savefig(path, dpi=100)
+    console.print(f"{config.out}/gradients.json, gradients.png  ({time.perf_counter() - started:.0f} s)")
+    return summary
