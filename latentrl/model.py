@@ -1,9 +1,6 @@
 """The latent-variable policy π(a|s) = ∫ p(a|s, z) p(z|s) dz, composed of a posterior, a prior and a decoder."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,47 +10,15 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, count, one_of
 from latentrl.decoders import Decoder
 from latentrl.diagnostics import Diagnostics, diagnose
-from latentrl.distributions import ANALYTIC_KL, Law, MonteCarlo, Remembering
-from latentrl.estimators import Estimator, LeaveOneOut, Pathwise, ScoreFunction
+from latentrl.distributions import ANALYTIC_KL, Law, MonteCarlo
+from latentrl.distributions.discrete import Discrete
+from latentrl.elbo import Beta, Elbo, Form, Parts, evidence_lower_bound
+from latentrl.estimators import Estimator
+from latentrl.estimators.enumerate import MOST_VALUES
 from latentrl.nets import Affine, ObservationTrunk
 from latentrl.posteriors import AmortizedPosterior, Posterior
 from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
-
-PATHWISE, SCORE_FUNCTION = Pathwise(), ScoreFunction(LeaveOneOut())
-MOST_CHOICES = 4096
-"""Up to this many values of a finite latent are summed over; beyond it, likelihoods are estimated."""
-
-Beta = float | Tensor | Callable[[Tensor], float | Tensor]
-"""Weight of the KL, or a function of the batch's mean KL in nats (detached)."""
-
-
-@dataclass(frozen=True)
-class Elbo:
-    """The evidence lower bound and its parts, in nats; averages over the batch are taken when they are asked for."""
-
-    loss: Float[Tensor, ""]
-    """Minimise this: its gradient is that of −value under the chosen estimator."""
-    log_likelihoods: Float[Tensor, " B"]
-    """E_q[log p(a|s, z)] of each element, summed over the actions of a segment; without gradient."""
-    kls: Float[Tensor, " B"]
-    """KL(q(z|·) ‖ p(z|s)) of each element, an estimate where no closed form exists; without gradient."""
-    beta: float | Tensor
-
-    @property
-    def reconstruction(self) -> Float[Tensor, ""]:
-        """Mean of :attr:`log_likelihoods`."""
-        return self.log_likelihoods.mean()
-
-    @property
-    def kl(self) -> Float[Tensor, ""]:
-        """Mean of :attr:`kls`."""
-        return self.kls.mean()
-
-    @property
-    def value(self) -> Float[Tensor, ""]:
-        """reconstruction − β·kl."""
-        return self.reconstruction - self.beta * self.kl
 
 
 class LatentModel(nn.Module):
@@ -180,6 +145,22 @@ class LatentModel(nn.Module):
         assert self.posterior is not None
         return self.posterior.infer(batch, lambda q: self._pathwise_bound(batch, q))
 
+    def parts(self, batch: Batch) -> Parts:
+        """q(z|·), p(z|s) and z -> log p(a|s, z) of a batch, which goes through the trunk once.
+
+        :raises LatentRLError: the policy has no latent, or posterior and prior are laws over different kinds of latents
+        """
+        if self.posterior is None or self.prior is None:
+            raise LatentRLError("this bound needs a latent, and the policy has none: set latent_dim to 1 or more")
+        batch = self._seen(batch)
+        q, p = self._infer(batch), self.prior(batch.start)
+        if len({getattr(law.support, "is_discrete", False) for law in (q, p) if isinstance(law, Law)}) > 1:
+            raise LatentRLError(
+                f"the posterior is {type(q).__name__} and the prior {type(p).__name__}, one of them over a finite set: "
+                "use a prior over the same latents"
+            )
+        return Parts(q, p, lambda z: self._given(batch, z))
+
     def _pathwise_bound(self, batch: Batch, q: Law) -> Float[Tensor, " B"]:
         """One-draw estimate of the ELBO of each element under q."""
         assert self.prior is not None
@@ -196,62 +177,43 @@ class LatentModel(nn.Module):
         beta: Beta = 1.0,
         estimator: Estimator | None = None,
         num_samples: int | None = None,
-        form: Literal["kl", "entropy"] = "kl",
+        form: Form = "kl",
     ) -> Elbo:
         """E_q[log p(a|s, z)] − β KL(q ‖ p), in nats, averaged over the batch (Kingma & Welling 2014, eq. 3).
 
-        The KL is analytic where a closed form is registered, else its integrand joins f.
+        The KL is analytic where a closed form is registered, else its integrand joins f. With
+        :class:`~latentrl.estimators.Enumerate` it is a sum, too.
+
+        An estimator with parameters of its own needs q and f to train them, which :meth:`parts` gives: f is
+        ``log_likelihood`` where the KL is analytic, and ``log_likelihoods`` are its values, of q's elements. So a
+        learned baseline has the loss ``baseline.loss(model.infer(batch), terms.log_likelihoods)``.
 
         :param beta: weight of the KL, or a function of this batch's mean KL
-        :param estimator: gradient estimator; by default pathwise where q has ``rsample``, else the score function
-            with a leave-one-out baseline
-        :param num_samples: draws of z per element; 1 by default, 4 for the score function
+        :param estimator: gradient estimator of an expectation; by default pathwise where q has ``rsample``, else the
+            score function with a leave-one-out baseline
+        :param num_samples: draws of z per element; by default 4, or 1 for estimators that need ``rsample``
         :param form: "kl" as above; "entropy" is E_q[log p(a|s, z) + β log p(z|s)] + β H(q), energy plus entropy, which
             draws log p(z|s) but takes q's entropy in closed form
-        :raises LatentRLError: an unknown form
+        :raises LatentRLError: an unknown form, an estimator that q, the prior or ``num_samples`` does not suit (the
+            message says why, and names one that they do), or one of a bound of several draws
         """
         one_of("form", form, ("kl", "entropy"))
-        batch = self._seen(batch)
         if self.posterior is None or self.prior is None:
-            log_p = self._without_latent(batch)
+            log_p = self._without_latent(self._seen(batch))
             return Elbo(-log_p.mean(), log_p.detach(), torch.zeros_like(log_p), 1.0)
-        q, p = self._infer(batch), self.prior(batch.start)
-        if estimator is None:
-            estimator = PATHWISE if q.has_rsample else SCORE_FUNCTION
-        if num_samples is None and not estimator.needs_rsample:
-            num_samples = 4
-        analytic_kl = ANALYTIC_KL.get((type(q), type(p)))
-        if analytic_kl is not None and form == "kl":
-            estimate = estimator(q, lambda z: self._given(batch, z), num_samples)
-            kl = analytic_kl(q, p)
-            weight = _weight(beta, kl)
-            return Elbo((_times(weight, kl) - estimate.surrogate).mean(), estimate.value, kl.detach(), weight)
-        law = Remembering(q) if isinstance(q, Law) and estimator.needs_rsample and q.has_rsample else q
-        parts: dict[str, Tensor] = {}
-        weights: list[float | Tensor] = []
-
-        def integrand(z: Tensor) -> Tensor:
-            parts["log_p"] = self._given(batch, z)
-            parts["kl"] = (law.log_prob(z) if form == "kl" else -q.entropy()) - p.log_prob(z)
-            weights.append(_weight(beta, parts["kl"]))
-            return parts["log_p"] - _times(weights[-1], parts["kl"])
-
-        loss = -estimator(law, integrand, num_samples).surrogate.mean()
-        log_p, kl = (_over_draws(parts[name].detach(), len(batch.actions)) for name in ("log_p", "kl"))
-        return Elbo(loss, log_p, kl, weights[-1])
+        return evidence_lower_bound(self.parts(batch), beta, estimator, num_samples, form)
 
     def log_weights(self, batch: Batch, num_samples: int) -> Float[Tensor, "S B"]:
         """log p(a|s, z) p(z|s) / q(z|·) for S draws z ~ q, reparameterized where q allows."""
-        batch = self._seen(batch)
-        if self.posterior is None or self.prior is None:
-            return self._without_latent(batch).unsqueeze(0)
-        q = self._infer(batch)
+        if self.posterior is None:
+            return self._without_latent(self._seen(batch)).unsqueeze(0)
+        q, p, log_likelihood = self.parts(batch)
         if isinstance(q, Law) and q.has_rsample:
             z, log_q = q.rsample_and_log_prob((num_samples,))
         else:
             z = (q.rsample if q.has_rsample else q.sample)((num_samples,))
             log_q = q.log_prob(z)
-        return self._given(batch, z) + self.prior(batch.start).log_prob(z) - log_q
+        return log_likelihood(z) + p.log_prob(z) - log_q
 
     @torch.no_grad()
     def log_likelihood(self, batch: Batch, num_samples: int = 100) -> MonteCarlo:
@@ -282,7 +244,7 @@ class LatentModel(nn.Module):
         if self.prior is None:
             return self._without_latent(batch)
         p = self.prior(batch.start)
-        if not p.has_enumerate_support or math.prod(getattr(p, "sizes", (math.inf,))) > MOST_CHOICES:
+        if not isinstance(p, Discrete) or p.support_size > MOST_VALUES:
             return None
         z = p.expand((len(batch.actions),)).enumerate_support()
         return (p.log_prob(z) + self._given(batch, z)).logsumexp(0)
@@ -302,17 +264,3 @@ class LatentModel(nn.Module):
 
 def _named(sizes: tuple[int, ...] | None) -> str:
     return "continuous" if sizes is None else f"choices among {sizes}"
-
-
-def _weight(beta: Beta, kl: Tensor) -> float | Tensor:
-    return beta(kl.detach().mean()) if callable(beta) else beta
-
-
-def _times(weight: float | Tensor, kl: Tensor) -> Tensor:
-    # β = 1 is the common case, and on small networks each operation counts.
-    return kl if isinstance(weight, float) and weight == 1.0 else weight * kl
-
-
-def _over_draws(values: Tensor, size: int) -> Tensor:
-    """Means over all but the last dimension, the batch."""
-    return values.reshape(-1, size).mean(0) if values.dim() > 1 else values

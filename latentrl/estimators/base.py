@@ -21,6 +21,8 @@ class Estimator(nn.Module):
     The gradient of ``surrogate`` is the estimate for the parameters of q *and* for those inside f. Where f itself
     reads a parameter of q, such as log q(z) in an ELBO, that too is a path through f.
 
+    f may be called more than once, and elsewhere than at draws from q; last of all at what ``value`` is the mean over.
+
     ``num_samples=None`` is one draw; f may then be given z without the dimension S, as ``q.sample()`` gives it.
 
     Members work under ``torch.func.vmap(torch.func.grad(...), randomness="different")``.
@@ -34,6 +36,8 @@ class Estimator(nn.Module):
     """f must be differentiable in z: jumps in f are invisible, so the gradient is wrong without a warning."""
     discrete: ClassVar[bool]
     """Works for q over a discrete set."""
+    multi_sample: ClassVar[bool] = False
+    """Estimates the gradient of a bound whose draws share one logarithm, not of E_q[f(z)]."""
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         raise NotImplementedError
@@ -42,10 +46,8 @@ class Estimator(nn.Module):
 class Trajectories(NamedTuple):
     """N rollouts of T steps, as rollout estimators read them."""
 
-    laws: list[Distribution]
-    """T laws π(·|s_t) with batch_shape (N,)."""
-    actions: list[Tensor]
-    """T actions (N, A) drawn from them."""
+    log_probs: Float[Tensor, "T N"] | None
+    """log π(a_t|s_t); None where the actions carry the gradient instead."""
     rewards: Float[Tensor, "T N"]
     """Zero from the end of an episode on."""
     alive: Bool[Tensor, "T N"]

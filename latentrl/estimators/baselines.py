@@ -73,7 +73,8 @@ class LeaveOneOut(nn.Module):
         if samples < 2:
             raise LatentRLError(
                 f"LeaveOneOut needs num_samples of at least 2, but {samples} was given: the baseline of a sample is "
-                "the mean of the others (with itself included the gradient would shrink by 1 - 1/num_samples)"
+                "the mean of the others (with itself included the gradient would shrink by 1 - 1/num_samples); use "
+                "RunningMean or LearnedBaseline with a single one"
             )
         return (cost.sum(0) - cost) / (samples - 1)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError, count
+from latentrl.distributions.discrete import Discrete
 from latentrl.estimators.base import Estimator, Integrand, Trajectories, evaluate
 from latentrl.types import Estimate
 
@@ -38,9 +39,10 @@ class Pathwise(Estimator):
     def draw(self, law: Distribution, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """A draw that carries the gradient."""
         if not law.has_rsample:
+            finite = ", or outside of them Enumerate() or Rebar()" if isinstance(law, Discrete) else ""
             raise LatentRLError(
                 f"Pathwise needs a law with rsample, and {type(law).__name__} has none: "
-                "use ScoreFunction (in rollouts LikelihoodRatio), which only needs log_prob"
+                f"use ScoreFunction (in rollouts LikelihoodRatio), which only needs log_prob{finite}"
             )
         return law.rsample(sample_shape)
 

@@ -27,6 +27,10 @@ Value = Callable[[Float[Tensor, "*T N O"], Float[Tensor, "*T 1"]], Float[Tensor,
 class RolloutEstimator(Protocol):
     """How a rollout draws its actions, and what is differentiated afterwards."""
 
+    @property
+    def needs_rsample(self) -> bool:
+        """Whether drawn actions carry the gradient; where they do not, log π(a|s) does."""
+
     def draw(self, law: Distribution) -> Tensor:
         """Actions (N, A) from π(·|s) with batch_shape (N,)."""
 
@@ -64,7 +68,8 @@ class LikelihoodRatio:
         return law.sample()
 
     def surrogate(self, trajectories: Trajectories) -> Float[Tensor, " N"]:
-        log_probs = torch.stack([q.log_prob(a) for q, a in zip(trajectories.laws, trajectories.actions, strict=True)])
+        log_probs = trajectories.log_probs
+        assert log_probs is not None  # as ``draw`` gives no gradient
         returns = trajectories.rewards.detach()
         if log_probs.shape != returns.shape:
             raise LatentRLError(

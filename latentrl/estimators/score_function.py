@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import count
+from latentrl.checks import LatentRLError, count
 from latentrl.estimators.base import Estimator, Integrand, evaluate
 from latentrl.estimators.baselines import LawBaseline
 from latentrl.types import Estimate
@@ -19,6 +19,7 @@ class ScoreFunction(Estimator):
     box.
 
     :param baseline: b, one of :mod:`latentrl.estimators.baselines`; None for 0
+    :raises LatentRLError: a baseline that is no module
     """
 
     unbiased: ClassVar[bool] = True
@@ -28,6 +29,8 @@ class ScoreFunction(Estimator):
 
     def __init__(self, baseline: nn.Module | None = None) -> None:
         super().__init__()
+        if baseline is not None and not isinstance(baseline, nn.Module):
+            raise LatentRLError(f"baseline must be a module, but {baseline!r} was given: use LeaveOneOut()")
         self.baseline = baseline
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
