@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentrl.checks import LatentRLError
+from latentrl.output_jacobian import OutputJacobian
 
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_BLOCK = 4_000_000  # counts held at a time: 32 MB
@@ -22,8 +23,8 @@ class Moments(NamedTuple):
     """Of each coordinate, with R − 1."""
     squared: Float[Tensor, " R"]
     """d_r = ‖g_r − ḡ‖²."""
-    trace_ci: tuple[float, float]
-    """95 % percentile bootstrap of :attr:`trace`."""
+    deviations: Float[Tensor, "R D"] | None
+    """Vectors with the inner products of the g_r − ḡ; None where they were too many to keep."""
 
     @property
     def trace(self) -> float:
@@ -49,7 +50,7 @@ class Moments(NamedTuple):
         return float(self.squared.max()) ** 2 / fourth if fourth > 0 else 1 / len(self.squared)
 
 
-def moments(gradients: Float[Tensor, "R D"], seed: int, jacobian: Float[Tensor, "D P"] | None = None) -> Moments:
+def moments(gradients: Float[Tensor, "R D"], jacobian: OutputJacobian | None = None) -> Moments:
     """Moments of the rows, or of rows times a Jacobian without ever forming these products.
 
     Where all gradients go through the same D outputs, g_r = Jᵀ v_r, so that d_r = (v_r − v̄)ᵀ J Jᵀ (v_r − v̄) takes a
@@ -66,20 +67,17 @@ def moments(gradients: Float[Tensor, "R D"], seed: int, jacobian: Float[Tensor, 
     if jacobian is None:
         variance = deviations.square().sum(0) / (len(deviations) - 1)
     else:
-        covariance = deviations.T @ deviations / (len(deviations) - 1)
-        variance = ((covariance @ jacobian) * jacobian).sum(0)
-        mean = mean @ jacobian
-        values, vectors = torch.linalg.eigh(jacobian @ jacobian.T)
-        deviations = deviations @ (vectors * values.clamp_min(0.0).sqrt())  # as long as the gradients' own
-    squared = torch.linalg.vector_norm(deviations, dim=1) ** 2
-    return Moments(mean, variance, squared, _bootstrap(squared, deviations, seed))
+        variance = jacobian.variance(deviations.T @ deviations / (len(deviations) - 1))
+        mean = jacobian.transposed(mean)
+        values, vectors = torch.linalg.eigh(jacobian.gram())
+        deviations = deviations @ (vectors * values.clamp_min(0.0).sqrt())
+    return Moments(mean, variance, torch.linalg.vector_norm(deviations, dim=1) ** 2, deviations)
 
 
-def streamed_moments(chunks: Callable[[], Iterator[Float[Tensor, "C P"]]], seed: int) -> Moments:
+def streamed_moments(chunks: Callable[[], Iterator[Float[Tensor, "C P"]]]) -> Moments:
     """Moments of gradients too many to keep: they are drawn twice, for the mean and for what lies around it.
 
-    Sums run row by row, so that they do not depend on the chunks. The interval takes each resample's mean for ḡ, which
-    is off by a share of about 1/R.
+    Sums run row by row, so that they do not depend on the chunks.
 
     :param chunks: gives the same gradients each time
     :raises LatentRLError: as :func:`moments`
@@ -99,7 +97,7 @@ def streamed_moments(chunks: Callable[[], Iterator[Float[Tensor, "C P"]]], seed:
     distances = torch.stack(squared)
     if not (mean.any() or distances.any()):
         raise _still(number)
-    return Moments(mean, spread / (number - 1), distances, _bootstrap(distances, None, seed))
+    return Moments(mean, spread / (number - 1), distances, None)
 
 
 def _finite(gradients: Float[Tensor, "R P"]) -> None:
@@ -114,8 +112,12 @@ def _still(number: int) -> LatentRLError:
     )
 
 
-def _bootstrap(squared: Float[Tensor, " R"], deviations: Float[Tensor, "R D"] | None, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of tr* = (Σ w_r d_r − R‖Σ w_r c_r / R‖²) / (R − 1), w the counts of a resample."""
+def trace_interval(found: Moments, seed: int) -> tuple[float, float]:
+    """95 % percentile bootstrap of tr* = (Σ w_r d_r − R‖Σ w_r c_r / R‖²) / (R − 1), w the counts of a resample.
+
+    Without the deviations c_r the second term is taken for what it is on average: a share of about 1/R.
+    """
+    squared, deviations = found.squared, found.deviations
     replicates = len(squared)
     generator = torch.Generator().manual_seed(seed)
     block = max(1, min(BOOTSTRAP_DRAWS, BOOTSTRAP_BLOCK // replicates))
@@ -126,7 +128,7 @@ def _bootstrap(squared: Float[Tensor, " R"], deviations: Float[Tensor, "R D"] | 
         index = torch.randint(replicates, shape, generator=generator)
         counts = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, index, torch.ones(shape, dtype=torch.float64))
         if deviations is None:
-            moved = counts @ squared  # what the next line is on average
+            moved = counts @ squared
         else:
             # ‖Σ w c‖², through the smaller of the two matrices
             moved = (counts @ deviations).square().sum(1) if gram is None else ((counts @ gram) * counts).sum(1)

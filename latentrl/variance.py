@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
+from torch.func import grad, vmap
 
 from latentrl.checks import LatentRLError, count
 from latentrl.gradient_report import GradientReport, Ratio, variance_ratio
 from latentrl.memory import Peak, peak_memory
-from latentrl.moments import Moments, moments, streamed_moments
+from latentrl.moments import Moments, moments, streamed_moments, trace_interval
 from latentrl.noise_tape import Player, numbers_for, record
+from latentrl.output_jacobian import OutputJacobian
 
 __all__ = ["GradientReport", "Objective", "Parameters", "Ratio", "SharedOutputs", "gradient_variance", "variance_ratio"]
 
@@ -101,11 +102,12 @@ def gradient_variance(
     tensors = _checked(parameters)
     sizes = {name: tensor.numel() for name, tensor in tensors.items()}
     known = None if reference is None else _independent(reference, sum(sizes.values()), seed)
-    inner, inputs, jacobian = objective, tensors, None
+    jacobian: OutputJacobian | None = None
+    inner, inputs = objective, tensors
     if isinstance(objective, SharedOutputs):
-        shared, jacobian = _shared(objective.outputs, tensors)
-        surrogate = objective.surrogate
-        inner, inputs = lambda given: surrogate(given["outputs"]), {"outputs": shared}
+        shared = OutputJacobian(objective.outputs, tensors)
+        jacobian, surrogate = shared.to("cpu", torch.float64), objective.surrogate
+        inner, inputs = lambda given: surrogate(given["outputs"]), {"outputs": shared.value}
     draws = _Gradients(inner, inputs, replicates, chunk_size, seed)
     with peak_memory(draws.device) as peak:
         found = draws.moments(jacobian)
@@ -126,14 +128,14 @@ class _Gradients:
         self.seconds: float | None = None
         """Of one gradient; known once all were drawn."""
 
-    def moments(self, jacobian: Tensor | None) -> Moments:
+    def moments(self, jacobian: OutputJacobian | None) -> Moments:
         if jacobian is None and self.replicates * self.size > MOST_KEPT:
-            return streamed_moments(self.chunks, self.seed)
+            return streamed_moments(self.chunks)
         kept, start = torch.empty((self.replicates, self.size), dtype=torch.float64), 0
         for chunk in self.chunks():
             kept[start : start + len(chunk)] = chunk
             start += len(chunk)
-        return moments(kept, self.seed, jacobian)
+        return moments(kept, jacobian)
 
     def chunks(self) -> Iterator[Float[Tensor, "C P"]]:
         """Gradients (C, P) in float64 on the CPU, in order."""
@@ -189,7 +191,7 @@ def _report(
         mean=mean,
         mean_se=mean_se,
         trace=found.trace,
-        trace_ci=found.trace_ci,
+        trace_ci=trace_interval(found, draws.seed),
         layer_traces={name: float(part.sum()) for name, part in zip(sizes, parts, strict=True)},
         snr_squared=found.snr_squared,
         kurtosis=found.kurtosis,
@@ -214,21 +216,6 @@ def _checked(parameters: Parameters) -> dict[str, Tensor]:
     if wrong := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
         raise LatentRLError(f"parameters must be floating-point tensors, and these are not: {', '.join(wrong)}")
     return tensors
-
-
-def _shared(
-    outputs: Callable[[dict[str, Tensor]], Tensor], tensors: dict[str, Tensor]
-) -> tuple[Tensor, Float[Tensor, "D P"]]:
-    """What the network says, and its Jacobian in float64 on the CPU."""
-    with torch.no_grad():
-        said: list[Tensor] = []
-        if record(lambda: said.append(outputs(tensors))):
-            raise LatentRLError("outputs that replicates share must not draw noise: draw it in the surrogate")
-        if not isinstance(said[0], Tensor):
-            raise LatentRLError(f"outputs must return one tensor, not {type(said[0]).__name__}: join them by torch.cat")
-        blocks = jacrev(outputs)(tensors).values()
-        flat = [block.reshape(said[0].numel(), -1).to("cpu", torch.float64) for block in blocks]
-    return said[0], torch.cat(flat, 1)
 
 
 @contextmanager

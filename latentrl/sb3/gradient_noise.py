@@ -79,7 +79,7 @@ class GradientVariance(BaseCallback):
             rows = [_flat(loss, parameters) for loss, parameters in islice(self._losses(), self.replicates)]
         if len(rows) < 2:
             return
-        found = moments(torch.stack(rows), seed=0)
+        found = moments(torch.stack(rows))
         for name, value in self._figures(found).items():
             self.logger.record(f"gradient/{name}", value)
 
