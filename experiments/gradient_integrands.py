@@ -21,18 +21,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.records import table, write
+from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, OneHot
-from latentrl.estimators.base import Estimator
-from latentrl.estimators.baselines import LeaveOneOut
-from latentrl.estimators.delta_method import DeltaMethod
-from latentrl.estimators.enumerate import Enumerate
-from latentrl.estimators.measure_valued import MeasureValued
-from latentrl.estimators.muprop import MuProp
-from latentrl.estimators.optimal_baseline import OptimalBaseline
-from latentrl.estimators.pathwise import Pathwise
-from latentrl.estimators.rebar import Rebar
-from latentrl.estimators.relaxed import GumbelSoftmax, StraightThrough
-from latentrl.estimators.score_function import ScoreFunction
+from latentrl.estimators import (
+    DeltaMethod,
+    Enumerate,
+    Estimator,
+    GumbelSoftmax,
+    LeaveOneOut,
+    MeasureValued,
+    MuProp,
+    OptimalBaseline,
+    Pathwise,
+    Rebar,
+    ScoreFunction,
+    StraightThrough,
+)  # fmt: skip
 from latentrl.variance import GradientReport, gradient_variance
 
 MU, SIGMA, DRAWS, CHOICES = 0.3, 1.5, 4, 8
@@ -117,7 +121,7 @@ def row(law: str, integrand: str, name: str, seed: int, measure: Callable[[], Gr
     record = {"law": law, "integrand": integrand, "estimator": name, "seed": seed, "method": f"{integrand}: {name}"}
     try:
         report = measure()
-    except ValueError:
+    except LatentRLError:
         return {**record, "variance": 0.0, "error": float(truth.norm()), "error / |gradient|": 1.0}
     error = float((report.mean - truth).norm())
     # That of the fast sine is 0 to fifty digits.
@@ -194,7 +198,7 @@ def main(args: Args) -> None:
             measure = lambda m=make, d=draws, s=seed: categorical(m(), d, replicates, s)  # noqa: E731
             runs.append(row("categorical", "8 choices", name, seed, measure, truth))
     swept = sweep(replicates, seeds)
-    record = {"replicates": replicates, "runs": runs, "frequencies": swept}
+    record = {"runs": runs, "frequencies": swept}
     write(args.out, "gradient_integrands", (), table(runs, COLUMNS), record, draw(runs, swept))
 
 

