@@ -7,6 +7,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError, count
 from latentrl.data.segments import Segments
+from latentrl.estimators import Estimator
 from latentrl.model import Elbo, LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import Schedule
@@ -25,6 +26,8 @@ class ElboTrainer:
     :param noise: corrective noise, or None
     :param max_grad_norm: gradients are clipped to this norm
     :param total_steps: updates planned in all, for what happens at a share of training
+    :param estimator: of the gradient; None chooses by the posterior, as :meth:`LatentModel.elbo` does
+    :param num_samples: draws of z per segment; None for 1, or 4 where the estimator does not reparameterize
     """
 
     def __init__(
@@ -38,12 +41,15 @@ class ElboTrainer:
         noise: CorrectiveNoise | None,
         max_grad_norm: float | None = None,
         total_steps: int = 0,
+        estimator: Estimator | None = None,
+        num_samples: int | None = None,
     ) -> None:
         self.model, self.segments, self.optimizer = model, segments, optimizer
         self.kl_weight = kl_weight
         self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = steps_per_segment
         self.max_grad_norm = max_grad_norm
+        self.estimator, self.num_samples = estimator, num_samples
         self._noise = None if noise is None else self._noise_tensors(noise)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._reads_kl = model.posterior is not None and getattr(kl_weight, "reads_kl", True)
@@ -85,7 +91,7 @@ class ElboTrainer:
             self.segments.batch(self.segments.random_index(self.batch_size), self.steps_per_segment)
         )
         beta = partial(self.kl_weight, step) if self._reads_kl else self.kl_weight(step, 0.0)
-        return self.model.elbo(batch, beta)
+        return self.model.elbo(batch, beta, self.estimator, self.num_samples)
 
     def update(self, step: int) -> Elbo:
         """One gradient step; ``step`` counts updates from 0."""

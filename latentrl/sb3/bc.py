@@ -22,6 +22,8 @@ from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.data import Demonstrations, Segments
 from latentrl.diagnostics import Diagnostics
+from latentrl.estimators import Estimator
+from latentrl.estimators.compatible import single_sample
 from latentrl.files import whole
 from latentrl.model import Elbo
 from latentrl.sb3.defaults import UpdateBar, default_kl_weight, default_noise
@@ -55,6 +57,9 @@ class LatentBC(BaseAlgorithm):
     :param noise: corrective noise on observations; "auto" is :meth:`CorrectiveNoise.estimate` where observations and
         actions are numbers, None is none
     :param max_grad_norm: gradients are clipped to this norm
+    :param estimator: of the ELBO's gradient, such as ``Rebar()`` or ``ScoreFunction(LeaveOneOut())``; None is pathwise
+        where the posterior is reparameterizable, else the score function. What it learns itself is left as it is
+    :param num_samples: draws of z per segment; None for 1, or 4 where the estimator does not reparameterize
     :param gradient_variance_every: updates between two measurements of the gradient's variance and signal-to-noise
         ratio (:class:`GradientVariance`), such as 500, which takes 3 % of the time; None never
     :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
@@ -79,6 +84,8 @@ class LatentBC(BaseAlgorithm):
         kl_warmup: float = 0.3,
         noise: CorrectiveNoise | Literal["auto"] | None = "auto",
         max_grad_norm: float | None = None,
+        estimator: Estimator | None = None,
+        num_samples: int | None = None,
         gradient_variance_every: int | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | None = None,
@@ -108,6 +115,8 @@ class LatentBC(BaseAlgorithm):
             raise LatentRLError(f"noise must be a CorrectiveNoise, 'auto' or None, but {noise!r} was given")
         self.noise = noise
         self.max_grad_norm = max_grad_norm
+        self.estimator = None if estimator is None else single_sample(estimator).to(self.device)
+        self.num_samples = None if num_samples is None else count("num_samples", num_samples, 1)
         self.gradient_variance_every = gradient_variance_every
         self.demonstrations = demonstrations
         self._fade_steps = 0
@@ -250,6 +259,8 @@ class LatentBC(BaseAlgorithm):
             default_noise(demonstrations, model, config) if self.noise == "auto" else self.noise,
             self.max_grad_norm,
             total_steps=total_timesteps,
+            estimator=self.estimator,
+            num_samples=self.num_samples,
         )
 
     def _log(self, trainer: ElboTrainer, terms: Elbo) -> None:

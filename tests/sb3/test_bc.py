@@ -17,6 +17,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
+from latentrl.estimators import LeaveOneOut, Pathwise, Rebar, ScoreFunction, Vimco
 from latentrl.sb3 import LatentBC
 from latentrl.sb3.defaults import default_noise
 from latentrl.schedules import KLRange
@@ -319,3 +320,23 @@ def test_what_is_found_where_nothing_is_said(two_ways: Demonstrations, tmp_path:
     assert default_noise(discrete, agent.policy.model, agent.policy.config) is None
     with pytest.raises(LatentRLError, match="'auto' or None, but 'none' was given"):
         small(two_ways, noise="none")
+
+
+def test_any_estimator_trains(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    """The default is pathwise; a choice learns under REBAR; what cannot work says what can."""
+    weights = [
+        torch.cat([p.flatten() for p in small(trace_demos, **options).learn(3).policy.parameters()])
+        for options in ({}, {"estimator": Pathwise()}, {"estimator": ScoreFunction(LeaveOneOut()), "num_samples": 3})
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    choice = {"posterior": "categorical", "prior": "categorical", "latent_dim": 4}
+    agent = small(trace_demos, policy_kwargs=choice, estimator=Rebar(temperature=0.7)).learn(3)
+    agent.save(tmp_path / "agent")
+    loaded = LatentBC.load(tmp_path / "agent", demonstrations=trace_demos, device="cpu")
+    assert float(loaded.estimator.temperature.detach()) == pytest.approx(0.7)
+    loaded.learn(1)
+    with pytest.raises(LatentRLError, match="use"):
+        small(trace_demos, policy_kwargs=choice, estimator=Pathwise()).learn(1)
+    with pytest.raises(LatentRLError, match="importance_bound"):
+        small(trace_demos, estimator=Vimco())
