@@ -5,7 +5,7 @@ is therefore that of the states, T·N·S numbers, and one step's graph.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,9 +15,7 @@ from torch.func import vjp, vmap
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators.combinations import AlphaOrder, Combination, InverseVariance
-
-if TYPE_CHECKING:
-    from latentrl.rollouts import FunctionalTask, Policy
+from latentrl.tasks import FunctionalTask, Policy
 
 Parameters = Mapping[str, Tensor]
 Cotangents = tuple[Tensor, Tensor]
@@ -42,7 +40,7 @@ class Engine:
     :param parameters: of the policy; nothing is differentiated by autograd here, so they come detached
     """
 
-    def __init__(self, task: "FunctionalTask", policy: "Policy", parameters: Parameters) -> None:
+    def __init__(self, task: FunctionalTask, policy: Policy, parameters: Parameters) -> None:
         self.task, self.policy = task, policy
         self.parameters = {name: tensor.detach() for name, tensor in parameters.items()}
 
@@ -117,7 +115,7 @@ def advantages(rewards: Float[Tensor, "T N"]) -> Float[Tensor, "T N"]:
 
 
 def combined_gradient(
-    rule: Combination, task: "FunctionalTask", policy: "Policy", parameters: Parameters, horizon: int, num_envs: int
+    rule: Combination, task: FunctionalTask, policy: Policy, parameters: Parameters, horizon: int, num_envs: int
 ) -> tuple[Float[Tensor, " N"], dict[str, Tensor]]:
     """Returns (N,), and the gradient of their mean under a combination rule.
 

@@ -2,45 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from latentrl.checks import LatentRLError, count
 from latentrl.estimators import RolloutEstimator, Trajectories
 from latentrl.estimators.combinations import Combination
 from latentrl.estimators.rollout import ShortHorizon
+from latentrl.rollout_core import Core
 from latentrl.rollout_gradients import combined_gradient
+from latentrl.rollout_segments import COMPILED_SEGMENT, Recomputed, Segments
+from latentrl.tasks import FunctionalTask, Policy
 from latentrl.types import Estimate
-
-Policy: TypeAlias = Callable[[dict[str, Tensor], Tensor], Distribution]
-"""π: parameters, observation (N, O) -> law of the action, batch_shape (N,), event_shape (A,)."""
-
-
-class FunctionalTask(Protocol):
-    """Pure functions batched over leading dimensions, the state one tensor (..., S): any ``latentrl_envs`` task."""
-
-    @property
-    def initial_noise_dim(self) -> int:
-        """How many uniforms in [0, 1) ``initial`` takes."""
-
-    def initial(self, rng: Tensor) -> Tensor:
-        """First state (..., S) from uniforms (..., initial_noise_dim)."""
-
-    def transition(self, state: Tensor, action: Tensor) -> Tensor:
-        """Next state (..., S)."""
-
-    def observation(self, state: Tensor) -> Tensor:
-        """Observation (..., O)."""
-
-    def reward(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:
-        """Reward of one step, (...,)."""
-
-    def terminal(self, state: Tensor) -> Tensor:
-        """Whether the episode ends in ``state``, bool (...,)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +34,13 @@ class ExpectedReturn:
     :param estimator: ``LikelihoodRatio()``, ``Pathwise()``, ``ShortHorizon(…)`` or a combination of the first two
     :param horizon: T, steps
     :param num_envs: N, trajectories per gradient
-    :raises LatentRLError: ``horizon`` or ``num_envs`` below 1
+    :param segment: how many steps to keep for the way back at a time: little memory, at the price of playing each
+        segment twice. The numbers drawn, the value and the gradient are those of a rollout in one piece
+    :param compiled: fuse the steps of a segment into compiled code (5 steps where ``segment`` is None), for autograd
+        alone. The first call compiles for up to a minute. The task and the policy must be pure functions: what else
+        they read is read then. A last, shorter segment is compiled too, so let ``segment`` divide the horizon
+    :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1; later, a law that draws otherwise than with
+        torch.rand or torch.randn, where there are segments, or a rollout that cannot be compiled
     """
 
     task: FunctionalTask
@@ -64,10 +48,18 @@ class ExpectedReturn:
     estimator: RolloutEstimator | Combination
     horizon: int
     num_envs: int
+    segment: int | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         count("horizon", self.horizon, 1)
         count("num_envs", self.num_envs, 1)
+        if self.segment is not None:
+            count("segment", self.segment, 1)
+        if isinstance(self.estimator, Combination) and (self.segment is not None or self.compiled):
+            raise LatentRLError(
+                f"{type(self.estimator).__name__} goes back step by step anyway: leave segment and compiled out"
+            )
 
     @property
     def env_steps(self) -> int:
@@ -90,30 +82,26 @@ class ExpectedReturn:
 
     def roll_out(self, estimator: RolloutEstimator, parameters: dict[str, Tensor]) -> Trajectories:
         """Play once, with actions drawn as an estimator wants them."""
-        task, like = self.task, next(iter(parameters.values()))
-        noise = torch.rand(self.num_envs, task.initial_noise_dim, dtype=like.dtype, device=like.device)
-        state = task.initial(noise)
-        running = ~task.terminal(state)
+        if self.compiled and any(map(is_functorch_wrapped_tensor, parameters.values())):
+            raise LatentRLError(
+                "a compiled rollout works with autograd alone, not under torch.func (vmap, grad) and so not in "
+                "gradient_variance: leave compiled out there; segment works"
+            )
+        core = Core(self.task, self.policy, estimator, self._kernels)
+        state = core.initial(self.num_envs, next(iter(parameters.values())))
         window = estimator.window if isinstance(estimator, ShortHorizon) else self.horizon
-        laws, actions, rewards, alive, observations = [], [], [], [], [task.observation(state)]
-        for step in range(self.horizon):
-            if step and step % window == 0:
-                # What came before is not differentiated; the last observation, for the critic, still is.
-                state = state.detach()
-                law = self.policy(parameters, observations[-1].detach())
-            else:
-                law = self.policy(parameters, observations[-1])
-            action = estimator.draw(law)
-            following = task.transition(state, action)
-            reward = task.reward(state, action, following)
-            if reward.shape != running.shape:
-                raise LatentRLError(f"the reward must have shape {tuple(running.shape)}, not {tuple(reward.shape)}")
-            laws.append(law)
-            actions.append(action)
-            rewards.append(reward.where(running, reward.new_zeros(())))
-            alive.append(running)
-            # A finished trajectory stays where it ended: terminal, and nothing beyond can overflow into a gradient.
-            state = following.where(running.unsqueeze(-1), state)
-            running = ~task.terminal(state)
-            observations.append(task.observation(state))
-        return Trajectories(laws, actions, torch.stack(rewards), torch.stack(alive), observations)
+        breaks = set(range(window, self.horizon, window))
+        length = self.segment or (COMPILED_SEGMENT if self.compiled else None)
+        if length is None:
+            return core.trajectories(parameters, state, self.horizon, breaks)
+        draws, numbers = core.draw(parameters, state, self.horizon)
+        cuts = sorted({*range(0, self.horizon, length), *breaks, self.horizon})
+        segments = Segments(core, cuts, breaks, tuple(parameters), draws, self.compiled)
+        _, observations, rewards, alive, *log_probs = Recomputed.apply(segments, state, *parameters.values(), *numbers)
+        seen = [self.task.observation(state), *observations.unbind(0)]
+        return Trajectories(log_probs[0] if log_probs else None, rewards, alive, seen)
+
+    @cached_property
+    def _kernels(self) -> dict[Any, Callable[..., Any]]:
+        """Compiled segments."""
+        return {}

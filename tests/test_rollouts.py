@@ -4,9 +4,10 @@ Statistical tests are seeded. Means: Bonferroni-corrected p of 1e-4 per test.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, OneHot
 from latentrl.estimators import LikelihoodRatio, Pathwise, RolloutEstimator, Trajectories
+from latentrl.estimators.combinations import TotalPropagation
+from latentrl.estimators.rollout import ShortHorizon
 from latentrl.rollouts import ExpectedReturn
 from latentrl.variance import GradientReport, gradient_variance, variance_ratio
 from latentrl_envs.pendulum import Pendulum
@@ -109,7 +112,8 @@ def test_likelihood_ratio_by_its_formula(estimator: LikelihoodRatio) -> None:
         for t in range(2 if i != 1 else 1):
             baseline = sum(total[t][j] for j in others) / 2 if estimator.baseline else 0.0
             expected[i] += (total[t][i] - baseline) * laws[t].log_prob(actions[t])[i]
-    assert torch.allclose(estimator.surrogate(Trajectories(laws, actions, rewards, alive, [])), expected)
+    log_probs = torch.stack([q.log_prob(a) for q, a in zip(laws, actions, strict=True)])
+    assert torch.allclose(estimator.surrogate(Trajectories(log_probs, rewards, alive, [])), expected)
 
 
 def test_each_refinement_lowers_the_variance() -> None:
@@ -233,3 +237,146 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
     for task, policy, message in cases:
         with pytest.raises(LatentRLError, match=message):
             ExpectedReturn(task, policy, LikelihoodRatio(), 2, 3)(theta)
+
+
+def small_net(p: dict[str, Tensor], observation: Tensor) -> DiagonalNormal:
+    hidden = torch.tanh(torch.nn.functional.linear(observation, p["first"], p["bias"]))
+    return DiagonalNormal(hidden @ p["second"], p["log_scale"].exp())
+
+
+def net_parameters(dtype: torch.dtype = torch.float64, hidden: int = 5) -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    shapes = {"first": (hidden, 1), "bias": (hidden,), "second": (hidden, 1), "log_scale": (1,)}
+    return {name: (0.7 * torch.randn(shape, dtype=dtype)).requires_grad_() for name, shape in shapes.items()}
+
+
+def square(observations: Tensor, to_go: Tensor) -> Tensor:
+    return -observations.square().sum(-1) * to_go
+
+
+COMPILER_WARNS = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch, of its own code
+WAYS = [Pathwise(), LikelihoodRatio(), LikelihoodRatio(square), ShortHorizon(4, square)]
+
+
+def value_and_gradient(p: dict[str, Tensor], estimator: RolloutEstimator, **options: Any) -> tuple[Tensor, ...]:
+    """Of 7 walks of up to 10 steps, some of which end early."""
+    torch.manual_seed(1)
+    objective = ExpectedReturn(Walk(edge=1.2), small_net, estimator, 10, 7, **options)
+    surrogate = objective(p)
+    return surrogate.detach(), *torch.autograd.grad(surrogate, list(p.values()))
+
+
+def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_some_of_these_walks_end_early() -> None:
+    torch.manual_seed(1)
+    trajectories = ExpectedReturn(Walk(edge=1.2), small_net, Pathwise(), 10, 7).roll_out(Pathwise(), net_parameters())
+    assert 0 < int(trajectories.alive[-1].sum()) < 7
+
+
+@pytest.mark.parametrize("segment", [1, 3, 5, 20])
+@pytest.mark.parametrize("estimator", WAYS, ids=["pathwise", "lr", "lr with values", "windows"])
+def test_segments_change_neither_value_nor_gradient(estimator: RolloutEstimator, segment: int) -> None:
+    p = net_parameters()
+    assert_same(value_and_gradient(p, estimator, segment=segment), value_and_gradient(p, estimator))
+
+
+@pytest.mark.slow
+@COMPILER_WARNS
+@pytest.mark.parametrize("estimator", WAYS, ids=["pathwise", "lr", "lr with values", "windows"])
+def test_compiling_changes_neither_value_nor_gradient(estimator: RolloutEstimator) -> None:
+    """Over segments of 3, 1, and 2 steps in the case of windows of 4; a second call takes what was compiled."""
+    p = net_parameters()
+    expected = value_and_gradient(p, estimator)
+    assert_same(value_and_gradient(p, estimator, compiled=True, segment=3), expected)
+
+
+@pytest.mark.slow
+@COMPILER_WARNS
+def test_compiled_code_is_used_again_and_told_apart() -> None:
+    """By another number type; the second call of each compiles nothing, and float32 agrees to its own precision."""
+    objective = ExpectedReturn(Walk(edge=1.2), small_net, Pathwise(), 4, 7, segment=2, compiled=True)
+    for kinds, dtype in enumerate((torch.float64, torch.float32), start=1):
+        p = net_parameters(dtype)
+        for _ in range(2):
+            torch.manual_seed(1)
+            found = torch.autograd.grad(objective(p), list(p.values()))
+            assert len(objective._kernels) == 2 * kinds
+        torch.manual_seed(1)
+        plain = torch.autograd.grad(replace(objective, compiled=False)(p), list(p.values()))
+        torch.testing.assert_close(found, plain)
+
+
+def test_segments_of_other_laws_than_gaussians() -> None:
+    """One-hot actions, under the likelihood ratio."""
+    p = {"theta": torch.tensor([0.8, -0.4], dtype=torch.float64, requires_grad=True)}
+    found = []
+    for segment in (None, 4):
+        torch.manual_seed(0)
+        objective = ExpectedReturn(Survival(), one_hot, LikelihoodRatio(), 6, 5, segment)
+        found.append(torch.autograd.grad(objective(p), p["theta"]))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("estimator", WAYS, ids=["pathwise", "lr", "lr with values", "windows"])
+def test_segments_under_the_meter(estimator: RolloutEstimator) -> None:
+    """The same noise and so the same moments as in one piece."""
+    p = {name: tensor.detach() for name, tensor in net_parameters().items()}
+    plain, parted = (
+        gradient_variance(ExpectedReturn(Walk(edge=1.2), small_net, estimator, 10, 7, segment), p, 20, chunk_size=10)
+        for segment in (None, 3)
+    )
+    assert_same([plain.mean, plain.mean_se], [parted.mean, parted.mean_se])
+
+
+def test_segments_keep_little() -> None:
+    """What autograd saves of 100 steps in segments of 10 is less than a tenth of what it saves in one piece."""
+    kept = {}
+    for segment in (None, 10):
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        p = net_parameters(hidden=64)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            surrogate = ExpectedReturn(Walk(), small_net, Pathwise(), 100, 50, segment)(p)
+        assert surrogate.requires_grad
+        kept[segment] = sum(storages.values())
+    assert kept[10] < 0.1 * kept[None]
+
+
+class Foreign(DiagonalNormal):
+    """Draws in a way that cannot be repeated."""
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: ARG002
+        return torch.normal(self.loc, self.stddev)
+
+
+def test_what_segments_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = net_parameters()
+
+    def rollout(policy: Callable = small_net, **options: Any) -> ExpectedReturn:
+        return ExpectedReturn(Walk(), policy, LikelihoodRatio(), 4, 3, **options)
+
+    with pytest.raises(LatentRLError, match="segment must be a whole number of at least 1"):
+        rollout(segment=0)
+    with pytest.raises(LatentRLError, match="TotalPropagation goes back step by step"):
+        ExpectedReturn(Walk(), small_net, TotalPropagation(), 4, 4, segment=2)
+    with pytest.raises(LatentRLError, match=r"Foreign draws otherwise than with torch\.rand"):
+        rollout(lambda q, o: Foreign(small_net(q, o).loc, q["log_scale"].exp()), segment=2)(p)
+    with pytest.raises(LatentRLError, match="no second derivatives"):
+        torch.autograd.grad(rollout(segment=2)(p), p["first"], create_graph=True)
+    with pytest.raises(LatentRLError, match=r"not under torch\.func .* leave compiled out"):
+        gradient_variance(rollout(compiled=True), p, 4)
+
+    def no_compiler(*_: object) -> None:
+        raise RuntimeError("no g++ here")
+
+    monkeypatch.setattr(torch._inductor, "compile", no_compiler)
+    with pytest.raises(LatentRLError, match=r"could not be compiled \(no g\+\+ here\)"):
+        rollout(compiled=True, segment=1)(p)
