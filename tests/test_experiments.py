@@ -15,12 +15,15 @@ from experiments import (
     amortization,
     behaviours,
     beta_and_constraint,
+    critics,
     defaults,
     disentanglement,
     gallery,
     gaussian_mixtures,
+    gradient_critics,
     gradient_elbos,
     gradient_integrands,
+    gradient_study,
     known_posteriors,
     landings,
     linear_vae,
@@ -278,3 +281,37 @@ def test_gradient_elbos(tmp_path: Path) -> None:
     exact = next(row for row in cells["32 choices"][0]["single"]["start"] if row["estimator"] == "enumerated")
     assert exact["trace"] < 1e-20
     assert {row["part"] for row in cells["N(0, I)"][0]["multiple"]} == {"posterior", "decoder"}
+
+
+@pytest.mark.slow
+def test_gradient_study(tmp_path: Path) -> None:
+    gradient_study.main(gradient_study.Args(smoke=True, out=tmp_path))
+    assert len(json.loads((tmp_path / "horizons" / "gradients.json").read_text())["cells"]) == 4
+    assert "| Pendulum-v1 | 0.5 |  | 3 |" in (tmp_path / "table.md").read_text()
+
+
+def test_ratios_of_variances_over_seeds() -> None:
+    """Geometric means; a doubted figure has a question mark, one that lacks a seed is left out."""
+
+    def cell(lr: float, rp: float, trust: bool, seed: int) -> dict[str, Any]:
+        names = {"lr": lr, "rp": rp} | ({"lr-value": 1.0} if seed else {})
+        rows = [
+            {"estimator": name, "trace": trace, "trustworthy": trust, "cost_normalized": trace}
+            for name, trace in names.items()
+        ]
+        return {"task": "T", "sigma": 0.5, "stiffness": "inf", "horizon": 3, "seed": seed, "estimators": rows}
+
+    (row,) = gradient_study.rows([cell(1.0, 2.0, True, 0), cell(1.0, 8.0, False, 1)])
+    assert row == ["T", "0.5", "inf", "3", "4?", "", "", "", "", "lr"]
+
+
+@pytest.mark.slow
+def test_gradient_critics(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    pytest.importorskip("Box2D")
+    gradient_critics.main(gradient_critics.Args(smoke=True, out=tmp_path))
+    cells = json.loads((tmp_path / "records.json").read_text())["cells"]
+    assert [(cell["task"], cell["step"]) for cell in cells] == [(task.env_id, 120) for task in critics.TASKS]
+    assert all(record["variance, both"] > 0 for cell in cells for record in cell["estimators"])
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + 6 * len(cells)
+    assert (tmp_path / "gradient_critics.png").exists()

@@ -1,6 +1,7 @@
 """``latentrl gradients``: what it measures, what it refuses, and that a killed run ends as an undisturbed one."""
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -68,8 +69,8 @@ def test_every_estimator_on_a_smooth_task() -> None:
 def test_choices_contacts_and_layers(tmp_path: Path) -> None:
     """CartPole chooses, has no σ, and no pathwise gradient; only Pushing has a stiffness."""
     config = replace(
-        SMALL, tasks=("CartPole-v1", "Pushing-v0"), stiffnesses=(10.0, 100.0), sigmas=(0.3, 0.6), horizons=(30,),
-        hidden=(8,), num_envs=16, out=tmp_path,
+        SMALL, tasks=("CartPole-v1", "Pushing-v0"), stiffnesses=(10.0, math.inf), sigmas=(0.3, 0.6), horizons=(30,),
+        hidden=(8,), num_envs=16, along="stiffness", out=tmp_path,
     )  # fmt: skip
     assert [cell.task for cell in cells_of(config)].count("CartPole-v1") == 1
     assert [cell.task for cell in cells_of(config)].count("Pushing-v0") == 4

@@ -1,13 +1,14 @@
 """Measure every estimator in every cell, write one JSON file and one picture."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gymnasium import spaces
 from rich.console import Console
@@ -75,6 +76,8 @@ class GradientsConfig:
     """Gradients at a time."""
     device: str = "auto"
     """auto, cpu, cuda, …"""
+    along: Literal["horizon", "sigma", "stiffness"] = "horizon"
+    """What the picture runs along."""
     smoke: bool = False
     """Seconds instead of minutes; the numbers mean little."""
 
@@ -165,7 +168,16 @@ def measure(cell: Cell, config: GradientsConfig, device: str) -> dict[str, Any]:
     # In the given order: by cost, it would change from run to run.
     records = sorted(table.to_records(), key=lambda record: config.estimators.index(record["estimator"]))
     about = {"reference_snr": None if reference is None else reference.snr, "reference_error": error}
-    return {**cell._asdict(), **about, "estimators": records}
+    return {**_plain(cell._asdict()), **about, "estimators": records}
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no infinity."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return "inf" if value == math.inf else value
 
 
 def run_gradients(config: GradientsConfig, console: Console | None = None) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def run_gradients(config: GradientsConfig, console: Console | None = None) -> di
     config = config.smoked()
     device = str(resolve_device(config.device))
     todo = list(cells_of(config))
-    settings = {name: value for name, value in asdict(config).items() if name != "out"}
+    settings = {name: _plain(value) for name, value in asdict(config).items() if name not in ("out", "along")}
     cells = Cells(config.out, settings)
     there = sum(cell.key in cells for cell in todo)
     if there:
@@ -192,8 +204,8 @@ def run_gradients(config: GradientsConfig, console: Console | None = None) -> di
             bars.advance(bar)
     summary = {"settings": settings, "environment": environment(device), "cells": records}
     with whole(config.out / "gradients.json") as path:
-        path.write_text(json.dumps(summary, indent=1, default=str) + "\n")
+        path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with whole(config.out / "gradients.png") as path:
-        cost_figure(records, config.estimators).savefig(path, dpi=100)
+        cost_figure(records, config.estimators, config.along).savefig(path, dpi=100)
     console.print(f"{config.out}/gradients.json, gradients.png  ({time.perf_counter() - started:.0f} s)")
     return summary
