@@ -46,4 +46,6 @@ benchmark: .venv/.installed .peers/envpool/.installed .peers/gymnax/.installed #
 	@echo "==> benchmarks"
 	$(BIN)/python -m experiments.benchmarks.elbo_step
 	$(BIN)/python -m experiments.benchmarks.bc_throughput
+	$(BIN)/python -m experiments.benchmarks.per_sample_gradients
+	$(BIN)/python -m experiments.benchmarks.rollout_gradient
 	$(BIN)/python -m experiments.benchmarks.env_steps --peers .peers

@@ -48,7 +48,8 @@ class GradientReport:
     bias_z: float | None = None
     """Largest |z| over coordinates of ``mean`` minus reference; None without reference."""
     bias_p: float | None = None
-    """p-value of ``bias_z`` after Bonferroni, from Student's t. Small means biased; it trusts ``mean_se``."""
+    """p-value of ``bias_z`` after Bonferroni, from Student's t. Small means biased; it trusts ``mean_se``, which is too
+    small for a coordinate that few replicates reach, such as a weight behind a ReLU that seldom opens: ask for more."""
 
     @property
     def snr(self) -> float:

@@ -106,10 +106,15 @@ class LatentModel(nn.Module):
         """Draw z ~ p(z|s) for each state, or take the mean of the prior's heaviest component."""
         if self.prior is None:
             return observations.new_empty(len(observations), 0, dtype=torch.get_default_dtype())
-        law = self.prior(observations if self.trunk is None else self.trunk(observations))
-        law = law.expand(observations.shape[:1])
+        law = self.latent_law(observations)
         z = law.mode if deterministic else law.sample()
         return z if self.latent_clip is None else z.clamp(-self.latent_clip, self.latent_clip)
+
+    def latent_law(self, observations: Float[Tensor, "B O"]) -> Distribution:
+        """p(z|s) of each state, batch_shape (B,)."""
+        assert self.prior is not None
+        law = self.prior(observations if self.trunk is None else self.trunk(observations))
+        return law.expand(observations.shape[:1])
 
     def act(self, observations: Observations, z: Latents, action_noise: bool = False) -> Actions:
         """Actions for given latents: the law's mode, or with ``action_noise`` a draw from p(a|s, z)."""
