@@ -84,9 +84,9 @@ class Args:
 
     updates: int = 1500
     """Of training; measured at 0, a tenth of them, and all of them."""
-    segments: int = 16
+    segments: int = 8
     """Strokes in the batch of which the gradient is taken."""
-    replicates: int = 200
+    replicates: int = 100
     """Gradients of each estimator."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training, batch and noise."""
