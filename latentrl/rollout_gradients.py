@@ -140,18 +140,14 @@ def combined_gradient(
 
 def _by_step(rule: InverseVariance, engine: Engine, rollout: Rollout) -> Float[Tensor, " P"]:
     adjoint, total = torch.zeros_like(rollout.states[0]), rollout.rewards.new_zeros(())
-    size = rollout.rewards.shape[1]
-    half = size // 2
-    which = (torch.arange(size, device=adjoint.device) >= half).long().unsqueeze(-1)
     advantage = advantages(rollout.rewards)
     for t in reversed(range(len(rollout.rewards))):
         state = rollout.states[t]
         by_state, pathwise = engine.pull_back(rollout, t, adjoint)
         score = engine.score(rollout, t, advantage[t])
-        lr, rp = engine.by_parameters(state, score), engine.by_parameters(state, pathwise)
-        # Each half of the trajectories is weighed by what the other half says: no weight depends on what it weighs.
-        shares = torch.stack([rule.weight(lr[half:], rp[half:]), rule.weight(lr[:half], rp[:half])])
-        share = shares[which]
+        both = torch.cat([score[0], pathwise[0]]), torch.cat([score[1], pathwise[1]])
+        lr, rp = engine.by_parameters(torch.cat([state, state]), both).chunk(2)
+        share = rule.weight(lr, rp)
         total = total + _mix(share, lr, rp).mean(0)
         if rule.propagates:
             pathwise = _mix(share, score[0], pathwise[0]), _mix(share, score[1], pathwise[1])

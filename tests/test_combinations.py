@@ -81,20 +81,39 @@ def test_either_gradient_is_the_one_that_autograd_gives(share: float, task: LQR)
     torch.testing.assert_close(returns, trajectories.rewards.sum(0).detach())
 
 
-RULES = [InverseVariance(), TotalPropagation(), AlphaOrder(gamma=1e6), AlphaOrder(gamma=0.0)]
-
-
 def measured(rule: InverseVariance | AlphaOrder, num_envs: int) -> GradientReport:
     objective = ExpectedReturn(LQR(), gaussian, rule, 8, num_envs)
     return gradient_variance(objective, parameters(), 600, exact(8), chunk_size=100)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
-def test_mean_is_the_gradient_by_lyapunov_equations(rule: InverseVariance | AlphaOrder) -> None:
-    """At 256 trajectories no bias shows, also where weights depend on what they weigh."""
+@pytest.mark.parametrize("rule", [AlphaOrder(gamma=1e6), AlphaOrder(gamma=0.0)], ids=repr)
+def test_mean_is_the_gradient_by_lyapunov_equations(rule: AlphaOrder) -> None:
     report = measured(rule, 256)
     assert report.bias_p > 1e-4
     assert report.cosine > 0.999
+
+
+@pytest.mark.parametrize("rule", [InverseVariance(), TotalPropagation()], ids=repr)
+def test_weights_from_what_they_weigh_cost_little_bias(rule: InverseVariance) -> None:
+    """1 % of the gradient at 64 trajectories, which shows, and a seventh of that at 256 (errors: .6 and .3 %)."""
+    for num_envs, bound in ((64, 0.02), (256, 0.005)):
+        report = measured(rule, num_envs)
+        assert float((report.mean - exact(8)).norm()) < bound * float(exact(8).norm())
+        assert num_envs > 64 or report.bias_p < 1e-4
+
+
+@pytest.mark.parametrize("rule", [InverseVariance(), TotalPropagation()], ids=repr)
+def test_outliers_of_chaos_lower_their_own_share(rule: InverseVariance) -> None:
+    """Pendulum over 150 steps: of the pathwise trace less than a hundredth is left, though LR's is not reached."""
+    policy = lambda p, o: DiagonalNormal(o @ p["theta"].unsqueeze(-1), torch.ones_like(o[..., :1]))  # noqa: E731
+
+    def trace(estimator: object) -> float:
+        objective = ExpectedReturn(Pendulum(), policy, estimator, 150, 32)  # type: ignore[arg-type]
+        return gradient_variance(objective, {"theta": torch.zeros(3)}, 24, chunk_size=12).trace
+
+    combined = trace(rule)
+    assert combined < 0.01 * trace(Pathwise())
+    assert combined < 30 * trace(LikelihoodRatio())
 
 
 def test_alpha_is_read_off_what_it_weighs() -> None:

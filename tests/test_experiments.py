@@ -23,6 +23,7 @@ from experiments import (
     gradient_critics,
     gradient_elbos,
     gradient_integrands,
+    gradient_learning,
     gradient_study,
     known_posteriors,
     landings,
@@ -315,3 +316,13 @@ def test_gradient_critics(tmp_path: Path) -> None:
     assert all(record["variance, both"] > 0 for cell in cells for record in cell["estimators"])
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + 6 * len(cells)
     assert (tmp_path / "gradient_critics.png").exists()
+
+
+@pytest.mark.slow
+def test_gradient_learning(tmp_path: Path) -> None:
+    gradient_learning.main(gradient_learning.Args(smoke=True, out=tmp_path))
+    records = json.loads((tmp_path / "records.json").read_text())
+    assert len(records["runs"]) == len(gradient_learning.TASKS) * len(gradient_learning.METHODS)
+    assert all(math.isfinite(v) for run in records["runs"] for curve in run["returns"] for v in curve)
+    assert all(s > 0 for each in records["seconds per update"].values() for s in each.values())
+    assert (tmp_path / "gradient_learning.png").exists()

@@ -19,12 +19,14 @@ from latentrl.checks import LatentRLError, at_least
 class InverseVariance:
     """At each step, the two gradients of that step's action in inverse proportion to their variance.
 
-    Actions early in a chaotic rollout take the likelihood ratio, late ones the pathwise gradient. The variances, traces
-    over the parameters, come from the other half of the trajectories, so that the combination is as unbiased as the two
-    are: everywhere where the task is smooth.
+    Actions early in a chaotic rollout take the likelihood ratio, late ones the pathwise gradient. The variances are
+    traces over the parameters, of the trajectories that they weigh: a gradient that chaos blew up lowers its own share,
+    which is what makes the rule safe, and leaves a bias of O(1/N). Weights from other trajectories would have none, but
+    let the worst outliers through. Each step is weighed for itself: errors that last over many steps, such as those of
+    one trajectory that blew up, still add up.
     """
 
-    unbiased: ClassVar[bool] = True
+    unbiased: ClassVar[bool] = False
     needs_rsample: ClassVar[bool] = True
     needs_differentiable_f: ClassVar[bool] = True
     discrete: ClassVar[bool] = False
@@ -43,11 +45,8 @@ class TotalPropagation(InverseVariance):
     """Inverse-variance weights at each step, and the mixed gradient is what flows on to the steps before.
 
     Total propagation (Parmas et al. 2018, section 4): the pathwise part of early steps no longer passes through all of
-    a chaotic future, because at each step the likelihood ratio has taken its share. The weights of one step depend on
-    those behind it, which leaves a bias of O(1/N).
+    a chaotic future, because at each step the likelihood ratio has taken its share.
     """
-
-    unbiased: ClassVar[bool] = False
 
     propagates: ClassVar[bool] = True
 

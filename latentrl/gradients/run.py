@@ -66,8 +66,9 @@ class GradientsConfig:
     """Of the policy's weights and of the noise."""
     hidden: tuple[int, ...] = ()
     """Layers of the policy; none for a linear one."""
-    gamma: float = 0.5
-    """Error that alpha-order tolerates, in units of the norm of the gradient."""
+    gamma: float = 10.0
+    """Error that alpha-order tolerates, in standard errors of lr's gradient. Its confidence radius is about 7 of them;
+    with less than that it takes nothing of the pathwise gradient."""
     window: int = 16
     """Steps of short-horizon's windows."""
     value_updates: int = 200
@@ -143,7 +144,7 @@ def cells_of(config: GradientsConfig) -> Iterator[Cell]:
 def measure(cell: Cell, config: GradientsConfig, device: str) -> dict[str, Any]:
     """All estimators of one cell, beside the mean of a likelihood ratio with noise of its own."""
     problem = make_problem(*cell, config.num_envs, config.hidden, device)
-    reference, norm, error = None, 0.0, None
+    reference, standard_error, error = None, 0.0, None
     try:
         reference = gradient_variance(
             problem.objective(LikelihoodRatio()),
@@ -153,10 +154,10 @@ def measure(cell: Cell, config: GradientsConfig, device: str) -> dict[str, Any]:
             seed=1000 * cell.seed + 999,
             batch_size=config.num_envs,
         )
-        norm = float(reference.mean.norm())
+        standard_error = math.sqrt(reference.trace)
     except LatentRLError as failure:  # such as returns that are all the same
         error = str(failure)
-    needs = Needs(problem, config.gamma * norm, config.window, config.value_updates, cell.seed)
+    needs = Needs(problem, config.gamma * standard_error, config.window, config.value_updates, cell.seed)
     table = compare(
         {name: problem.objective(ESTIMATORS[name](needs)) for name in config.estimators},
         problem.parameters,
