@@ -10,7 +10,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -21,7 +20,6 @@ from torch.func import functional_call
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators import DeltaMethod, LeaveOneOut, MeasureValued, Pathwise, ScoreFunction
 from latentrl.files import whole
-from latentrl.gradient_report import GradientReport
 from latentrl.types import Estimate
 from latentrl.variance import Objective
 
@@ -118,19 +116,6 @@ def soft_value(agent: SAC) -> tuple[SoftValue, dict[str, Tensor]]:
 def objective(value: SoftValue, choose: Callable[[], Tensor], method: Method) -> Objective:
     """What the meter takes the gradient of; ``choose`` gives the states."""
     return lambda parameters: value.surrogate(parameters, choose(), method.estimate)
-
-
-def bias_p(found: GradientReport, reference: GradientReport) -> float:
-    """How often two means of one gradient lie as far apart as these; small means biased.
-
-    ‖ḡ − ḡ'‖² over its expectation, against a gamma law of mean 1 and variance κ − 1, as Gaussian gradients have it
-    (Satterthwaite 1946). The meter's own test, coordinate by coordinate, alarms falsely here: a weight that only few
-    states reach has too heavy tails for it.
-    """
-    noise = found.trace / found.replicates + reference.trace / reference.replicates
-    distance = float((found.mean - reference.mean).square().sum()) / noise
-    spread = max(found.kurtosis, reference.kurtosis) - 1.0
-    return float(stats.gamma.sf(distance, 1.0 / spread, scale=spread))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.critics import TASKS, bias_p, checkpoint, methods, objective, soft_value, train
+from experiments.critics import TASKS, checkpoint, methods, objective, soft_value, train
 from experiments.records import table, write
 from latentrl.cells import Cells
 from latentrl.gradient_report import GradientReport
@@ -100,7 +100,7 @@ def measure(folder: Path, step: int, minibatch: int, args: Args) -> dict[str, An
         reference = meter(these[REFERENCE], parameters, 3 * args.replicates, seed=seed + 999)
         for index, (name, record) in enumerate(records.items()):
             report = meter(these[name], parameters, args.replicates, reference, seed=seed + index)
-            found = report.to_dict() | {"bias p": bias_p(report, reference)}
+            found = report.to_dict()
             found["variance"] = found["trace"] * args.batch_size * every[name].evaluations / EVALUATIONS
             # All have the same mean; the reference knows it best.
             found["SNR"] = length(reference) / found["variance"] ** 0.5
@@ -120,7 +120,7 @@ def flatten(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ratios = {f"{q} ÷ {REFERENCE}'s": record[q] / own[REFERENCE][q] for q in RATIOS}
             about = {key: cell[key] for key in ("task", "seed", "step", "minibatch", "return")}
             trusted = float(record["trustworthy, actions"] and record["trustworthy, both"])
-            smallest = min(record["bias p, actions"], record["bias p, both"])
+            smallest = min(record["bias_norm_p, actions"], record["bias_norm_p, both"])
             method = f"{cell['task']}, {cell['step']} steps, {name}"
             runs.append({"method": method, **about, **record, **ratios, "trusted": trusted, "p": smallest})
     for method in {run["method"] for run in runs}:

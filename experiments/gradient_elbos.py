@@ -163,7 +163,7 @@ def draw(cells: dict[str, list[dict[str, Any]]]) -> Figure:
 
 def tabulated(cells: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """One row per policy, stage and estimator, for each seed."""
-    names = dict(zip(COLUMNS, ("trace", "snr", "cosine", "bias_p", "cost_normalized"), strict=True))
+    names = dict(zip(COLUMNS, ("trace", "snr", "cosine", "bias_norm_p", "cost_normalized"), strict=True))
     for name, found in cells.items():
         for one in found:
             for stage, rows in one["single"].items():

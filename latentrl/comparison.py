@@ -27,6 +27,7 @@ COLUMNS = {
     "peak_memory": "bytes",
     "cosine": "cosine",
     "bias_p": "bias p",
+    "bias_norm_p": "bias p, norm",
     "trustworthy": "trust",
 }
 """What the printed table shows, and its headings."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -202,7 +202,7 @@ def _report(
         replicates=replicates,
         batch_size=batch_size,
         seed=draws.seed,
-        **(_compare(mean, mean_se, replicates - 1, known) if known else {}),
+        **(_compare(found, mean_se, known) if known else {}),
     )
 
 
@@ -234,29 +234,47 @@ def _private_noise(source: Sequence[int], device: torch.device) -> Iterator[None
         yield
 
 
-_Known: TypeAlias = tuple[Tensor, Tensor | float, float]
-"""Mean, standard error and degrees of freedom of a reference."""
+class _Known(NamedTuple):
+    """A reference."""
+
+    mean: Tensor
+    error: Tensor | float
+    """Standard error of each coordinate."""
+    freedom: float
+    noise: float
+    """E ‖mean − truth‖²."""
+    kurtosis: float
 
 
 def _independent(reference: Tensor | GradientReport, size: int, seed: int) -> _Known:
     if not isinstance(reference, GradientReport):
-        known: _Known = reference.detach().cpu().double(), 0.0, math.inf
+        known = _Known(reference.detach().cpu().double(), 0.0, math.inf, 0.0, 1.0)
     elif reference.seed == seed:
         raise LatentRLError(f"the reference was drawn with the same seed {seed}, so it is not independent")
     else:
-        known = reference.mean, reference.mean_se, reference.replicates - 1
-    if known[0].shape != (size,):
-        raise LatentRLError(f"the reference must be flat with {size} numbers, not of shape {tuple(known[0].shape)}")
+        replicates, noise = reference.replicates, reference.trace / reference.replicates
+        known = _Known(reference.mean, reference.mean_se, replicates - 1, noise, reference.kurtosis)
+    if known.mean.shape != (size,):
+        raise LatentRLError(f"the reference must be flat with {size} numbers, not of shape {tuple(known.mean.shape)}")
     return known
 
 
-def _compare(mean: Tensor, mean_se: Tensor, freedom: int, known: _Known) -> dict[str, float | None]:
-    """Cosine, largest |z| and its Bonferroni-corrected p-value, with the reference's own error."""
-    exact, error, known_freedom = known
+def _compare(found: Moments, mean_se: Tensor, known: _Known) -> dict[str, float | None]:
+    """Cosine, largest |z| with its Bonferroni-corrected p-value, that of the norm; with the reference's own error."""
+    mean, exact, replicates = found.mean, known.mean, len(found.squared)
     # Where there is (next to) no noise, a difference within float32's rounding is no bias.
     rounding = 4 * torch.finfo(torch.float32).eps * torch.maximum(mean.abs().max(), exact.abs().max())
-    spread = (mean_se**2 + error**2 + rounding**2).sqrt()
+    spread = (mean_se**2 + known.error**2 + rounding**2).sqrt()
     z = float(((mean - exact).abs() / spread.clamp_min(torch.finfo(torch.float64).tiny)).max())
-    p = min(1.0, 2 * len(mean) * float(stats.t.sf(z, min(freedom, known_freedom))))
+    p = min(1.0, 2 * len(mean) * float(stats.t.sf(z, min(replicates - 1, known.freedom))))
+    noise = found.trace / replicates + known.noise + len(mean) * float(rounding) ** 2
+    shape = 1.0 / max(found.kurtosis - 1.0, known.kurtosis - 1.0, 1e-6)
+    distance = float((mean - exact).square().sum()) / max(noise, torch.finfo(torch.float64).tiny)
+    norm_p = float(stats.gamma.sf(distance, shape, scale=1.0 / shape))
     norms = float(mean.norm() * exact.norm())
-    return {"cosine": float(mean @ exact) / norms if norms > 0 else None, "bias_z": z, "bias_p": p}
+    return {
+        "cosine": float(mean @ exact) / norms if norms > 0 else None,
+        "bias_z": z,
+        "bias_p": p,
+        "bias_norm_p": norm_p,
+    }

@@ -157,6 +157,31 @@ def test_bias_test_is_calibrated(noisy: bool) -> None:
     assert 0 < false_alarms < 27
 
 
+def test_norm_of_the_bias() -> None:
+    """Calibrated beside another report: of 300 p-values some are below .05, at most 27 (3.2 σ); and with power."""
+    small = [
+        measure(replicates=30, seed=seed, reference=measure(replicates=20, seed=seed + 1000)).bias_norm_p < 0.05
+        for seed in range(300)
+    ]
+    assert 0 < sum(small) < 27
+    assert measure(reference=SIGNAL + 0.5 * SCALE).bias_norm_p < 1e-6
+    assert measure(gaussian(SIGNAL + 1.0), 500, reference=measure(replicates=500, seed=1)).bias_norm_p < 1e-6
+
+
+def test_what_few_replicates_reach_is_no_bias_of_the_norm() -> None:
+    """A coordinate with mean 1 that one replicate in 500 carries: seldom seen, taken for 0 without error."""
+
+    def rare(p: dict[str, Tensor]) -> Tensor:
+        hit = (torch.rand((), dtype=torch.float64) < 1 / 500) * 500.0
+        return p["theta"] @ torch.stack([torch.randn((), dtype=torch.float64) * 30, hit, hit])
+
+    reports = [gradient_variance(rare, THETA, 50, torch.tensor([0.0, 1.0, 1.0]), seed=seed) for seed in range(20)]
+    unseen = [report for report in reports if report.mean[1] == 0]
+    assert len(unseen) >= 10  # .9 each: 1e-6
+    assert all(report.bias_p < 1e-6 for report in unseen)
+    assert all(report.bias_norm_p > 0.01 for report in unseen)
+
+
 def test_bias_test_has_power() -> None:
     assert measure(reference=SIGNAL + 0.5 * SCALE).bias_p < 1e-6
     assert measure(gaussian(SIGNAL + 1.0), 500, reference=measure(replicates=500, seed=1)).bias_p < 1e-6
