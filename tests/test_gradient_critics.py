@@ -208,7 +208,7 @@ def test_length_of_a_gradient_lacks_the_noise() -> None:
 def test_runs_compare_each_minibatch_with_its_own_reference() -> None:
     def record(name: str, factor: float, p: float) -> dict[str, object]:
         figures = dict.fromkeys(gradient_critics.RATIOS, factor)
-        kinds = {"trustworthy": True, "bias p": p}
+        kinds = {"trustworthy": True, "bias_norm_p": p}
         return {
             "estimator": name,
             **figures,
