@@ -136,7 +136,7 @@ def cell(name: str, seed: int, args: Args) -> dict[str, Any]:
 
 def draw(cells: dict[str, list[dict[str, Any]]]) -> Figure:
     """SNR by stage for each policy; SNR by draws for encoder and decoder."""
-    figure = Figure(figsize=(4.2 * 5, 4.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * 5, 5.2), layout="constrained")
     axes = figure.subplots(1, 5)
     for axis, (name, found) in zip(axes, cells.items(), strict=False):
         for label in POLICIES[name][1]:
@@ -149,7 +149,7 @@ def draw(cells: dict[str, list[dict[str, Any]]]) -> Figure:
                 axis.semilogy(*zip(*points, strict=True), "o", markersize=5, alpha=0.6, label=label)
         axis.set_xticks(range(3), labels=["start", "a tenth", "the end"])
         axis.set(title=f"latent: {name}", ylabel="variance of the encoder's gradient")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
     for axis, which in zip(axes[3:], ("posterior", "decoder"), strict=True):
         rows = [row for one in cells["N(0, I)"] for row in one["multiple"] if row["part"] == which]
         for label in MULTI:
@@ -157,6 +157,8 @@ def draw(cells: dict[str, list[dict[str, Any]]]) -> Figure:
             if points:
                 axis.loglog(*zip(*sorted(points), strict=True), "o", alpha=0.6, label=label)
         axis.set(title=f"importance-weighted bound: {which}", xlabel="draws K", ylabel="SNR")
+        axis.set_xticks(DRAWS, labels=[str(draws) for draws in DRAWS])
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.legend(fontsize=8)
     return figure
 
