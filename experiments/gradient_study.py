@@ -31,6 +31,10 @@ PARTS = {
     ),
 }  # fmt: skip
 
+SHOWN = ("rp", "inverse-variance", "total-propagation", "alpha-order", "lr-value")
+BIASED = 1e-4
+"""p-value of the bias test below which a gradient counts as biased."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -68,37 +72,27 @@ def rows(cells: list[dict[str, Any]]) -> Iterator[list[str]]:
             if "lr" in names
         }
         doubted = {name for name in names if not all(one[name]["trustworthy"] for one in here)}
-        cost = {name: geometric_mean(one[name]["cost_normalized"] for one in here) for name in names}
-        shown = ("rp", "inverse-variance", "total-propagation", "alpha-order", "lr-value")
-        cells_of_row = [f"{ratios[n]:.2g}{'?' if n in doubted else ''}" if n in ratios else "" for n in shown]
+        alarms = {name: [one[name].get("bias_p") for one in here] for name in names}
+        biased = {n for n in names if sum(p is not None and p < BIASED for p in alarms[n]) > len(here) / 2}
+        cost = {n: geometric_mean(one[n]["cost_normalized"] for one in here) for n in names if n not in biased}
+        marks = {name: "†" * (name in biased) + "?" * (name in doubted) for name in names}
+        shown = [f"{ratios[name]:.2g}{marks[name]}" if name in ratios else "" for name in SHOWN]
         yield [
             *("" if item is None else str(item) for item in setting),
-            *cells_of_row,
+            *shown,
             min(cost, key=cost.__getitem__, default=""),
         ]
 
 
 def tabulate(summaries: dict[str, dict[str, Any]]) -> str:
-    """Markdown; a question mark where tails are too heavy to trust the figure."""
-    head = (
-        *(
-            "task",
-            "σ",
-            "stiffness",
-            "horizon",
-            "rp",
-            "inverse-variance",
-            "total-propagation",
-            "alpha-order",
-            "lr-value",
-        ),
-        "least variance × s",
-    )
+    """Markdown; ? where tails are too heavy to trust the figure, † where the gradient is biased, as most seeds say."""
+    head = ("task", "σ", "stiffness", "horizon", *SHOWN, "least variance × s")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, summary in summaries.items():
         lines += [f"| *{name}* |" + " |" * (len(head) - 1)]
         lines += [f"| {' | '.join(row)} |" for row in rows(summary["cells"])]
-    return "Variance over that of the likelihood ratio (geometric mean over seeds)\n\n" + "\n".join(lines) + "\n"
+    title = "Variance over that of the likelihood ratio (geometric mean over seeds); ? heavy-tailed, † biased"
+    return title + "\n\n" + "\n".join(lines) + "\n"
 
 
 def main(args: Args) -> None:

@@ -292,7 +292,7 @@ def test_gradient_study(tmp_path: Path) -> None:
 
 
 def test_ratios_of_variances_over_seeds() -> None:
-    """Geometric means; a doubted figure has a question mark, one that lacks a seed is left out."""
+    """Geometric means; doubted figures are marked, biased ones too, and what lacks a seed is left out."""
 
     def cell(lr: float, rp: float, trust: bool, seed: int) -> dict[str, Any]:
         names = {"lr": lr, "rp": rp} | ({"lr-value": 1.0} if seed else {})
@@ -304,6 +304,11 @@ def test_ratios_of_variances_over_seeds() -> None:
 
     (row,) = gradient_study.rows([cell(1.0, 2.0, True, 0), cell(1.0, 8.0, False, 1)])
     assert row == ["T", "0.5", "inf", "3", "4?", "", "", "", "", "lr"]
+    cells = [cell(2.0, 1.0, True, seed) for seed in (0, 1)]
+    assert next(gradient_study.rows(cells))[-1] == "rp"
+    for one in cells:
+        one["estimators"][1]["bias_p"] = 0.0
+    assert next(gradient_study.rows(cells))[4:] == ["0.5†", "", "", "", "", "lr"]
 
 
 @pytest.mark.slow
