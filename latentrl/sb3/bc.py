@@ -61,7 +61,7 @@ class LatentBC(BaseAlgorithm):
         where the posterior is reparameterizable, else the score function. What it learns itself is left as it is
     :param num_samples: draws of z per segment; None for 1, or 4 where the estimator does not reparameterize
     :param gradient_variance_every: updates between two measurements of the gradient's variance and signal-to-noise
-        ratio (:class:`GradientVariance`), such as 500, which takes 3 % of the time; None never
+        ratio (:class:`GradientVariance`), each of which takes 16 gradients; None never
     :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
     :param tensorboard_log: folder for TensorBoard, or None
     :param verbose: 0 silent, 1 prints a table of logs

@@ -35,8 +35,8 @@ class GradientVariance(BaseCallback):
     - PPO, A2C and what derives from them: the policy gradient of the new rollout, advantage times ∇log π, cut into
       batches (PPO's own; A2C has but one, so R parts of it); each 4 rollouts
 
-    The variance of a batch's gradient falls as one over ``gradient/batch_size``. At the defaults it costs 3.2 % of the
-    updates of :class:`LatentBC`, less of the others.
+    The variance of a batch's gradient falls as one over ``gradient/batch_size``. At the defaults it takes 16
+    gradients for each 500 updates of :class:`LatentBC`.
 
     :param every: updates, steps or rollouts between two measurements; None as above
     :param replicates: R; the trace's relative error is about √((κ − 1)/R)
