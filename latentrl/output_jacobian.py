@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from latentrl.checks import LatentRLError
-from latentrl.noise_tape import record
+from latentrl.noise_tape import Recorder
 
 
 class _Call(NamedTuple):
@@ -29,8 +28,8 @@ class _Call(NamedTuple):
     result: Tensor
 
 
-class _Watch(TorchFunctionMode):
-    """Notes linear layers, and how often each tensor is used by anything."""
+class _Watch(Recorder):
+    """Notes linear layers, and how often each tensor is used by anything, besides what is drawn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class _Watch(TorchFunctionMode):
         self.uses: Counter[int] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = super().__torch_function__(func, types, args, kwargs)
         self.uses.update(id(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if func is F.linear and not kwargs:
             inputs, weight, *bias = args
@@ -66,23 +65,23 @@ class OutputJacobian:
 
     def __init__(self, outputs: Callable[[dict[str, Tensor]], Tensor], parameters: Mapping[str, Tensor]) -> None:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
-        said: list[Tensor] = []
         with _Watch() as watch, torch.enable_grad():
-            noisy = record(lambda: said.append(outputs(leaves)))
-        if noisy:
+            said = outputs(leaves)
+        if watch.draws:
             raise LatentRLError("outputs that replicates share must not draw noise: draw it in the surrogate")
-        if not isinstance(said[0], Tensor):
-            raise LatentRLError(f"outputs must return one tensor, not {type(said[0]).__name__}: join them by torch.cat")
-        self.value = said[0].detach()
+        if not isinstance(said, Tensor):
+            raise LatentRLError(f"outputs must return one tensor, not {type(said).__name__}: join them by torch.cat")
+        self.value = said.detach()
         factored = {id(tensor): call for call in watch.calls for tensor in _own(call, watch.uses)}
         asked = [factored[id(leaf)].result if id(leaf) in factored else leaf for leaf in leaves.values()]
-        flat = said[0].reshape(-1)
+        once = {id(tensor): tensor for tensor in asked}  # a layer's weight and bias ask for the same
+        flat = said.reshape(-1)
         identity = torch.eye(flat.numel(), dtype=flat.dtype, device=flat.device)
-        blocks = torch.autograd.grad(flat, asked, identity, is_grads_batched=True, allow_unused=True)
+        blocks = torch.autograd.grad(flat, list(once.values()), identity, is_grads_batched=True, allow_unused=True)
+        found = dict(zip(once, blocks, strict=True))
         self._blocks: list[_Outer] = []
-        for leaf, block in zip(leaves.values(), blocks, strict=True):
-            call = factored.get(id(leaf))
-            size = call.result.numel() if call else leaf.numel()
+        for leaf, by in zip(leaves.values(), asked, strict=True):
+            call, block, size = factored.get(id(leaf)), found[id(by)], by.numel()
             rows = flat.new_zeros(flat.numel(), size) if block is None else block.reshape(flat.numel(), size)
             inputs = call.inputs.detach().reshape(-1) if call and leaf is call.weight else None
             self._blocks.append(_Outer(rows, inputs))

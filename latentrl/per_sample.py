@@ -1,6 +1,8 @@
 """Moments of the gradients of single draws, at little more than the price of their mean."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -12,20 +14,23 @@ from latentrl.output_jacobian import OutputJacobian
 from latentrl.variance import Objective, Parameters, SharedOutputs
 
 
-class SampleMoments(NamedTuple):
+@dataclass(frozen=True)
+class SampleMoments:
     """Of the gradients of S single draws."""
 
     mean: Float[Tensor, " P"]
     """Gradient of the mean over all draws; the parameters flattened in their given order."""
-    variance: Float[Tensor, " P"]
-    """Of each coordinate of one draw's gradient."""
+    trace: Float[Tensor, ""]
+    """tr Σ̂ of one draw's gradient; that of the mean over S is trace / S."""
     samples: int
     """S."""
+    diagonal: Callable[[], Float[Tensor, " P"]]
+    """What :attr:`variance` is computed by, when it is asked for."""
 
-    @property
-    def trace(self) -> Float[Tensor, ""]:
-        """tr Σ̂ of one draw's gradient; that of the mean over S is trace / S."""
-        return self.variance.sum()
+    @cached_property
+    def variance(self) -> Float[Tensor, " P"]:
+        """Of each coordinate of one draw's gradient."""
+        return self.diagonal()
 
     @property
     def snr(self) -> Float[Tensor, ""]:
@@ -67,7 +72,8 @@ def _through_outputs(objective: SharedOutputs, tensors: dict[str, Tensor], sampl
     mean = by_outputs.mean(0)
     deviations = by_outputs - mean
     covariance = deviations.T @ deviations / (samples - 1)
-    return SampleMoments(jacobian.transposed(mean), jacobian.variance(covariance), samples)
+    trace = (covariance * jacobian.gram()).sum()
+    return SampleMoments(jacobian.transposed(mean), trace, samples, lambda: jacobian.variance(covariance))
 
 
 def _streamed(objective: Objective, tensors: dict[str, Tensor], samples: int, chunk: int) -> SampleMoments:
@@ -90,7 +96,8 @@ def _streamed(objective: Objective, tensors: dict[str, Tensor], samples: int, ch
             second = [total + part.square_().sum(0) for total, part in zip(second, away, strict=True)]
     means = [middle + total / samples for middle, total in zip(shift, first, strict=True)]
     variances = [(b - a.square() / samples) / (samples - 1) for a, b in zip(first, second, strict=True)]
-    return SampleMoments(_flat(means), _flat(variances), samples)
+    variance = _flat(variances)
+    return SampleMoments(_flat(means), variance.sum(), samples, lambda: variance)
 
 
 def _flat(parts: list[Tensor]) -> Tensor:

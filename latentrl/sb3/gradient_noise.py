@@ -33,7 +33,7 @@ class GradientVariance(BaseCallback):
     - SAC, TD3 and what derives from them: the actor's loss on new batches of the replay buffer; each 1000 steps of
       ``learn``'s loop, once learning has started
     - PPO, A2C and what derives from them: the policy gradient of the new rollout, advantage times ∇log π, cut into
-      batches (PPO's own; A2C has but one, so R parts of it); each 4 rollouts
+      batches (PPO's own; A2C has but one, so R parts of it); each 4 rollouts of PPO, or 100, as A2C's are short
 
     The variance of a batch's gradient falls as one over ``gradient/batch_size``. At the defaults it takes 16
     gradients for each 500 updates of :class:`LatentBC`.
@@ -60,7 +60,7 @@ class GradientVariance(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
-            if self._rollouts % (self.every or 4) == 0:
+            if self._rollouts % (self.every or (4 if isinstance(self.model, PPO) else 100)) == 0:
                 self._measure()
             self._rollouts += 1
 
