@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from latentrl.distributions.discrete import gumbel_argmax
 from latentrl.distributions.gaussian import HALF_LOG_2PI, DiagonalNormal, FullNormal
 from latentrl.distributions.law import Law, common_shape
+from latentrl.distributions.pairs import bhattacharyya
 
 
 class Mixture(Law):
@@ -65,6 +66,17 @@ class Mixture(Law):
     def responsibilities(self, value: Tensor) -> Tensor:
         """p(k | value), (..., K)."""
         return (self.log_weights + self.component_log_prob(value)).softmax(-1)
+
+    def entropy_lower_bound(self) -> Tensor:
+        """At most the entropy, in nats; exact for components apart or alike (Kolchinsky & Tracey 2017, eq. 10).
+
+        Σ_i w_i H(p_i) − Σ_i w_i log Σ_j w_j exp(−D_ij) with the Bhattacharyya distance D. Without noise, and
+        differentiable in everything.
+
+        :raises LatentRLError: components whose overlap has no closed form
+        """
+        overlaps = (self.log_weights.unsqueeze(-2) - bhattacharyya(self.components)).logsumexp(-1)
+        return (self.log_weights.exp() * (self.components.entropy() - overlaps)).sum(-1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():

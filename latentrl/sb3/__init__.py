@@ -2,8 +2,22 @@
 
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.gradient_noise import GradientVariance
+from latentrl.sb3.mixture_policy import (
+    MixtureActorCriticCnnPolicy,
+    MixtureActorCriticPolicy,
+    MixtureMultiInputActorCriticPolicy,
+)
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
-__all__ = ["FeaturesTrunk", "GradientVariance", "LatentBC", "LatentPolicy", "TorchVecEnvAdapter"]
+__all__ = [
+    "FeaturesTrunk",
+    "GradientVariance",
+    "LatentBC",
+    "LatentPolicy",
+    "MixtureActorCriticCnnPolicy",
+    "MixtureActorCriticPolicy",
+    "MixtureMultiInputActorCriticPolicy",
+    "TorchVecEnvAdapter",
+]

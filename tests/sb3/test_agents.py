@@ -1,0 +1,181 @@
+"""What stable-baselines3 expects of a policy class, for every latent policy."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+
+from latentrl import LatentRLError
+from tests.sb3.agents_table import AGENTS, BOX, CELLS, SPACES, VECTOR, Toy
+
+pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+ON_POLICY = [name for name, agent in AGENTS.items() if issubclass(agent.algorithm, OnPolicyAlgorithm)]
+
+
+def trained(name: str, space: str = "box", **options: Any) -> BaseAlgorithm:
+    agent = AGENTS[name]
+    return agent.make(Toy(action_space=SPACES[space]), **options).learn(agent.steps)
+
+
+def observations(agent: BaseAlgorithm, count: int = 6) -> Any:
+    agent.observation_space.seed(0)
+    drawn = [agent.observation_space.sample() for _ in range(count)]
+    return {k: np.stack([o[k] for o in drawn]) for k in drawn[0]} if isinstance(drawn[0], dict) else np.stack(drawn)
+
+
+def same_actions(one: Any, other: Any, seen: Any) -> bool:
+    return bool(np.array_equal(one.predict(seen, deterministic=True)[0], other.predict(seen, deterministic=True)[0]))
+
+
+@pytest.mark.parametrize(("name", "space"), CELLS)
+def test_learns_and_plays_inside_its_space(name: str, space: str) -> None:
+    agent = trained(name, space)
+    for deterministic in (False, True):
+        actions, _ = agent.predict(observations(agent), deterministic=deterministic)
+        assert all(SPACES[space].contains(action) for action in actions)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_parameter_is_trained_by_one_optimiser(name: str) -> None:
+    agent = AGENTS[name].make(Toy(), ent_coef=0.01)
+    before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
+    optimisers = [
+        m.optimizer for m in agent.policy.modules() if isinstance(getattr(m, "optimizer", None), torch.optim.Optimizer)
+    ]
+    ours = [
+        id(p) for opt in {id(o): o for o in optimisers}.values() for group in opt.param_groups for p in group["params"]
+    ]
+    wanted = [id(p) for key, p in agent.policy.named_parameters() if "target" not in key]
+    assert sorted(ours) == sorted(wanted)
+    agent.learn(AGENTS[name].steps)
+    for key, value in agent.policy.named_parameters():
+        assert not torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize(("name", "space"), [cell for cell in CELLS if cell[0] in ON_POLICY])
+def test_ratio_is_one_before_the_first_update(name: str, space: str) -> None:
+    agent = AGENTS[name].make(Toy(action_space=SPACES[space]))
+    agent.policy.set_training_mode(False)
+    _, callback = agent._setup_learn(32)
+    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+    for batch in agent.rollout_buffer.get(16):
+        actions = batch.actions.long().flatten() if space == "choice" else batch.actions
+        _, log_prob, _ = agent.policy.evaluate_actions(batch.observations, actions)
+        torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones(16), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "space"), CELLS)
+def test_deterministic_is_deterministic_and_the_rest_is_not(name: str, space: str) -> None:
+    agent = AGENTS[name].make(Toy(action_space=SPACES[space]))
+    seen = observations(agent, 40)
+    assert same_actions(agent, agent, seen)
+    assert not np.array_equal(agent.predict(seen)[0], agent.predict(seen)[0])
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    agent = trained(name)
+    seen = observations(agent)
+    agent.save(tmp_path / "agent.zip")
+    loaded = AGENTS[name].algorithm.load(tmp_path / "agent.zip", env=agent.get_env())
+    assert same_actions(agent, loaded, seen)
+    loaded.learn(AGENTS[name].steps)
+    agent.policy.save(str(tmp_path / "policy.zip"))
+    assert same_actions(agent, type(agent.policy).load(str(tmp_path / "policy.zip"), device="cpu"), seen)
+    other = AGENTS[name].make(Toy(), seed=7)
+    assert not same_actions(agent, other, seen)
+    other.set_parameters(agent.get_parameters())
+    assert same_actions(agent, other, seen)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_copied_and_pickled(name: str) -> None:
+    policy = trained(name).policy
+    seen = np.zeros((3, 3), np.float32)
+    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert same_actions(policy, twin, seen)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_seeds_reproduce(name: str) -> None:
+    runs = [trained(name, seed=seed).policy.state_dict() for seed in (3, 3, 4)]
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+    assert any(not torch.equal(runs[0][key], runs[2][key]) for key in runs[0])
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_modes_of_dropout_and_the_like(name: str) -> None:
+    agent = trained(name)
+    agent.predict(observations(agent))
+    assert not agent.policy.training
+    seen: list[bool] = []
+    agent.policy.register_forward_pre_hook(lambda *_: seen.append(agent.policy.training))
+    agent.learn(AGENTS[name].steps)
+    assert agent.policy.training or seen
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_observations_of_other_kinds(name: str) -> None:
+    picture = {
+        first: spaces.Box(0, 255, shape, np.uint8) for first, shape in ((True, (3, 36, 36)), (False, (36, 36, 3)))
+    }
+    stem = AGENTS[name].policy.removesuffix("Policy")
+    for space in picture.values():
+        agent = AGENTS[name].make(Toy(space), f"{stem}CnnPolicy").learn(AGENTS[name].steps)
+        assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
+    both = spaces.Dict(picture=picture[False], numbers=VECTOR, choice=spaces.Discrete(3))
+    agent = AGENTS[name].make(Toy(both), f"{stem}MultiInputPolicy").learn(AGENTS[name].steps)
+    assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
+    agent = AGENTS[name].make(Toy(spaces.Discrete(5))).learn(AGENTS[name].steps)
+    assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_wrapped_environments(name: str, tmp_path: Path) -> None:
+    """Normalised and stacked; an evaluation in between leaves learning as it is."""
+    many = lambda: VecFrameStack(make_vec_env(Toy, 2, seed=0), 2)  # noqa: E731
+    agent = AGENTS[name].make(VecNormalize(many()), seed=0)
+    agent.learn(4 * AGENTS[name].steps)
+    watched = AGENTS[name].make(VecNormalize(many()), seed=0)
+    state = torch.get_rng_state
+    assert state is not None
+    evaluations = EvalCallback(
+        VecNormalize(many(), training=False), eval_freq=16, n_eval_episodes=2, deterministic=True, verbose=0
+    )
+    watched.learn(4 * AGENTS[name].steps, callback=evaluations)
+    mean, _ = evaluate_policy(watched, watched.get_env(), 2)
+    assert np.isfinite(mean)
+    watched.set_env(VecNormalize(many()))
+    watched.learn(AGENTS[name].steps)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_bad_input(name: str) -> None:
+    with pytest.raises(LatentRLError, match="n_components must be"):
+        AGENTS[name].make(Toy(), policy_kwargs={"n_components": 0})
+    with pytest.raises(LatentRLError, match="gSDE"):
+        AGENTS[name].make(Toy(), use_sde=True)
+    with pytest.raises((ValueError, RuntimeError, KeyError)):
+        AGENTS[name].make(Toy()).set_parameters(
+            AGENTS[name].make(Toy(), policy_kwargs={"n_components": 5}).get_parameters()
+        )
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_learns_what_the_reward_asks_for(name: str) -> None:
+    env = DummyVecEnv([Toy] * 8)
+    agent = AGENTS[name].make(env, learning_rate=3e-3)
+    before = evaluate_policy(agent, env, 20)[0]
+    agent.learn(6000)
+    assert evaluate_policy(agent, env, 20)[0] > 0.3 * before
