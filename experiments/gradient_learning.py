@@ -41,7 +41,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "Pendulum-v1": Task(200, 400, -400.0),  # from most starts, swung up and held; at rest about -1200
+    "Pendulum-v1": Task(200, 300, -400.0),  # from most starts, swung up and held; at rest about -1200
     "CartPoleSwingUp-v0": Task(240, 100, -250.0),  # swung up; hanging -480, at once about -170
     "Pushing-v0": Task(60, 60, -16.0),  # the best found is about -14.5; untouched -61
 }
@@ -58,7 +58,7 @@ class Args:
     tasks: tuple[str, ...] = tuple(TASKS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One run each."""
-    tuning_seeds: tuple[int, ...] = (100, 101)
+    tuning_seeds: tuple[int, ...] = (100,)
     """Of the runs by which learning rates are chosen."""
     rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     """To choose from, by the mean return over the last half of a task's updates."""

@@ -1,6 +1,7 @@
 """A cloned latent policy as a stable-baselines3 policy, with the latent carried as its recurrent state."""
 
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,9 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
+from latentrl.sb3.held import State, carry, checked, given
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
-
-State = tuple[np.ndarray, ...]
-
 
 class LatentPolicy(BasePolicy):
     """π(a|s) with a latent that is held over time.
@@ -183,41 +182,17 @@ class LatentPolicy(BasePolicy):
     ) -> tuple[Float[Tensor, "B Z"], Tensor, Bool[Tensor, "B 1"]]:
         """The latents to play now, their ages (B, 1) and which are new: kept, drawn where due, or the user's."""
         shape = len(flat), self.model.latent_dim
-        due = torch.ones(len(flat), 1, dtype=torch.bool, device=flat.device)
-        if state is None:
-            z, age = self.model.sample_latent(flat, deterministic), torch.zeros_like(due, dtype=torch.int64)
-        else:
-            z, age = (torch.as_tensor(part, device=flat.device) for part in state[:2])
-            due = self._due(age, episode_start)
-            if bool(due.any()):
-                z = torch.where(due, self.model.sample_latent(flat, deterministic), z)
-                age = torch.where(due, 0, age)
+        draw = partial(self.model.sample_latent, flat, deterministic)
+        z, age, new = carry(draw, self.config.hold, state, episode_start, shape, flat.device)
         if latent is not None:
-            given = torch.as_tensor(np.asarray(latent, dtype=np.float32), device=flat.device)
-            if given.shape not in (shape[1:], shape):
-                raise LatentRLError(f"latent has shape {tuple(given.shape)}: give {shape[1:]} or {shape}")
-            z, due = given.expand(shape), torch.ones_like(due)
-        return z, age, due
-
-    def _due(self, age: Tensor, episode_start: NDArray[Any] | None) -> Bool[Tensor, "B 1"]:
-        due = torch.zeros_like(age, dtype=torch.bool)
-        if episode_start is not None:
-            due = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1, 1), device=age.device)
-            if due.shape != age.shape:
-                raise LatentRLError(f"episode_start has {len(due)} entries for {len(age)} environments")
-        return due | (age >= self.config.hold) if self.config.hold else due
+            z, new = given(latent, shape, flat.device), torch.ones_like(new)
+        return z, age, new
 
     def _checked(self, state: State, count: int) -> State:
         expected = {"latent": (count, self.model.latent_dim), "age": (count, 1)}
         if self.config.chunk > 1:
             expected["plan"] = (count, self.config.chunk * self._action_dim)
-        given = [np.shape(part) for part in state]
-        if given != list(expected.values()):
-            parts = ", ".join(f"{name} {shape}" for name, shape in expected.items())
-            raise LatentRLError(
-                f"state must be ({parts}) as predict returned it, but its shapes are {given}: pass None at the start"
-            )
-        return state
+        return checked(state, expected)
 
 
 def _check_readable(space: spaces.Space[Any]) -> None:

@@ -1,0 +1,77 @@
+"""A latent that is held over time, carried outside of the policy: (z, age), one row for each environment."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentrl.checks import LatentRLError
+
+State = tuple[np.ndarray, ...]
+
+
+def due(age: Int[Tensor, "B 1"], episode_start: NDArray[Any] | None, hold: int) -> Bool[Tensor, "B 1"]:
+    """Which environments need a new latent: where an episode starts and, for ``hold`` = k, every k steps.
+
+    :raises LatentRLError: another number of environments in ``episode_start``
+    """
+    starts = torch.zeros_like(age, dtype=torch.bool)
+    if episode_start is not None:
+        starts = torch.as_tensor(np.asarray(episode_start, dtype=bool).reshape(-1, 1), device=age.device)
+        if starts.shape != age.shape:
+            raise LatentRLError(f"episode_start has {len(starts)} entries for {len(age)} environments")
+    return starts | (age >= hold) if hold else starts
+
+
+def carry(
+    draw: Callable[[], Float[Tensor, "B Z"]],
+    hold: int,
+    state: State | None,
+    episode_start: NDArray[Any] | None,
+    shape: tuple[int, int],
+    device: torch.device,
+) -> tuple[Float[Tensor, "B Z"], Int[Tensor, "B 1"], Bool[Tensor, "B 1"]]:
+    """The latents to play now, the steps since each was drawn, and which are new.
+
+    :param draw: latents for all environments; called where one is due
+    :param hold: 0 for the whole episode, k for k steps
+    :param state: (z, age, …) of the last step, already checked; None where every environment starts
+    :param shape: (B, Z)
+    """
+    if state is None:
+        every = torch.ones(shape[0], 1, dtype=torch.bool, device=device)
+        return draw(), torch.zeros_like(every, dtype=torch.int64), every
+    z, age = (torch.as_tensor(part, device=device) for part in state[:2])
+    new = due(age, episode_start, hold)
+    if bool(new.any()):
+        z, age = torch.where(new, draw(), z), torch.where(new, 0, age)
+    return z, age, new
+
+
+def given(latent: Any, shape: tuple[int, int], device: torch.device) -> Float[Tensor, "B Z"]:
+    """A latent that the user steers with, (Z,) or (B, Z), for every environment.
+
+    :raises LatentRLError: another shape
+    """
+    tensor = torch.as_tensor(np.asarray(latent, dtype=np.float32), device=device)
+    if tensor.shape not in (shape[1:], shape):
+        raise LatentRLError(f"latent has shape {tuple(tensor.shape)}: give {shape[1:]} or {shape}")
+    return tensor.expand(shape)
+
+
+def checked(state: State, expected: dict[str, tuple[int, ...]]) -> State:
+    """The state, if its parts have the shapes that ``predict`` gave them.
+
+    :raises LatentRLError: others
+    """
+    shapes = [np.shape(part) for part in state]
+    if shapes != list(expected.values()):
+        parts = ", ".join(f"{name} {shape}" for name, shape in expected.items())
+        raise LatentRLError(
+            f"state must be ({parts}) as predict returned it, but its shapes are {shapes}: pass None at the start"
+        )
+    return state
