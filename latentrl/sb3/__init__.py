@@ -1,5 +1,10 @@
 """The face to stable-baselines3; nothing outside this package imports it."""
 
+from latentrl.sb3.actor_critic import (
+    LatentActorCriticCnnPolicy,
+    LatentActorCriticPolicy,
+    LatentMultiInputActorCriticPolicy,
+)
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.mixture_policy import (
@@ -7,6 +12,7 @@ from latentrl.sb3.mixture_policy import (
     MixtureActorCriticPolicy,
     MixtureMultiInputActorCriticPolicy,
 )
+from latentrl.sb3.on_policy import LatentA2C, LatentDictRolloutBuffer, LatentPPO, LatentRolloutBuffer
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
@@ -14,8 +20,15 @@ from latentrl.sb3.vec_env import TorchVecEnvAdapter
 __all__ = [
     "FeaturesTrunk",
     "GradientVariance",
+    "LatentA2C",
+    "LatentActorCriticCnnPolicy",
+    "LatentActorCriticPolicy",
     "LatentBC",
+    "LatentDictRolloutBuffer",
+    "LatentMultiInputActorCriticPolicy",
+    "LatentPPO",
     "LatentPolicy",
+    "LatentRolloutBuffer",
     "MixtureActorCriticCnnPolicy",
     "MixtureActorCriticPolicy",
     "MixtureMultiInputActorCriticPolicy",

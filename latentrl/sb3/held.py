@@ -1,6 +1,6 @@
 """A latent that is held over time, carried outside of the policy: (z, age), one row for each environment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def given(latent: Any, shape: tuple[int, int], device: torch.device) -> Float[Te
     return tensor.expand(shape)
 
 
-def checked(state: State, expected: dict[str, tuple[int, ...]]) -> State:
+def checked(state: State, expected: Mapping[str, tuple[int, ...]]) -> State:
     """The state, if its parts have the shapes that ``predict`` gave them.
 
     :raises LatentRLError: others

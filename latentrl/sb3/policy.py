@@ -20,6 +20,7 @@ from latentrl.sb3.held import State, carry, checked, given
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
 
+
 class LatentPolicy(BasePolicy):
     """π(a|s) with a latent that is held over time.
 

@@ -1,5 +1,6 @@
 """One table of agents with latent policies, over which the laws of stable-baselines3 run."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,20 +11,23 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-import latentrl.sb3  # noqa: F401  (knows the short names)
+from latentrl.sb3.on_policy import LatentA2C, LatentPPO
 
 BOX = spaces.Box(-1, 1, (2,))
 VECTOR = spaces.Box(-1, 1, (3,))
 ON_POLICY: dict[str, Any] = {"n_steps": 32, "seed": 0, "device": "cpu"}
+PPO_OPTIONS = {**ON_POLICY, "batch_size": 16}
 
 
 class Toy(gym.Env):
-    """Random observations; the reward is least at the mean action's distance from what the observation asks for."""
+    """Random observations; whatever they are, each action should be .5."""
 
     def __init__(self, observation_space: spaces.Space = VECTOR, action_space: spaces.Space = BOX, steps: int = 8):
-        self.observation_space, self.action_space, self.steps = observation_space, action_space, steps
+        # Spaces draw from generators of their own, which environments must not share.
+        self.observation_space, self.action_space = copy.deepcopy((observation_space, action_space))
+        self.steps = steps
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
@@ -47,20 +51,62 @@ class Agent:
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     actions: tuple[type[spaces.Space], ...] = (spaces.Box,)
     wrap: Callable[[Any], Any] = lambda env: env
+    """What the environments need around them."""
+    wrong: tuple[tuple[dict[str, Any], str], ...] = ()
+    """Arguments of the policy that are refused, and with which words."""
+    lesson: tuple[dict[str, Any], int] = ({}, 0)
+    """Options with which it learns fast, and steps that suffice."""
     steps: int = 64
     """After which all of its parameters have been trained."""
 
-    def make(self, env: Any, policy: str = "", **options: Any) -> BaseAlgorithm:
-        """The agent; ``policy`` in place of its short name."""
+    def make(self, env: Any, policy: str = "", wrapped: bool = False, **options: Any) -> BaseAlgorithm:
+        """The agent; ``policy`` in place of its short name.
+
+        :param wrapped: the environment is already what it needs
+        """
         own: dict[str, Any] = {**self.options, **options}
         own["policy_kwargs"] = {**self.policy_kwargs, **own.get("policy_kwargs", {})}
-        return self.algorithm(policy or self.policy, self.wrap(env), **own)
+        return self.algorithm(policy or self.policy, env if wrapped else self.wrap(env), **own)
 
 
+PPO_LESSON: Any = ({"batch_size": 64, "learning_rate": 3e-3}, 5000)
+A2C_LESSON: Any = ({"n_steps": 8, "learning_rate": 3e-3}, 16_000)
+NO_COMPONENTS = ({"n_components": 0}, "n_components must be")
+LATENT = (
+    NO_COMPONENTS,
+    ({"latent_dim": 0}, "latent_dim must be"),
+    ({"hold": -1}, "hold must be"),
+    ({"prior": "flow"}, "unknown prior 'flow'"),
+)
 EVERY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 AGENTS = {
-    "mixture PPO": Agent(PPO, "MixturePolicy", {**ON_POLICY, "batch_size": 16}, {"n_components": 3}, EVERY),
-    "mixture A2C": Agent(A2C, "MixturePolicy", ON_POLICY, {"n_components": 3}, EVERY),
+    "mixture PPO": Agent(
+        PPO, "MixturePolicy", PPO_OPTIONS, {"n_components": 3}, EVERY, wrong=(NO_COMPONENTS,), lesson=PPO_LESSON
+    ),
+    "mixture A2C": Agent(
+        A2C, "MixturePolicy", ON_POLICY, {"n_components": 3}, EVERY, wrong=(NO_COMPONENTS,), lesson=A2C_LESSON
+    ),
+    "latent PPO, episode": Agent(
+        LatentPPO, "LatentPolicy", PPO_OPTIONS, {"latent_dim": 3}, EVERY, wrong=LATENT, lesson=PPO_LESSON
+    ),
+    "latent PPO, 3 steps, gaussian": Agent(
+        LatentPPO,
+        "LatentPolicy",
+        PPO_OPTIONS,
+        {"latent_dim": 2, "hold": 3, "prior": "gaussian"},
+        EVERY,
+        lesson=PPO_LESSON,
+    ),
+    "latent PPO, step, mixture": Agent(
+        LatentPPO,
+        "LatentPolicy",
+        PPO_OPTIONS,
+        {"latent_dim": 2, "hold": 1, "prior": "mixture", "n_components": 3},
+        lesson=PPO_LESSON,
+    ),
+    "latent A2C, categorical": Agent(
+        LatentA2C, "LatentPolicy", ON_POLICY, {"latent_dim": 4, "prior": "categorical"}, lesson=A2C_LESSON
+    ),
 }
 SPACES = {
     "box": BOX,

@@ -1,0 +1,289 @@
+"""A policy with a latent for PPO and A2C: π(a, z|s) = p(z|s) p(a|s, z), with z held over time.
+
+:class:`~latentrl.sb3.on_policy.LatentPPO` and ``LatentA2C`` store z beside the log-probability, so that the ratio of
+new to old policy is that of the joint law of actions and latents.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+from torch.distributions import Distribution as Law
+
+from latentrl.checks import LatentRLError, count, one_of
+from latentrl.distributions import Mixture
+from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
+from latentrl.sb3.held import State, carry, checked, due, given
+
+PRIORS = ("normal", "gaussian", "mixture", "categorical")
+
+
+class WithLatent(NamedTuple):
+    """Observations with the latents that were in force: what the buffers of LatentPPO and LatentA2C hand out."""
+
+    observations: PyTorchObs
+    latent: Float[Tensor, "B Z"]
+    drawn: Float[Tensor, " B"]
+    """1 where the latent was drawn at this step, 0 where it was held."""
+
+
+@dataclass
+class RolloutLatents:
+    """The latents in force while rollouts are collected; it belongs to the algorithm."""
+
+    starts: NDArray[np.bool_]
+    """(n_envs,) which environments start an episode."""
+    latent: Float[Tensor, "N Z"] | None = None
+    age: Int[Tensor, "N 1"] | None = None
+
+    def now(self, law: Law, hold: int) -> tuple[Float[Tensor, "N Z"], Int[Tensor, "N 1"], Bool[Tensor, "N 1"]]:
+        """Latents to act with, the steps since they were drawn, and which are drawn just now."""
+        if self.latent is None or self.age is None:
+            z = law.sample()
+            return z, torch.zeros(len(z), 1, dtype=torch.int64, device=z.device), z.new_ones(len(z), 1).bool()
+        new = due(self.age, self.starts, hold)
+        return torch.where(new, law.sample(), self.latent), torch.where(new, 0, self.age), new
+
+
+class LatentActorCriticPolicy(ActorCriticPolicy):
+    """p(z|s) p(a|s, z) in place of stable-baselines3's p(a|s), for LatentPPO and LatentA2C.
+
+    The action's law given z is the parent's, for Box, Discrete, MultiDiscrete and MultiBinary actions; so are all other
+    arguments. Where z is held, the value function sees it. The log-probability is that of (a, z): log p(a|s, z), and
+    log p(z|s) where z was drawn. The entropy is that of the same joint law; of a mixture prior it is a lower bound.
+
+    ``predict`` carries (z, steps since it was drawn) as recurrent state, like :class:`LatentPolicy`;
+    ``deterministic=True`` takes the mode of the prior's heaviest component and the mode of p(a|s, z).
+
+    :param latent_dim: Z; of a categorical prior, the number of choices
+    :param hold: 0 holds z for the episode, k for k steps
+    :param prior: "normal", N(0, I); "gaussian", "mixture" or "categorical", learned and read off the state's features
+    :param n_components: of a mixture prior
+    :param kwargs: of the parent, without what belongs to gSDE
+    :raises LatentRLError: gSDE; sizes < 1, a negative hold, an unknown prior
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *args: Any,
+        latent_dim: int = 8,
+        hold: int = 0,
+        prior: str = "normal",
+        n_components: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        self.latent_dim, self.hold = count("latent_dim", latent_dim, 1), count("hold", hold, 0)
+        self.prior_name = one_of("prior", prior, PRIORS)
+        self.n_components = count("n_components", n_components, 1)
+        self._rollout: RolloutLatents | None = None
+        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+
+    # -- networks ------------------------------------------------------------------------------------------------
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if self.use_sde:
+            raise LatentRLError("gSDE and a latent both explore by noise that is held: leave use_sde at False")
+        self.prior = self._make_prior(self.features_dim)
+        super()._build(lr_schedule)
+
+    def _make_prior(self, features_dim: int) -> Prior:
+        if self.prior_name == "normal":
+            return StandardNormalPrior(self.latent_dim)
+        if self.prior_name == "gaussian":
+            return GaussianPrior(self.latent_dim, features_dim, (64, 64))
+        if self.prior_name == "mixture":
+            return MixturePrior(self.latent_dim, self.n_components, True, features_dim, (64, 64))
+        return CategoricalPrior(self.latent_dim, 1, True, features_dim, (64, 64))
+
+    def _build_mlp_extractor(self) -> None:
+        def extractor(features: int) -> MlpExtractor:
+            return MlpExtractor(features, self.net_arch, self.activation_fn, self.device)
+
+        self.mlp_extractor = extractor(self.features_dim + self.latent_dim)
+        if self.hold == 1:
+            # A latent that is drawn anew at each step says nothing of what is to come.
+            plain = extractor(self.features_dim)
+            self.mlp_extractor.value_net, self.mlp_extractor.latent_dim_vf = plain.value_net, plain.latent_dim_vf
+
+    def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """For the policy and for the value function."""
+        features = self.extract_features(obs)
+        return features if isinstance(features, tuple) else (features, features)
+
+    def _law(self, features: Tensor) -> Law:
+        """p(z|s), batch_shape (B,)."""
+        return self.prior(features).expand(features.shape[:1])
+
+    def _acts(self, features: Tensor, z: Tensor) -> Distribution:
+        """p(a|s, z)."""
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(torch.cat([features, z], -1)))
+
+    def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
+        # The law is set in a copy: with one that holds a graph, the policy could not be copied.
+        kept, self.action_dist = self.action_dist, copy.copy(self.action_dist)
+        try:
+            return super()._get_action_dist_from_latent(latent_pi)
+        finally:
+            self.action_dist = kept
+
+    def _value(self, features: Tensor, z: Tensor) -> Tensor:
+        seen = features if self.hold == 1 else torch.cat([features, z], -1)
+        return self.value_net(self.mlp_extractor.forward_critic(seen))
+
+    # -- while it learns -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def collecting(self, rollout: RolloutLatents) -> Iterator[None]:
+        """Latents are held in ``rollout`` while the block runs; ``predict`` is not affected."""
+        self._rollout = rollout
+        try:
+            yield
+        finally:
+            self._rollout = None
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions, values and log-probabilities (B,).
+
+        While rollouts are collected, the latter are (B, 2 + Z): log-probability, whether z was drawn, z.
+        """
+        features, for_value = self._features(obs)
+        law, rollout = self._law(features), self._rollout
+        z, age, new = (rollout or RolloutLatents(np.ones(len(features), bool))).now(law, self.hold)
+        acts = self._acts(features, z)
+        actions = acts.get_actions(deterministic=deterministic)
+        drawn = new.squeeze(-1).to(z.dtype)
+        log_prob = acts.log_prob(actions) + drawn * law.log_prob(z)
+        values = self._value(for_value, z)
+        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        if rollout is None:
+            return actions, values, log_prob
+        rollout.latent, rollout.age, rollout.starts = z, age + 1, np.zeros(len(z), bool)
+        return actions, values, torch.cat([torch.stack([log_prob, drawn], -1), z], -1)
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values, log p(a, z|s) and entropy.
+
+        :param obs: observations with latents, from the algorithm's buffer
+        :raises LatentRLError: observations alone
+        """
+        if not isinstance(obs, WithLatent):
+            raise LatentRLError(
+                "this policy needs the latents of the rollout, which the algorithm did not keep: use LatentPPO or "
+                "LatentA2C of latentrl.sb3, or MixturePolicy with stable-baselines3's own"
+            )
+        features, for_value = self._features(obs.observations)
+        law, acts = self._law(features), self._acts(features, obs.latent)
+        log_prob = acts.log_prob(actions) + obs.drawn * law.log_prob(obs.latent)
+        entropy = acts.entropy()
+        if entropy is not None:
+            of_latent = law.entropy_lower_bound() if isinstance(law, Mixture) else law.entropy()
+            entropy = entropy + obs.drawn * of_latent
+        return self._value(for_value, obs.latent), log_prob, entropy
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """V(s, z) with the latents in force while rollouts are collected, or new ones; V(s) if z is drawn each step.
+
+        :param obs: of all environments; or with latents
+        """
+        if isinstance(obs, WithLatent):
+            return self._value(self._features(obs.observations)[1], obs.latent)
+        features, for_value = self._features(obs)
+        rollout = self._rollout or RolloutLatents(np.ones(len(features), bool))
+        return self._value(for_value, rollout.now(self._law(features), self.hold)[0])
+
+    def obs_to_tensor(self, observation: Any) -> Any:
+        """As the parent; the last observation of an episode comes with the latent of its environment."""
+        tensor, vectorized = super().obs_to_tensor(observation)
+        place = getattr(observation, "environment", None)
+        if place is None or self._rollout is None or self._rollout.latent is None:
+            return tensor, vectorized
+        z = self._rollout.latent[place : place + 1]
+        return WithLatent(tensor, z, z.new_zeros(1)), vectorized
+
+    # -- while it plays ------------------------------------------------------------------------------------------
+
+    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+        """p(a|s, z) with new latents."""
+        features = self._features(obs)[0]
+        return self._acts(features, self._law(features).sample())
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        features = self._features(observation)[0]
+        return self._play(features, self._draw(features, deterministic), deterministic)
+
+    def _draw(self, features: Tensor, deterministic: bool) -> Tensor:
+        law = self._law(features)
+        return law.mode if deterministic else law.sample()
+
+    def _play(self, features: Tensor, z: Tensor, deterministic: bool) -> Tensor:
+        return self._acts(features, z).get_actions(deterministic=deterministic)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        latent: Any = None,
+    ) -> tuple[np.ndarray, State | None]:
+        """Actions for observations, and the state (z, age) to pass to the next call.
+
+        :param state: what the last call returned; None where every environment starts an episode
+        :param episode_start: (n_envs,) which environments start one now; None where none does
+        :param latent: (Z,) or (n_envs, Z) to steer: it replaces the latent from now on, until a new one is due
+        :raises LatentRLError: on a state or latent of the wrong shape, or an observation that is a tuple
+        """
+        self.set_training_mode(False)
+        if isinstance(observation, tuple):
+            raise LatentRLError(
+                "predict was given a tuple: env.reset() of Gymnasium returns (observation, info); pass the first"
+            )
+        tensor, vectorized = super().obs_to_tensor(observation)
+        with torch.no_grad():
+            features = self._features(tensor)[0]
+            shape, device = (len(features), self.latent_dim), features.device
+            if state is not None:
+                state = checked(state, {"latent": shape, "age": (len(features), 1)})
+            z, age, _ = carry(
+                lambda: self._draw(features, deterministic), self.hold, state, episode_start, shape, device
+            )
+            z = z if latent is None else given(latent, shape, device)
+            actions = self._play(features, z, deterministic).cpu().numpy()
+        actions = actions.reshape((-1, *(self.action_space.shape or ())))
+        if isinstance(self.action_space, spaces.Box):
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions if vectorized else actions[0, ...], (z.cpu().numpy().copy(), (age + 1).cpu().numpy())
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            latent_dim=self.latent_dim,
+            hold=self.hold,
+            prior=self.prior_name,
+            n_components=self.n_components,
+            share_features_extractor=self.share_features_extractor,  # which the parent forgets
+        )
+        return data
+
+
+class LatentActorCriticCnnPolicy(LatentActorCriticPolicy, ActorCriticCnnPolicy):
+    """:class:`LatentActorCriticPolicy` for pictures, with stable-baselines3's NatureCNN."""
+
+
+class LatentMultiInputActorCriticPolicy(LatentActorCriticPolicy, MultiInputActorCriticPolicy):
+    """:class:`LatentActorCriticPolicy` for Dict observations, with stable-baselines3's CombinedExtractor."""

@@ -1,0 +1,179 @@
+"""Latents of rollouts: when they are drawn, what is remembered of them, and whose value is whose."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor, nn
+
+from latentrl import LatentRLError
+from latentrl.sb3 import GradientVariance, LatentA2C, LatentActorCriticPolicy, LatentPPO
+from tests.sb3.agents_table import Toy
+
+STEPS, ENVS, Z = 12, 3, 2
+
+
+def agent(length: int = 5, truncates: bool = False, **policy_kwargs: Any) -> LatentPPO:
+    def make() -> gym.Env:
+        return gym.wrappers.TimeLimit(Toy(steps=10**9), length) if truncates else Toy(steps=length)
+
+    return LatentPPO(
+        "LatentPolicy",
+        make_vec_env(make, ENVS, seed=0),
+        n_steps=STEPS,
+        batch_size=9,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"latent_dim": Z, **policy_kwargs},
+    )
+
+
+def collect(made: LatentPPO, rollouts: int = 1) -> np.ndarray:
+    """Whether z was drawn, and z, of every step: (rollouts · STEPS, ENVS, 1 + Z)."""
+    _, callback = made._setup_learn(10**6)
+    found = []
+    for _ in range(rollouts):
+        made.collect_rollouts(made.env, callback, made.rollout_buffer, STEPS)
+        found.append(made.rollout_buffer.latents)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("hold", [0, 1, 3])
+def test_latents_are_held_as_long_as_they_should(hold: int) -> None:
+    """Episodes of 5 steps; two rollouts of 12, so that one goes on in the next."""
+    latents = collect(agent(hold=hold), rollouts=2)
+    age = 0
+    for step, (drawn, z) in enumerate(zip(latents[..., 0], latents[..., 1:], strict=True)):
+        starts = step % 5 == 0
+        age = 0 if starts or (hold and age >= hold) else age
+        assert (drawn == (age == 0)).all()
+        assert ((z == latents[step - 1, :, 1:]).all(-1) == (age > 0)).all()
+        age += 1
+    firsts = latents[latents[..., 0] == 1][:, 1:]
+    assert len(np.unique(firsts, axis=0)) == len(firsts)
+
+
+@pytest.mark.parametrize("hold", [0, 1])
+def test_log_probability_is_that_of_the_joint_law(hold: int) -> None:
+    made = agent(hold=hold, prior="gaussian")
+    latents = torch.from_numpy(collect(made).reshape(-1, 1 + Z))
+    buffer, policy = made.rollout_buffer, made.policy
+    observations = torch.from_numpy(buffer.observations.reshape(-1, 3))
+    z, drawn = latents[:, 1:], latents[:, 0]
+    with torch.no_grad():
+        prior = policy.prior(observations)
+        of_latent = torch.distributions.Normal(prior.loc, prior.scale).log_prob(z).sum(-1)
+        hidden = policy.mlp_extractor.policy_net(torch.cat([observations, z], -1))
+        means = policy.action_net(hidden)
+        actions = torch.from_numpy(buffer.actions.reshape(-1, 2))
+        of_action = torch.distributions.Normal(means, policy.log_std.exp()).log_prob(actions).sum(-1)
+    expected = of_action + drawn * of_latent
+    torch.testing.assert_close(torch.from_numpy(buffer.log_probs.reshape(-1)), expected, atol=1e-5, rtol=1e-5)
+
+
+class KnownValue(nn.Module):
+    """V = 7 z_1 + o_1, of features (o, z)."""
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return 7.0 * seen[:, 3:4] + seen[:, :1]
+
+
+def test_values_of_last_observations_see_the_latent_of_their_environment() -> None:
+    made = agent(truncates=True)
+    made.policy.mlp_extractor.value_net, made.policy.value_net = nn.Identity(), KnownValue()
+    seen: list[tuple[np.ndarray, np.ndarray, list[Any]]] = []
+    env = made.env
+    step = env.step_wait
+
+    def step_wait() -> Any:
+        result = step()
+        seen.append((result[1].copy(), result[2], [info.get("terminal_observation") for info in result[3]]))
+        return result
+
+    env.step_wait = step_wait
+    latents = collect(made)
+    rewards, episodes = made.rollout_buffer.rewards, 0
+    for index, (given, dones, last) in enumerate(seen):
+        for place in range(ENVS):
+            value = 7.0 * latents[index, place, 1] + last[place][0] if dones[place] else 0.0
+            assert rewards[index, place] == pytest.approx(given[place] + made.gamma * value, rel=1e-5)
+            episodes += dones[place]
+    assert episodes == 2 * ENVS
+    # The rollout ends within an episode, whose latent is still in force.
+    delta = made.rollout_buffer.advantages[-1] - rewards[-1] + made.rollout_buffer.values[-1]
+    np.testing.assert_allclose(delta, made.gamma * (7.0 * latents[-1, :, 1] + made._last_obs[:, 0]), rtol=1e-4)
+
+
+def test_a_latent_of_each_step_is_hidden_from_the_value() -> None:
+    made = agent(hold=1)
+    assert made.policy.mlp_extractor.value_net[0].in_features == 3
+    assert agent(hold=2).policy.mlp_extractor.value_net[0].in_features == 3 + Z
+
+
+def test_play_holds_steers_and_checks_its_state() -> None:
+    policy = agent(hold=2).policy
+    seen = np.zeros((4, 3), np.float32)
+    _, state = policy.predict(seen)
+    (_, second), (_, third) = policy.predict(seen, state), policy.predict(seen, policy.predict(seen, state)[1])
+    assert (second[0] == state[0]).all()
+    assert (third[0] != state[0]).any(1).all()
+    _, restarted = policy.predict(seen, state, episode_start=np.array([True, False, False, True]))
+    assert ((restarted[0] == state[0]).all(1) == [False, True, True, False]).all()
+    steered, kept = policy.predict(seen, latent=[1.0, -1.0], deterministic=True)
+    assert (kept[0] == [1.0, -1.0]).all()
+    assert (policy.predict(seen, kept, deterministic=True)[0] == steered).all()
+    with pytest.raises(LatentRLError, match=r"latent has shape \(3,\)"):
+        policy.predict(seen, latent=[1.0, 2.0, 3.0])
+    with pytest.raises(LatentRLError, match="state must be"):
+        policy.predict(seen, (state[0][:2], state[1]))
+    with pytest.raises(LatentRLError, match="tuple"):
+        policy.predict((seen, {}))
+    single, _ = policy.predict(seen[0])
+    assert single.shape == (2,)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    env = DummyVecEnv([Toy])
+    with pytest.raises(LatentRLError, match="not ActorCriticPolicy"):
+        LatentPPO(PPO.policy_aliases["MlpPolicy"], env)
+    with pytest.raises(LatentRLError, match="does not keep latents"):
+        LatentA2C("LatentPolicy", env, rollout_buffer_class=RolloutBuffer)
+    stock = PPO(LatentActorCriticPolicy, env, n_steps=32, batch_size=32)
+    with pytest.raises(LatentRLError, match="use LatentPPO"):
+        stock.learn(32)
+
+
+def test_goes_on_with_other_environments() -> None:
+    made = agent()
+    made.learn(STEPS * ENVS)
+    made.set_env(make_vec_env(Toy, ENVS, seed=1))
+    made.learn(STEPS * ENVS)
+    made.learn(STEPS * ENVS, reset_num_timesteps=False)
+
+
+def test_gradients_are_measured() -> None:
+    made = agent()
+    lines: dict[str, float] = {}
+    made.learn(STEPS * ENVS, callback=GradientVariance(replicates=4))
+    lines.update(made.logger.name_to_value)
+    assert np.isfinite(lines.get("gradient/trace", 1.0))
+
+
+def test_latents_of_choices() -> None:
+    made = LatentPPO(
+        "LatentPolicy",
+        DummyVecEnv([lambda: Toy(action_space=spaces.Discrete(3))]),
+        n_steps=STEPS,
+        batch_size=4,
+        policy_kwargs={"latent_dim": 4, "prior": "categorical"},
+    )
+    latents = collect(made)
+    assert ((latents[..., 1:] == 0) | (latents[..., 1:] == 1)).all()
+    assert (latents[..., 1:].sum(-1) == 1).all()
