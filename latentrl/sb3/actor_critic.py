@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.distributions import Distribution as Law
 
 from latentrl.checks import LatentRLError, count, one_of
-from latentrl.distributions import Mixture
+from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import State, carry, checked, due, given
+from latentrl.sb3.mixture_heads import mixture_of
 
 PRIORS = ("normal", "gaussian", "mixture", "categorical")
 
@@ -62,7 +63,8 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
 
     The action's law given z is the parent's, for Box, Discrete, MultiDiscrete and MultiBinary actions; so are all other
     arguments. Where z is held, the value function sees it. The log-probability is that of (a, z): log p(a|s, z), and
-    log p(z|s) where z was drawn. The entropy is that of the same joint law; of a mixture prior it is a lower bound.
+    log p(z|s) where z was drawn. The entropy is a lower bound of that of π(a|s), so that ``ent_coef`` rewards latents
+    which do different things; of the joint law it would not.
 
     ``predict`` carries (z, steps since it was drawn) as recurrent state, like :class:`LatentPolicy`;
     ``deterministic=True`` takes the mode of the prior's heaviest component and the mode of p(a|s, z).
@@ -71,6 +73,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     :param hold: 0 holds z for the episode, k for k steps
     :param prior: "normal", N(0, I); "gaussian", "mixture" or "categorical", learned and read off the state's features
     :param n_components: of a mixture prior
+    :param num_samples: K, latents by which the entropy is bounded; a categorical one is summed out
     :param kwargs: of the parent, without what belongs to gSDE
     :raises LatentRLError: gSDE; sizes < 1, a negative hold, an unknown prior
     """
@@ -85,11 +88,13 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         hold: int = 0,
         prior: str = "normal",
         n_components: int = 4,
+        num_samples: int = 8,
         **kwargs: Any,
     ) -> None:
         self.latent_dim, self.hold = count("latent_dim", latent_dim, 1), count("hold", hold, 0)
         self.prior_name = one_of("prior", prior, PRIORS)
         self.n_components = count("n_components", n_components, 1)
+        self.num_samples = count("num_samples", num_samples, 1)
         self._rollout: RolloutLatents | None = None
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
@@ -132,6 +137,24 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     def _acts(self, features: Tensor, z: Tensor) -> Distribution:
         """p(a|s, z)."""
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(torch.cat([features, z], -1)))
+
+    def _entropy(self, features: Tensor, law: Law) -> Float[Tensor, " B"]:
+        """At most the entropy of π(a|s), on average over latents: that of the mixture of p(a|s, z) over K draws of z.
+
+        Entropy is concave in the law, so that a mixture over draws has less of it than over all z. Where z is finite,
+        all of it is listed, and the weights are p(z|s).
+        """
+        if isinstance(law, OneHots):
+            z = law.enumerate_support(expand=False).movedim(0, 1).expand(len(features), -1, -1)
+            weights = law.logits
+        else:
+            z = law.sample((self.num_samples,)).movedim(0, 1)
+            weights = z.new_zeros(z.shape[:2])
+        many = features.unsqueeze(1).expand(-1, z.shape[1], -1)
+        outputs = self.action_net(self.mlp_extractor.forward_actor(torch.cat([many, z], -1)))
+        scale = [self.log_std.expand(z.shape[1], -1)] if isinstance(self.action_dist, DiagGaussianDistribution) else []
+        mixture = mixture_of(self.action_dist, z.shape[1])
+        return mixture.proba_distribution(torch.cat([weights, outputs.flatten(1)], -1), *scale).entropy()  # type: ignore[return-value]
 
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> Distribution:
         # The law is set in a copy: with one that holds a graph, the policy could not be copied.
@@ -189,11 +212,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         features, for_value = self._features(obs.observations)
         law, acts = self._law(features), self._acts(features, obs.latent)
         log_prob = acts.log_prob(actions) + obs.drawn * law.log_prob(obs.latent)
-        entropy = acts.entropy()
-        if entropy is not None:
-            of_latent = law.entropy_lower_bound() if isinstance(law, Mixture) else law.entropy()
-            entropy = entropy + obs.drawn * of_latent
-        return self._value(for_value, obs.latent), log_prob, entropy
+        return self._value(for_value, obs.latent), log_prob, self._entropy(features, law)
 
     def predict_values(self, obs: Any) -> Tensor:
         """V(s, z) with the latents in force while rollouts are collected, or new ones; V(s) if z is drawn each step.
@@ -276,6 +295,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             hold=self.hold,
             prior=self.prior_name,
             n_components=self.n_components,
+            num_samples=self.num_samples,
             share_features_extractor=self.share_features_extractor,  # which the parent forgets
         )
         return data
