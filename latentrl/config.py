@@ -156,9 +156,13 @@ class LatentConfig:
         decoder = DECODERS[name](self, observation_dim if self.decoder_sees_state else 0, action_dim, action_space)
         if self.latent_dim == 0:
             return LatentModel(None, None, decoder, trunk)
-        posterior = POSTERIORS[self.posterior](self, self._encoder(observation_dim, action_dim))
+        posterior = self.make_posterior(observation_dim, action_dim)
         prior = PRIORS[self.prior](self, observation_dim if self.prior_sees_state else None, posterior)
         return LatentModel(posterior, prior, decoder, trunk, self.latent_clip)
+
+    def make_posterior(self, observation_dim: int, action_dim: int) -> AmortizedPosterior:
+        """The posterior alone, for features of observations and actions of these sizes."""
+        return POSTERIORS[self.posterior](self, self._encoder(observation_dim, action_dim))
 
     def _encoder(self, observation_dim: int, action_dim: int) -> Encoder:
         if self.context_steps is None:

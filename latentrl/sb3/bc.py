@@ -28,6 +28,7 @@ from latentrl.files import whole
 from latentrl.model import Elbo
 from latentrl.sb3.defaults import UpdateBar, default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
+from latentrl.sb3.in_place import as_seen
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector, values_channels_first
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -43,7 +44,8 @@ class LatentBC(BaseAlgorithm):
 
     A *timestep* of ``learn`` is one gradient update: callbacks, logs and the progress bar count updates.
 
-    :param policy: "LatentPolicy"
+    :param policy: "LatentPolicy"; or a PPO, A2C, LatentPPO or LatentA2C of stable-baselines3 and this package, whose
+        own policy is then trained in place, with spaces, device and VecNormalize of the agent; save the agent, not this
     :param env: where the policy will act (gives the spaces, and what callbacks evaluate in); None takes the spaces
         of the demonstrations
     :param demonstrations: what to clone; may be left out to load and predict
@@ -71,10 +73,11 @@ class LatentBC(BaseAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LatentPolicy": LatentPolicy}
     policy: LatentPolicy
+    _agent: BaseAlgorithm | None = None
 
     def __init__(
         self,
-        policy: str | type[BasePolicy] = "LatentPolicy",
+        policy: str | type[BasePolicy] | BaseAlgorithm = "LatentPolicy",
         env: GymEnv | str | None = None,
         demonstrations: Demonstrations | None = None,
         learning_rate: float | LearningRate = Cosine(2e-3),  # noqa: B008  (frozen)
@@ -94,6 +97,9 @@ class LatentBC(BaseAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if isinstance(policy, BaseAlgorithm):
+            self._agent, device = policy, policy.device
+            policy_kwargs, policy = {**(policy_kwargs or {}), "actor": policy.policy}, "LatentPolicy"
         super().__init__(
             policy,
             env,
@@ -105,6 +111,8 @@ class LatentBC(BaseAlgorithm):
             support_multi_env=True,
             seed=seed,
         )
+        if self._agent is not None:
+            self.observation_space, self.action_space = self._agent.observation_space, self._agent.action_space
         self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
         self.kl_weight: Schedule | None = None if kl_weight == "auto" else as_schedule(kl_weight)
@@ -149,6 +157,8 @@ class LatentBC(BaseAlgorithm):
             observation_space=space,
             action_space=self.action_space,
         )
+        if self._agent is not None:
+            self.demonstrations = as_seen(self._agent, self.demonstrations)
         if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
             raise LatentRLError(
                 f"corrective noise is added to numbers, but the observations are {space}: set noise=None"
@@ -316,7 +326,7 @@ class LatentBC(BaseAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, latent)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "demonstrations"]
+        return [*super()._excluded_save_params(), "demonstrations", "_agent"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
@@ -327,7 +337,14 @@ class LatentBC(BaseAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """As in stable-baselines3, but a file is written whole or not at all. Demonstrations are not saved."""
+        """As in stable-baselines3, but a file is written whole or not at all. Demonstrations are not saved.
+
+        :raises LatentRLError: what was cloned is another agent's policy
+        """
+        if self._agent is not None:
+            raise LatentRLError(
+                f"LatentBC trained the policy of a {type(self._agent).__name__}: save that agent, which has all of it"
+            )
         if not isinstance(path, (str, pathlib.Path)):
             return super().save(path, exclude, include)
         target = pathlib.Path(path)

@@ -27,12 +27,12 @@ LISTED = 256
 """Most joint actions of several choices that are listed, for their exact entropy and the likeliest of them."""
 
 
-def _split(outputs: Float[Tensor, "B KD"], components: int) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K D"]]:
+def _split(outputs: Float[Tensor, "*b KD"], components: int) -> tuple[Float[Tensor, "*b K"], Float[Tensor, "*b K D"]]:
     """What a linear head says: log weights, and the numbers of each component."""
-    return outputs[:, :components], outputs[:, components:].unflatten(-1, (components, -1))
+    return outputs[..., :components], outputs[..., components:].unflatten(-1, (components, -1))
 
 
-class _Mixture(Distribution):
+class Mixed(Distribution):
     """Makes a new distribution at each forward pass and keeps none, so that policies can be copied and pickled."""
 
     distribution: Any
@@ -57,7 +57,7 @@ class _Mixture(Distribution):
         return actions, made.log_prob(actions)
 
 
-class MixtureOfGaussians(_Mixture, DiagGaussianDistribution):
+class MixtureOfGaussians(Mixed, DiagGaussianDistribution):
     """Σ_k p(k|s) N(μ_k(s), diag σ_k²) for a Box.
 
     Its entropy has no closed form; :meth:`entropy` is a lower bound, so that a bonus for it is one for the entropy.
@@ -91,7 +91,7 @@ class MixtureOfGaussians(_Mixture, DiagGaussianDistribution):
         return self.distribution.mode
 
 
-class MixtureOfCategoricals(_Mixture, CategoricalDistribution):
+class MixtureOfCategoricals(Mixed, CategoricalDistribution):
     """Σ_k p(k|s) Categorical(l_k(s)) for a Discrete space: summed out, a categorical law again, exact in everything.
 
     :param action_dim: number of actions
@@ -111,7 +111,7 @@ class MixtureOfCategoricals(_Mixture, CategoricalDistribution):
         self.distribution = Categorical(logits=joint.logsumexp(-2))
 
 
-class _MixtureOfChoices(_Mixture):
+class _MixtureOfChoices(Mixed):
     """Σ_k p(k|s) Π_f p(a_f|s, k): choices that depend on each other through k.
 
     Up to :data:`LISTED` joint actions, entropy and likeliest action are exact; beyond, the entropy is a lower bound,

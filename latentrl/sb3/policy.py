@@ -17,6 +17,7 @@ from torch import Tensor
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
 from latentrl.sb3.held import State, carry, checked, given
+from latentrl.sb3.in_place import config_of, model_of
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
 
@@ -43,6 +44,8 @@ class LatentPolicy(BasePolicy):
         need none
     :param features_extractor_kwargs: further arguments of its constructor
     :param optimizer_class: optimiser of the model's parameters, fused AdamW by default
+    :param actor: a policy of PPO, A2C, LatentPPO or LatentA2C whose networks are decoder and prior, instead of new
+        ones; ``config`` is then left to the posterior
     :param config: fields of :class:`LatentConfig`, such as ``latent_dim=8, prior="vamp", hold=0``
     :raises LatentRLError: options that are unknown or do not fit the spaces
     """
@@ -57,6 +60,7 @@ class LatentPolicy(BasePolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
+        actor: BasePolicy | None = None,
         **config: Any,
     ) -> None:
         if optimizer_kwargs is None:
@@ -69,10 +73,14 @@ class LatentPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         _check_readable(self.observation_space)
-        self.config = _config(config)
         self.action_noise = action_noise
-        trunk = make_trunk(self.observation_space, features_extractor_class, features_extractor_kwargs)
-        self.model = self.config.build(self.observation_space, action_space, trunk)
+        if actor is not None:
+            self.config = config_of(actor, config)
+            self.model = model_of(actor, self.config)
+        else:
+            self.config = _config(config)
+            trunk = make_trunk(self.observation_space, features_extractor_class, features_extractor_kwargs)
+            self.model = self.config.build(self.observation_space, action_space, trunk)
         # None stays None, unlike in the parent: what it stands for follows from the space.
         self._trunk_options = {
             "features_extractor_class": features_extractor_class,
