@@ -6,6 +6,7 @@ from latentrl.sb3.actor_critic import (
     LatentMultiInputActorCriticPolicy,
 )
 from latentrl.sb3.bc import LatentBC
+from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.mixture_policy import (
     MixtureActorCriticCnnPolicy,
@@ -18,8 +19,10 @@ from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
 __all__ = [
+    "CriticWarmUp",
     "FeaturesTrunk",
     "GradientVariance",
+    "KLToClone",
     "LatentA2C",
     "LatentActorCriticCnnPolicy",
     "LatentActorCriticPolicy",

@@ -1,0 +1,139 @@
+"""What keeps a cloned policy: a critic that learns first, and a price on leaving the clone."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from torch.distributions import Normal, kl_divergence
+
+from latentrl import LatentRLError
+from latentrl.sb3 import CriticWarmUp, KLToClone, LatentPPO
+from tests.sb3.agents_table import Toy
+
+ENVS, STEPS = 2, 16
+OPTIONS: dict[str, Any] = {"n_steps": STEPS, "seed": 0, "device": "cpu"}
+
+
+def agent(kind: str = "PPO", space: spaces.Space | None = None, **options: Any) -> Any:
+    env = make_vec_env(lambda: Toy() if space is None else Toy(action_space=space), ENVS, seed=0)
+    if kind == "latent":
+        return LatentPPO("LatentPolicy", env, batch_size=8, policy_kwargs={"latent_dim": 2}, **OPTIONS, **options)
+    if kind == "A2C":
+        return A2C("MixturePolicy", env, **OPTIONS, **options)
+    return PPO("MlpPolicy", env, batch_size=8, **OPTIONS, **options)
+
+
+def weights(made: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in made.policy.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["PPO", "A2C", "latent"])
+def test_policy_waits_for_its_critic(kind: str) -> None:
+    made = agent(kind)
+    first, seen = weights(made), []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            now = weights(self.model)
+            seen.append({name for name in now if not torch.equal(now[name], first[name])})
+
+    made.learn(5 * ENVS * STEPS, callback=[CriticWarmUp(rollouts=2), Watch()])
+    critic = {name for name in first if "value" in name}
+    assert seen[0] == set()  # before the first update
+    assert seen[1] == seen[2] == critic
+    assert seen[3] == set(first)
+    assert all(p.requires_grad for p in made.policy.parameters())
+
+
+def test_warm_up_that_is_cut_short_leaves_no_trace() -> None:
+    made = agent()
+    made.learn(ENVS * STEPS, callback=CriticWarmUp(rollouts=9))
+    assert all(p.requires_grad for p in made.policy.parameters())
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3), spaces.MultiBinary(2)], ids=repr)
+@pytest.mark.parametrize("kind", ["PPO", "A2C", "latent"])
+def test_rewards_pay_for_leaving_the_clone(kind: str, space: spaces.Space) -> None:
+    """Step by step; and the returns are stable-baselines3's own of what is left. At .4 of training β is at half."""
+    made, price = agent(kind, space), KLToClone(coef=0.5, share=0.8)
+    price.init_callback(made)
+    price._on_training_start()
+    made.learn(3 * ENVS * STEPS)
+    assert not torch.equal(weights(made)["action_net.weight"], price.clone.action_net.weight)
+    made._current_progress_remaining = 0.6
+    buffer, plain = made.rollout_buffer, collected(made)
+    last = {"values": torch.ones(ENVS), "dones": np.zeros(ENVS, bool)}
+    price.locals = last
+    price._on_rollout_end()
+    for step in range(STEPS):
+        seen, actions = (torch.from_numpy(rows[step]) for rows in (plain.observations, plain.actions))
+        actions = actions.long().flatten() if isinstance(space, spaces.Discrete) else actions.float()
+        if kind == "latent":
+            z = torch.from_numpy(plain.latents[step])
+            log_prob = price.clone._acts(seen, z[:, 1:]).log_prob(actions)
+            log_prob = log_prob + z[:, 0] * Normal(0.0, 1.0).log_prob(z[:, 1:]).sum(-1)
+        else:
+            log_prob = price.clone.get_distribution(seen).log_prob(actions)
+        plain.rewards[step] -= 0.25 * (plain.log_probs[step] - log_prob.detach().numpy())
+    np.testing.assert_allclose(buffer.rewards, plain.rewards, atol=1e-5)
+    plain.compute_returns_and_advantage(last["values"], last["dones"])
+    np.testing.assert_allclose(buffer.returns, plain.returns, atol=1e-5)
+    assert made.logger.name_to_value["clone/coef"] == pytest.approx(0.25)
+
+
+def collected(made: Any) -> Any:
+    """A rollout's buffer, as it is before anything is made of it."""
+    _, callback = made._setup_learn(10**6, reset_num_timesteps=False)
+    made._current_progress_remaining = 0.6
+    made.collect_rollouts(made.env, callback, made.rollout_buffer, STEPS)
+    return copy.deepcopy(made.rollout_buffer)
+
+
+def test_price_is_the_divergence_on_average() -> None:
+    """4000 actions at one state, Gaussians' closed form; false alarm rate 10⁻⁴ (3.9 σ)."""
+    made, price = agent(), KLToClone()
+    price.init_callback(made)
+    price._on_training_start()
+    with torch.no_grad():
+        made.policy.action_net.bias += torch.tensor([0.4, -0.2])
+        made.policy.log_std += torch.tensor([0.1, -0.3])
+        seen = torch.zeros(4000, 3)
+        now, then = (policy.get_distribution(seen).distribution for policy in (made.policy, price.clone))
+        actions = now.sample()
+        gaps = (now.log_prob(actions) - then.log_prob(actions)).sum(-1)
+        exact = float(kl_divergence(now, then).sum(-1)[0])
+    assert abs(float(gaps.mean()) - exact) < 3.9 * float(gaps.std()) / 4000**0.5
+
+
+@pytest.mark.slow
+def test_a_high_price_keeps_the_agent_at_its_clone() -> None:
+    moved = []
+    for coef in (0.0, 30.0):
+        made, price = agent(learning_rate=3e-3), KLToClone(coef)
+        made.learn(1500, callback=price)
+        seen = torch.zeros(1, 3)
+        now, then = (policy.get_distribution(seen).distribution for policy in (made.policy, price.clone))
+        moved.append(float(kl_divergence(now, then).sum().detach()))
+    assert moved[1] < 0.3 * moved[0]
+
+
+def test_refusals() -> None:
+    sac = SAC("MlpPolicy", Toy(), buffer_size=10)
+    for callback in (CriticWarmUp(), KLToClone()):
+        with pytest.raises(LatentRLError, match="not for SAC"):
+            sac.learn(1, callback=callback)
+    with pytest.raises(LatentRLError, match="rollouts must be"):
+        CriticWarmUp(0)
+    with pytest.raises(LatentRLError, match="coef must be"):
+        KLToClone(-1.0)
+    with pytest.raises(LatentRLError, match="share is a share"):
+        KLToClone(share=1.5)
