@@ -73,6 +73,14 @@ def test_learning_does_not_notice(name: str) -> None:
     assert min(lines.of("gradient/trace")) > 0
 
 
+def test_short_rollouts_are_measured_less_often() -> None:
+    for make, rollouts in ((lambda: pendulum(PPO, n_steps=8, batch_size=4, n_epochs=1), 9), (AGENTS["A2C"][0], 9)):
+        agent, lines = make(), Lines()
+        agent.set_logger(lines)
+        agent.learn(rollouts * agent.n_steps, callback=GradientVariance(replicates=2))
+        assert len(lines.of("gradient/trace")) == (3 if isinstance(agent, PPO) else 1)
+
+
 def test_trace_is_that_of_the_losses_it_names() -> None:
     """PPO's policy gradient against one written out with the buffer's own numbers."""
     agent = pendulum(PPO, n_steps=64, batch_size=16)
