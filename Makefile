@@ -17,13 +17,16 @@ demo: .venv/.installed ## clone 26 human strokes and compare two gradient estima
 	@echo "==> latentrl demo (under 4 minutes on 2 cores)"
 	$(BIN)/latentrl demo --out runs/demo --overwrite
 
+# One thread each: tests on all cores would otherwise fight for them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
 test: .venv/.installed ## the default tests (under 6 minutes on 2 cores)
 	@echo "==> pytest"
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: .venv/.installed ## every test, the slow ones too
 	@echo "==> pytest, slow tests included"
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: .venv/.installed ## ruff: style and mistakes
 	@echo "==> ruff"
