@@ -6,6 +6,7 @@ from latentrl.sb3.actor_critic import (
     LatentMultiInputActorCriticPolicy,
 )
 from latentrl.sb3.bc import LatentBC
+from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.mixture_policy import (
@@ -32,8 +33,10 @@ __all__ = [
     "LatentPPO",
     "LatentPolicy",
     "LatentRolloutBuffer",
+    "LatentUsage",
     "MixtureActorCriticCnnPolicy",
     "MixtureActorCriticPolicy",
     "MixtureMultiInputActorCriticPolicy",
+    "ModeCoverage",
     "TorchVecEnvAdapter",
 ]

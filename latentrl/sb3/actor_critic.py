@@ -130,20 +130,25 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         features = self.extract_features(obs)
         return features if isinstance(features, tuple) else (features, features)
 
+    def features_of(self, obs: PyTorchObs) -> Tensor:
+        """What the policy sees of observations."""
+        return self._features(obs)[0]
+
     def _law(self, features: Tensor) -> Law:
         """p(z|s), batch_shape (B,)."""
         return self.prior(features).expand(features.shape[:1])
 
-    def _acts(self, features: Tensor, z: Tensor) -> Distribution:
+    def acts(self, features: Tensor, z: Tensor) -> Distribution:
         """p(a|s, z)."""
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(torch.cat([features, z], -1)))
 
-    def _entropy(self, features: Tensor, law: Law) -> Float[Tensor, " B"]:
+    def entropy_bound(self, features: Tensor, law: Law | None = None) -> Float[Tensor, " B"]:
         """At most the entropy of π(a|s), on average over latents: that of the mixture of p(a|s, z) over K draws of z.
 
         Entropy is concave in the law, so that a mixture over draws has less of it than over all z. Where z is finite,
         all of it is listed, and the weights are p(z|s).
         """
+        law = self._law(features) if law is None else law
         if isinstance(law, OneHots):
             z = law.enumerate_support(expand=False).movedim(0, 1).expand(len(features), -1, -1)
             weights = law.logits
@@ -187,7 +192,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         features, for_value = self._features(obs)
         law, rollout = self._law(features), self._rollout
         z, age, new = (rollout or RolloutLatents(np.ones(len(features), bool))).now(law, self.hold)
-        acts = self._acts(features, z)
+        acts = self.acts(features, z)
         actions = acts.get_actions(deterministic=deterministic)
         drawn = new.squeeze(-1).to(z.dtype)
         log_prob = acts.log_prob(actions) + drawn * law.log_prob(z)
@@ -210,9 +215,9 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
                 "LatentA2C of latentrl.sb3, or MixturePolicy with stable-baselines3's own"
             )
         features, for_value = self._features(obs.observations)
-        law, acts = self._law(features), self._acts(features, obs.latent)
+        law, acts = self._law(features), self.acts(features, obs.latent)
         log_prob = acts.log_prob(actions) + obs.drawn * law.log_prob(obs.latent)
-        return self._value(for_value, obs.latent), log_prob, self._entropy(features, law)
+        return self._value(for_value, obs.latent), log_prob, self.entropy_bound(features, law)
 
     def predict_values(self, obs: Any) -> Tensor:
         """V(s, z) with the latents in force while rollouts are collected, or new ones; V(s) if z is drawn each step.
@@ -238,19 +243,20 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
 
     def get_distribution(self, obs: PyTorchObs) -> Distribution:
         """p(a|s, z) with new latents."""
-        features = self._features(obs)[0]
-        return self._acts(features, self._law(features).sample())
+        features = self.features_of(obs)
+        return self.acts(features, self._law(features).sample())
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        features = self._features(observation)[0]
-        return self._play(features, self._draw(features, deterministic), deterministic)
+        features = self.features_of(observation)
+        return self._play(features, self.draw(features, deterministic), deterministic)
 
-    def _draw(self, features: Tensor, deterministic: bool) -> Tensor:
+    def draw(self, features: Tensor, deterministic: bool = False) -> Tensor:
+        """z ~ p(z|s), or its mode."""
         law = self._law(features)
         return law.mode if deterministic else law.sample()
 
     def _play(self, features: Tensor, z: Tensor, deterministic: bool) -> Tensor:
-        return self._acts(features, z).get_actions(deterministic=deterministic)
+        return self.acts(features, z).get_actions(deterministic=deterministic)
 
     def predict(
         self,
@@ -274,12 +280,12 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             )
         tensor, vectorized = super().obs_to_tensor(observation)
         with torch.no_grad():
-            features = self._features(tensor)[0]
+            features = self.features_of(tensor)
             shape, device = (len(features), self.latent_dim), features.device
             if state is not None:
                 state = checked(state, {"latent": shape, "age": (len(features), 1)})
             z, age, _ = carry(
-                lambda: self._draw(features, deterministic), self.hold, state, episode_start, shape, device
+                lambda: self.draw(features, deterministic), self.hold, state, episode_start, shape, device
             )
             z = z if latent is None else given(latent, shape, device)
             actions = self._play(features, z, deterministic).cpu().numpy()

@@ -75,7 +75,7 @@ class GradientVariance(BaseCallback):
         return True
 
     def _measure(self) -> None:
-        with _same_randomness(self.model.device):
+        with same_randomness(self.model.device):
             rows = [_flat(loss, parameters) for loss, parameters in islice(self._losses(), self.replicates)]
         if len(rows) < 2:
             return
@@ -148,7 +148,7 @@ def _flat(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _same_randomness(device: torch.device) -> Iterator[None]:
+def same_randomness(device: torch.device) -> Iterator[None]:
     """numpy's and torch's global generators are as before when the block ends."""
     state = np.random.get_state()  # noqa: NPY002 - what stable-baselines3 draws from
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -79,7 +79,7 @@ def test_rewards_pay_for_leaving_the_clone(kind: str, space: spaces.Space) -> No
         actions = actions.long().flatten() if isinstance(space, spaces.Discrete) else actions.float()
         if kind == "latent":
             z = torch.from_numpy(plain.latents[step])
-            log_prob = price.clone._acts(seen, z[:, 1:]).log_prob(actions)
+            log_prob = price.clone.acts(seen, z[:, 1:]).log_prob(actions)
             log_prob = log_prob + z[:, 0] * Normal(0.0, 1.0).log_prob(z[:, 1:]).sum(-1)
         else:
             log_prob = price.clone.get_distribution(seen).log_prob(actions)

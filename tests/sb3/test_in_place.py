@@ -69,7 +69,7 @@ def test_log_probability_is_the_agents_own(maker: str, space: str) -> None:
         ours = model.decoder(batch.observations, z).log_prob(batch.actions)
         seen = batch.observations.flatten(0, 1) if steps else batch.observations
         if model.latent_dim:
-            acts = policy._acts(seen, z.repeat_interleave(len(seen) // 5, 0))
+            acts = policy.acts(seen, z.repeat_interleave(len(seen) // 5, 0))
         else:
             acts = policy.get_distribution(seen)
         features = batch.actions.flatten(0, -2)

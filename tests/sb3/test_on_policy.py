@@ -203,7 +203,7 @@ def test_entropy_of_finite_latents_and_actions_is_exact(actions: spaces.Space) -
         every = every.flatten() if len(counts) == 1 else every
         total = torch.zeros(len(every), 5)
         for z in torch.eye(4):
-            acts = policy._acts(seen, z.expand(5, 4))
+            acts = policy.acts(seen, z.expand(5, 4))
             given = torch.stack([acts.log_prob(a.expand(5, *a.shape)) for a in every]).exp()
             total += policy._law(seen).log_prob(z.expand(5, 4)).exp() * given
         exact = -(total * total.log()).sum(0)
@@ -218,14 +218,14 @@ def test_entropy_of_other_latents_is_bounded_from_below() -> None:
     policy, seen = made.policy, torch.randn(5, 3)
     with torch.no_grad():
         policy.action_net.weight *= 3000.0
-        bounds = torch.stack([policy._entropy(policy._features(seen)[0], policy._law(seen)) for _ in range(400)])
+        bounds = torch.stack([policy.entropy_bound(policy.features_of(seen)) for _ in range(400)])
         z = policy._law(seen).sample((1000,))
-        acts = policy._acts(seen.expand(1000, 5, 3).flatten(0, 1), z.flatten(0, 1))
+        acts = policy.acts(seen.expand(1000, 5, 3).flatten(0, 1), z.flatten(0, 1))
         actions, law = acts.sample().view(1000, 5, 2), acts.distribution
         means = law.mean.view(1000, 5, 2)
         given = torch.distributions.Normal(means, law.stddev[0]).log_prob(actions.unsqueeze(1)).sum(-1)
         surprise = math.log(1000) - given.logsumexp(1)
     error = (surprise.std(0) ** 2 / 1000 + bounds.std(0) ** 2 / 400).sqrt()
     assert (bounds.mean(0) < surprise.mean(0) + 4.4 * error).all()
-    alone = policy._acts(seen, z[0]).entropy()
+    alone = policy.acts(seen, z[0]).entropy()
     assert (bounds.mean(0) > alone + 1.0).all()  # and not that of one latent: they act differently
