@@ -9,6 +9,7 @@ from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.gradient_noise import GradientVariance
+from latentrl.sb3.latent_noise import LatentNoiseExtractor, LatentNoiseWrapper
 from latentrl.sb3.mixture_policy import (
     MixtureActorCriticCnnPolicy,
     MixtureActorCriticPolicy,
@@ -30,6 +31,8 @@ __all__ = [
     "LatentBC",
     "LatentDictRolloutBuffer",
     "LatentMultiInputActorCriticPolicy",
+    "LatentNoiseExtractor",
+    "LatentNoiseWrapper",
     "LatentPPO",
     "LatentPolicy",
     "LatentRolloutBuffer",

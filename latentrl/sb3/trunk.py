@@ -57,7 +57,7 @@ class FeaturesTrunk(ObservationTrunk):
         self._leaves = tuple((name, leaf, int(np.prod(leaf.shape or ()))) for name, leaf in parts.items())
         self._seen = _seen(observation_space)
         if features_extractor_class is None:
-            features_extractor_class = _default(self._seen)
+            features_extractor_class = default_extractor(self._seen)
         elif not (
             isinstance(features_extractor_class, type) and issubclass(features_extractor_class, BaseFeaturesExtractor)
         ):
@@ -134,7 +134,11 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     return space.spaces if isinstance(space, spaces.Dict) else {"": space}
 
 
-def _default(space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
+def default_extractor(space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
+    """What stable-baselines3 takes for such observations.
+
+    :raises LatentRLError: pictures too small for it
+    """
     for leaf in _parts(space).values():
         if is_image_space(leaf) and min(leaf.shape[1:]) < SMALLEST_PICTURE:  # type: ignore[index]
             raise LatentRLError(
