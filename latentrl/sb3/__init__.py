@@ -7,8 +7,10 @@ from latentrl.sb3.actor_critic import (
 )
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
+from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.gradient_noise import GradientVariance
+from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
 from latentrl.sb3.latent_noise import LatentNoiseExtractor, LatentNoiseWrapper
 from latentrl.sb3.mixture_policy import (
     MixtureActorCriticCnnPolicy,
@@ -22,10 +24,13 @@ from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
 __all__ = [
     "CriticWarmUp",
+    "ExplorationCallback",
     "FeaturesTrunk",
     "GradientVariance",
     "KLToClone",
     "LatentA2C",
+    "LatentActionEnv",
+    "LatentActionWrapper",
     "LatentActorCriticCnnPolicy",
     "LatentActorCriticPolicy",
     "LatentBC",
@@ -41,5 +46,7 @@ __all__ = [
     "MixtureActorCriticPolicy",
     "MixtureMultiInputActorCriticPolicy",
     "ModeCoverage",
+    "NoveltyReward",
+    "SkillReward",
     "TorchVecEnvAdapter",
 ]

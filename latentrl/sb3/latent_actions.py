@@ -1,0 +1,302 @@
+"""Reinforcement learning in the latent space of a cloned policy: environments whose actions are latents."""
+
+import copy
+import zipfile
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from torch import Tensor
+from torch.distributions import Distribution
+
+from latentrl.checks import LatentRLError, at_least, count
+from latentrl.sb3.bc import LatentBC
+from latentrl.sb3.policy import LatentPolicy, State
+from latentrl.sb3.trunk import channels_first
+
+MOMENT_DRAWS = 4096
+"""Draws behind the mean and spread of priors that have none in closed form: flows."""
+
+Source = LatentBC | LatentPolicy | str | Path
+
+
+class LatentActions:
+    """What both wrappers share: the space of latents, and a frozen policy that plays them.
+
+    An action u of the agent stands for z = loc + scale · u.
+
+    :param source: a :class:`LatentBC`, its policy, or the path of either as saved
+    :param reach: u lies within ± this
+    :param loc: (Z,) or one number; None for the mean of the prior
+    :param scale: (Z,) or one number; None for the standard deviation of the prior
+    :raises LatentRLError: no such file, something that is no latent policy, one without latent, units that do not fit
+    """
+
+    def __init__(self, source: Source, reach: float, loc: ArrayLike | None, scale: ArrayLike | None) -> None:
+        # A copy, so that nothing that happens to the original moves the environment under the agent.
+        self.policy = copy.deepcopy(_policy(source))
+        del self.policy.optimizer
+        self.policy.requires_grad_(False)
+        self.policy.set_training_mode(False)
+        prior = self.policy.model.prior
+        if prior is None:
+            raise LatentRLError("the policy has latent_dim=0, so there is no latent to act in: clone one with a latent")
+        at_least("reach", reach, 1e-6)
+        self.latent_dim = prior.latent_dim
+        self.sizes: tuple[int, ...] | None = getattr(prior, "sizes", None)
+        self.action_space = self._space(reach)
+        self._loc, self._scale = self._units("loc", loc), self._units("scale", scale)
+        if self._scale is not None and not (self._scale > 0).all():
+            raise LatentRLError(f"scale must be positive, but {scale!r} was given")
+        if self.sizes is None and not self.policy.config.prior_sees_state:
+            self._loc, self._scale = self._affine(prior(torch.empty(1, 0, device=self.policy.device)))
+
+    def _space(self, reach: float) -> spaces.Space[Any]:
+        if self.sizes is None:
+            return spaces.Box(-reach, reach, (self.latent_dim,), np.float32)
+        return spaces.Discrete(self.sizes[0]) if len(self.sizes) == 1 else spaces.MultiDiscrete(list(self.sizes))
+
+    def _units(self, name: str, given: ArrayLike | None) -> NDArray[np.float32] | None:
+        if given is None:
+            return None
+        if self.sizes is not None:
+            raise LatentRLError(f"{name} is for continuous latents, but this policy's are choices among {self.sizes}")
+        values = np.asarray(given, np.float32)
+        if values.shape not in ((), (self.latent_dim,)):
+            raise LatentRLError(f"{name} has shape {values.shape}: give one number or {self.latent_dim}")
+        return np.broadcast_to(values, (self.latent_dim,))
+
+    def _affine(self, law: Distribution) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """loc and scale: the user's, or those of a prior."""
+        mean, spread = _moments(law)
+        return (
+            mean.cpu().numpy() if self._loc is None else self._loc,
+            spread.cpu().numpy() if self._scale is None else self._scale,
+        )
+
+    def latents(self, observations: Any, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """z (N, Z) for the agent's actions, (N, Z), or (N,) or (N, F) where latents are choices."""
+        wanted = (len(actions), *(self.action_space.shape or ()))
+        if np.shape(actions) != wanted:
+            raise LatentRLError(f"latent actions have shape {np.shape(actions)}: give {wanted}")
+        if self.sizes is not None:
+            chosen = np.asarray(actions).reshape(len(actions), -1)
+            rows = [np.eye(size, dtype=np.float32)[i] for size, i in zip(self.sizes, chosen.T, strict=True)]
+            return np.concatenate(rows, -1)
+        loc, scale = self._loc, self._scale
+        if loc is None or scale is None:
+            with torch.no_grad():
+                flat = self.policy._flat(self.policy.obs_to_tensor(observations)[0])
+                loc, scale = self._affine(self.policy.model.latent_law(flat))
+        z = loc + scale * np.asarray(actions, np.float32)
+        clip = self.policy.model.latent_clip
+        return z if clip is None else z.clip(-clip, clip)
+
+    def decode(self, observations: Any, z: ArrayLike) -> NDArray[Any]:
+        """The mode of p(a|s, z), what ``predict(latent=z)`` plays; of a plan, the first action."""
+        return self.policy.predict(observations, latent=z, deterministic=True)[0]
+
+    def begin(self, z: NDArray[np.float32]) -> State:
+        """The policy's state where latents (N, Z) were just given and nothing is planned."""
+        age = np.zeros((len(z), 1), np.int64)
+        chunk = self.policy.config.chunk
+        if chunk == 1:
+            return z, age
+        return z, age, np.full((len(z), chunk * self.policy._action_dim), np.nan, np.float32)
+
+    def play(self, observations: Any, state: State) -> tuple[NDArray[Any], State]:
+        """The next actions under the same latents; no random number is drawn."""
+        actions, after = self.policy.predict(observations, state, deterministic=True)
+        assert after is not None
+        # The age stays 0: it is the agent that says when a latent ends, not the policy's own hold.
+        return actions, (*state[:2], *after[2:])
+
+
+class LatentActionWrapper(VecEnvWrapper):
+    """Environments whose actions are the latents of a policy cloned by :class:`LatentBC`, which is frozen.
+
+    At each step the agent chooses a latent for each environment, and the mode of p(a|s, z) is played. Any
+    algorithm of stable-baselines3 that takes the action space learns in it::
+
+        venv = LatentActionWrapper(make_vec_env("latentrl_envs:latentrl/MultiGoal-v0", 8), bc)
+        PPO("MlpPolicy", venv).learn(100_000)
+
+    The action space is a Box [−reach, reach]^Z in units of the prior: action 0 is its mean and 1 a standard deviation
+    above. So a new PPO, whose actions are N(0, I), starts as the prior does up to second moments, and SAC's corners are
+    where the decoder was still trained. ``loc=0, scale=1`` makes actions the latents themselves. A latent of one choice
+    makes a Discrete space, of several choices a MultiDiscrete one. What the policy sees must be what it was cloned on,
+    so VecNormalize goes outside: ``VecNormalize(LatentActionWrapper(venv, bc))``.
+
+    Environments in a VecEnv end at different steps and start anew at once, so a plan of several actions could run into
+    the next episode. For those (``chunk`` > 1), and to hold a latent over several steps, see :class:`LatentActionEnv`.
+
+    :param venv: where the policy was to act
+    :param source: a LatentBC, its LatentPolicy, or the path of either as saved; a copy is taken
+    :param reach: half the width of the box, in standard deviations of the prior
+    :param loc: (Z,), the latent of action 0; None for the prior's mean (at each state, where the prior sees it)
+    :param scale: (Z,), what an action of 1 adds; None for the prior's standard deviation
+    :raises LatentRLError: spaces that differ from the policy's, a policy without latent or one that plans several
+        actions, VecNormalize inside, a file that is not there
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        source: Source,
+        reach: float = 3.0,
+        loc: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
+    ) -> None:
+        if not isinstance(venv, VecEnv):
+            raise LatentRLError(
+                f"LatentActionWrapper takes a VecEnv of stable-baselines3, but {venv!r} was given: make it with "
+                "make_vec_env, or wrap a single environment in LatentActionEnv"
+            )
+        self.latent_actions = LatentActions(source, reach, loc, scale)
+        policy = self.latent_actions.policy
+        _check_spaces(policy, venv.observation_space, venv.action_space)
+        if policy.config.chunk > 1 and policy.config.hold != 1:
+            raise LatentRLError(
+                f"the policy plans chunk={policy.config.chunk} actions, which could run into the next episode of a "
+                "VecEnv: wrap each environment by itself, make_vec_env(lambda: LatentActionEnv(env, policy), n_envs)"
+            )
+        normalizer = unwrap_vec_normalize(venv)
+        if normalizer is not None and normalizer.norm_obs:
+            raise LatentRLError(
+                "VecNormalize inside changes the observations that the policy was cloned on: put it outside, "
+                "VecNormalize(LatentActionWrapper(venv, policy))"
+            )
+        super().__init__(venv, action_space=self.latent_actions.action_space)
+        self._observations: Any = None
+
+    def decode(self, observations: Any, z: ArrayLike) -> NDArray[Any]:
+        """The environment's actions for latents (Z,) or (N, Z), not in units of the prior, at observations."""
+        return self.latent_actions.decode(observations, z)
+
+    def reset(self) -> VecEnvObs:
+        self._observations = self.venv.reset()
+        return self._observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        if self._observations is None:
+            raise LatentRLError("step was called before reset: the policy needs to see where it acts")
+        z = self.latent_actions.latents(self._observations, actions)
+        played, _ = self.latent_actions.play(self._observations, self.latent_actions.begin(z))
+        self.venv.step_async(played)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        self._observations, rewards, dones, infos = self.venv.step_wait()
+        return self._observations, rewards, dones, infos
+
+
+class LatentActionEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """:class:`LatentActionWrapper` of a single environment; here a latent may last several steps.
+
+    A step of the agent is up to ``hold`` steps of the environment, less where the episode ends. Its reward is their
+    sum, without discount, so the agent's γ is that of one latent; ``info["latent_steps"]`` says how many they were. In
+    between, the policy looks at the state at each step, or plays its plan where it plans chunks of actions. A Monitor
+    inside counts the environment's steps.
+
+    :param env: where the policy was to act
+    :param source: as in :class:`LatentActionWrapper`
+    :param hold: steps over which a latent is held, 0 for the episode; None for 1, or the length of the policy's plans
+    :param reach: as in :class:`LatentActionWrapper`
+    :param loc: as in :class:`LatentActionWrapper`
+    :param scale: as in :class:`LatentActionWrapper`
+    :raises LatentRLError: spaces that differ from the policy's, a policy without latent, a file that is not there
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        source: Source,
+        hold: int | None = None,
+        reach: float = 3.0,
+        loc: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
+    ) -> None:
+        if not isinstance(env, gym.Env):
+            raise LatentRLError(
+                f"LatentActionEnv takes a single Gymnasium environment, but {env!r} was given: for a VecEnv there is "
+                "LatentActionWrapper"
+            )
+        super().__init__(env)
+        self.latent_actions = LatentActions(source, reach, loc, scale)
+        policy = self.latent_actions.policy
+        _check_spaces(policy, env.observation_space, env.action_space)
+        if hold is None:
+            hold = 1 if policy.config.hold == 1 else policy.config.chunk
+        self.hold = count("hold", hold, 0)
+        self.action_space = self.latent_actions.action_space
+        self._observation: Any = None
+
+    def decode(self, observation: Any, z: ArrayLike) -> Any:
+        """The environment's action for a latent (Z,), not in units of the prior, at an observation."""
+        return self.latent_actions.decode(observation, z)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        if self._observation is None:
+            raise LatentRLError("step was called before reset: the policy needs to see where it acts")
+        z = self.latent_actions.latents(self._observation, np.asarray(action)[None])
+        state, total, steps = self.latent_actions.begin(z), 0.0, 0
+        while True:
+            played, state = self.latent_actions.play(self._observation, state)
+            self._observation, reward, terminated, truncated, info = self.env.step(played)
+            total, steps = total + float(reward), steps + 1
+            if terminated or truncated or steps == self.hold:
+                return self._observation, total, terminated, truncated, {**info, "latent_steps": steps}
+
+
+def _policy(source: Source) -> LatentPolicy:
+    if isinstance(source, LatentBC):
+        return source.policy
+    if isinstance(source, LatentPolicy):
+        return source
+    if not isinstance(source, (str, Path)):
+        raise LatentRLError(f"give a LatentBC, its LatentPolicy or the path of a saved one, not {source!r}")
+    path = Path(source)
+    if not path.is_file():
+        path = path.with_name(f"{path.name}.zip")
+    if not path.is_file():
+        raise LatentRLError(f"there is no file {str(source)!r}: give what LatentBC.save or its policy's save wrote")
+    # Both kinds of file are archives; an algorithm's has a list of its members' versions.
+    if not zipfile.is_zipfile(path):
+        raise LatentRLError(f"{str(source)!r} is no saved agent: give what LatentBC.save or its policy's save wrote")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return LatentBC.load(path).policy if "policy.pth" in names else LatentPolicy.load(str(path))
+
+
+def _check_spaces(policy: LatentPolicy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    pairs = {
+        "observations": (channels_first(observation_space), policy.observation_space),
+        "actions": (action_space, policy.action_space),
+    }
+    for name, (here, cloned) in pairs.items():
+        if here != cloned:
+            raise LatentRLError(
+                f"the environment's {name} are {here}, but the policy was cloned on {cloned}: wrap the environment "
+                "as it was when demonstrations were taken"
+            )
+
+
+@torch.no_grad()
+def _moments(law: Distribution) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, from draws where there is no closed form; the same at each call."""
+    try:
+        return law.mean, law.stddev
+    except NotImplementedError:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            draws = law.sample((MOMENT_DRAWS,))
+        return draws.mean(0), draws.std(0)
