@@ -19,6 +19,8 @@ from latentrl.sb3.mixture_policy import (
 )
 from latentrl.sb3.on_policy import LatentA2C, LatentDictRolloutBuffer, LatentPPO, LatentRolloutBuffer
 from latentrl.sb3.policy import LatentPolicy
+from latentrl.sb3.sac_policy import LatentSACCnnPolicy, LatentSACMultiInputPolicy, LatentSACPolicy
+from latentrl.sb3.td3_policy import LatentTD3CnnPolicy, LatentTD3MultiInputPolicy, LatentTD3Policy
 from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
@@ -41,6 +43,12 @@ __all__ = [
     "LatentPPO",
     "LatentPolicy",
     "LatentRolloutBuffer",
+    "LatentSACCnnPolicy",
+    "LatentSACMultiInputPolicy",
+    "LatentSACPolicy",
+    "LatentTD3CnnPolicy",
+    "LatentTD3MultiInputPolicy",
+    "LatentTD3Policy",
     "LatentUsage",
     "MixtureActorCriticCnnPolicy",
     "MixtureActorCriticPolicy",

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from latentrl.sb3.on_policy import LatentA2C, LatentPPO
@@ -71,6 +71,16 @@ class Agent:
 
 PPO_LESSON: Any = ({"batch_size": 64, "learning_rate": 3e-3}, 5000)
 A2C_LESSON: Any = ({"n_steps": 8, "learning_rate": 3e-3}, 16_000)
+OFF_POLICY: dict[str, Any] = {
+    "learning_starts": 16,
+    "batch_size": 16,
+    "buffer_size": 1000,
+    "train_freq": 4,
+    "gradient_steps": 4,
+    "seed": 0,
+    "device": "cpu",
+}
+OFF_POLICY_LESSON: Any = ({"batch_size": 64, "learning_rate": 3e-3, "learning_starts": 100}, 4800)
 NO_COMPONENTS = ({"n_components": 0}, "n_components must be")
 LATENT = (
     NO_COMPONENTS,
@@ -78,6 +88,8 @@ LATENT = (
     ({"hold": -1}, "hold must be"),
     ({"prior": "flow"}, "unknown prior 'flow'"),
 )
+SQUASHED = (({"latent_dim": 0}, "latent_dim must be"), ({"latent_spread": -1.0}, "latent_spread must be"))
+SEMI_IMPLICIT = (*SQUASHED, ({"num_samples": 0}, "num_samples must be"), ({"prior": "flow"}, "unknown prior 'flow'"))
 EVERY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 AGENTS = {
     "mixture PPO": Agent(
@@ -106,6 +118,25 @@ AGENTS = {
     ),
     "latent A2C, categorical": Agent(
         LatentA2C, "LatentPolicy", ON_POLICY, {"latent_dim": 4, "prior": "categorical"}, lesson=A2C_LESSON
+    ),
+    "latent SAC": Agent(
+        SAC,
+        "LatentPolicy",
+        OFF_POLICY,
+        {"prior": "gaussian", "num_samples": 4, "net_arch": [32, 32]},
+        wrong=SEMI_IMPLICIT,
+        lesson=OFF_POLICY_LESSON,
+    ),
+    "latent SAC, categorical": Agent(
+        SAC,
+        "LatentPolicy",
+        OFF_POLICY,
+        {"prior": "categorical", "n_components": 3, "net_arch": [32, 32]},
+        wrong=(NO_COMPONENTS,),
+        lesson=OFF_POLICY_LESSON,
+    ),
+    "latent TD3": Agent(
+        TD3, "LatentPolicy", OFF_POLICY, {"net_arch": [32, 32]}, wrong=SQUASHED, lesson=OFF_POLICY_LESSON
     ),
 }
 SPACES = {
