@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, at_least, count
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.policy import LatentPolicy, State
-from latentrl.sb3.trunk import channels_first
+from latentrl.sb3.trunk import channels_first, is_vector
 
 MOMENT_DRAWS = 4096
 """Draws behind the mean and spread of priors that have none in closed form: flows."""
@@ -278,16 +278,28 @@ def _policy(source: Source) -> LatentPolicy:
 
 
 def _check_spaces(policy: LatentPolicy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Refuse an environment whose values mean something else; from now on the policy plays within its bounds."""
     pairs = {
         "observations": (channels_first(observation_space), policy.observation_space),
         "actions": (action_space, policy.action_space),
     }
     for name, (here, cloned) in pairs.items():
-        if here != cloned:
+        if not _alike(here, cloned):
             raise LatentRLError(
                 f"the environment's {name} are {here}, but the policy was cloned on {cloned}: wrap the environment "
                 "as it was when demonstrations were taken"
             )
+    policy.action_space = action_space
+
+
+def _alike(here: spaces.Space[Any], cloned: spaces.Space[Any]) -> bool:
+    """Whether two spaces are the same, but for the bounds of numbers, which arrays of demonstrations do not tell."""
+    if isinstance(here, spaces.Dict) and isinstance(cloned, spaces.Dict):
+        names = here.spaces.keys()
+        return names == cloned.spaces.keys() and all(_alike(here[name], cloned[name]) for name in names)
+    if isinstance(here, spaces.Box) and isinstance(cloned, spaces.Box) and is_vector(here):
+        return here.shape == cloned.shape and here.dtype == cloned.dtype
+    return here == cloned
 
 
 @torch.no_grad()

@@ -345,8 +345,8 @@ def test_bad_input() -> None:
     wrong: tuple[tuple[Any, ...], ...] = (
         (env, policy(latent_dim=0), "latent_dim=0"),
         (env, policy(chunk=3), r"lambda: LatentActionEnv\(env, policy\)"),
-        (told(1, spaces.Box(-2, 2, (3,))), cloned, "observations are Box"),
-        (told(1, VECTOR, spaces.Box(-2, 2, (2,))), cloned, "actions are Box"),
+        (told(1, spaces.Box(-2, 2, (4,))), cloned, "observations are Box"),
+        (told(1, VECTOR, spaces.Box(-2, 2, (3,))), cloned, "actions are Box"),
         (Told(), cloned, "LatentActionEnv"),
     )
     for venv, source, complaint in wrong:
@@ -357,7 +357,7 @@ def test_bad_input() -> None:
     with pytest.raises(LatentRLError, match="there is LatentActionWrapper"):
         LatentActionEnv(env, cloned)  # type: ignore[arg-type]
     with pytest.raises(LatentRLError, match="actions are Box"):
-        LatentActionEnv(Toy(VECTOR, spaces.Box(-2, 2, (2,))), cloned)
+        LatentActionEnv(Toy(VECTOR, spaces.Box(-2, 2, (3,))), cloned)
     with pytest.raises(LatentRLError, match="hold must be"):
         LatentActionEnv(Told(), cloned, hold=-1)
     for made, action in (
@@ -370,3 +370,17 @@ def test_bad_input() -> None:
         with pytest.raises(LatentRLError, match=r"latent actions have shape"):
             made.step(np.ones((2, 3))[: len(action)] if isinstance(made, LatentActionWrapper) else np.ones(3))
     assert isinstance(LatentActionEnv(Told(), cloned), gym.Wrapper)
+
+
+def test_bounds_that_demonstrations_did_not_tell_are_the_environments() -> None:
+    """Cloned from bare arrays, whose space spans what was seen: actions are clipped to that of the environment."""
+    rng = np.random.default_rng(0)
+    seen, actions = rng.normal(size=(40, 3)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
+    bare = Demonstrations.from_arrays(seen, 5.0 * actions, [8] * 5)
+    agent = LatentBC(demonstrations=bare, policy_kwargs={"latent_dim": 2, "hidden": (8,), "n_components": 2}, seed=0)
+    agent.learn(50)
+    assert (agent.policy.action_space.high > 1.0).all()  # as large as what was seen
+    env = LatentActionWrapper(DummyVecEnv([Toy]), agent)
+    played = env.decode(10.0 * seen, rng.normal(size=(40, 2)))
+    assert (np.abs(played) <= 1.0).all()
+    assert (np.abs(played) == 1.0).any()
