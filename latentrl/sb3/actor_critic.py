@@ -25,7 +25,7 @@ from torch.distributions import Distribution as Law
 from latentrl.checks import LatentRLError, count, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
-from latentrl.sb3.held import State, carry, checked, due, given
+from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.mixture_heads import mixture_of
 
 PRIORS = ("normal", "gaussian", "mixture", "categorical")
@@ -274,10 +274,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         :raises LatentRLError: on a state or latent of the wrong shape, or an observation that is a tuple
         """
         self.set_training_mode(False)
-        if isinstance(observation, tuple):
-            raise LatentRLError(
-                "predict was given a tuple: env.reset() of Gymnasium returns (observation, info); pass the first"
-            )
+        refuse_tuple(observation)
         tensor, vectorized = super().obs_to_tensor(observation)
         with torch.no_grad():
             features = self.features_of(tensor)

@@ -14,6 +14,14 @@ from latentrl.checks import LatentRLError
 State = tuple[np.ndarray, ...]
 
 
+def refuse_tuple(observation: Any) -> None:
+    """:raises LatentRLError: what ``env.reset()`` returned, whole, in place of its observation"""
+    if isinstance(observation, tuple):
+        raise LatentRLError(
+            "predict was given a tuple: env.reset() of Gymnasium returns (observation, info); pass the first"
+        )
+
+
 def due(age: Int[Tensor, "B 1"], episode_start: NDArray[Any] | None, hold: int) -> Bool[Tensor, "B 1"]:
     """Which environments need a new latent: where an episode starts and, for ``hold`` = k, every k steps.
 

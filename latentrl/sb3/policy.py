@@ -16,7 +16,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
-from latentrl.sb3.held import State, carry, checked, given
+from latentrl.sb3.held import State, carry, checked, given, refuse_tuple
 from latentrl.sb3.in_place import config_of, model_of
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
@@ -141,10 +141,7 @@ class LatentPolicy(BasePolicy):
         :raises LatentRLError: on a state or latent of the wrong shape, or an observation that does not fit the space
         """
         self.set_training_mode(False)
-        if isinstance(observation, tuple):
-            raise LatentRLError(
-                "predict was given a tuple: env.reset() of Gymnasium returns (observation, info); pass the first"
-            )
+        refuse_tuple(observation)
         leaves("observations", self.observation_space, observation)
         tensor, vectorized = self.obs_to_tensor(observation)
         noise = self.action_noise and not deterministic

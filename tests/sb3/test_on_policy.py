@@ -19,6 +19,7 @@ from latentrl import LatentRLError
 from latentrl.sb3 import GradientVariance, LatentA2C, LatentActorCriticPolicy, LatentPPO
 from latentrl.sb3.actor_critic import WithLatent
 from tests.sb3.agents_table import Toy
+from tests.sb3.test_gradient_noise import Lines
 
 STEPS, ENVS, Z = 12, 3, 2
 
@@ -163,10 +164,11 @@ def test_goes_on_with_other_environments() -> None:
 
 def test_gradients_are_measured() -> None:
     made = agent()
-    lines: dict[str, float] = {}
+    lines = Lines()
+    made.set_logger(lines)
     made.learn(STEPS * ENVS, callback=GradientVariance(replicates=4))
-    lines.update(made.logger.name_to_value)
-    assert np.isfinite(lines.get("gradient/trace", 1.0))
+    assert len(lines.of("gradient/trace")) == 1
+    assert np.isfinite(lines.of("gradient/trace")).all()
 
 
 def test_latents_of_choices() -> None:
