@@ -60,6 +60,22 @@ def test_figures_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines["eval/modes"] == (watch.counts >= 3).sum()
 
 
+class Failing(Sided):
+    """Shows its modes, and never succeeds."""
+
+    def step(self, action: Any) -> Any:
+        *result, info = super().step(action)
+        return *result, {**info, "success": False}
+
+
+def test_failures_cover_no_mode() -> None:
+    made = PPO("MixturePolicy", make_vec_env(Failing, 2, seed=0), **OPTIONS)
+    watch = ModeCoverage(make_vec_env(Failing, 2, seed=1), 2, n_eval_episodes=10, eval_freq=16, verbose=0)
+    made.learn(32, callback=watch)
+    assert np.isfinite(watch.last_mean_reward)
+    assert (watch.counts == 0).all()
+
+
 def test_modes_must_be_named() -> None:
     agent = PPO("MlpPolicy", make_vec_env(Toy, 1, seed=0), **OPTIONS)
     with pytest.raises(LatentRLError, match="must name one of 0 … 2"):
