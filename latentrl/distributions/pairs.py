@@ -18,11 +18,11 @@ def bhattacharyya(components: Distribution) -> Tensor:
     :raises LatentRLError: laws other than diagonal Gaussians, choices or bits
     """
     if isinstance(components, DiagonalNormal):
-        loc, scale = components.loc, components.scale.expand(components.loc.shape)
-        loc_i, loc_j, scale_i, scale_j = *_pairs(loc), *_pairs(scale)
+        # Not expanded: pairs of scales that the batch shares are few.
+        (loc_i, loc_j), (scale_i, scale_j) = _pairs(components.loc), _pairs(torch.atleast_2d(components.scale))
         mean_square = 0.5 * (scale_i.square() + scale_j.square())
-        apart = 0.125 * (loc_i - loc_j).square() / mean_square
-        return (apart + 0.5 * (mean_square / (scale_i * scale_j)).log()).sum(-1)
+        apart = ((loc_i - loc_j).square() * (0.125 / mean_square)).sum(-1)
+        return apart + 0.5 * (mean_square / (scale_i * scale_j)).log().sum(-1)
     if isinstance(components, OneHots):
         first, second = _pairs(components.logits)
         mean = 0.5 * (first + second)

@@ -5,9 +5,10 @@ new to old policy is that of the joint law of actions and latents.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from latentrl.checks import LatentRLError, count, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
-from latentrl.sb3.mixture_heads import mixture_of
+from latentrl.sb3.mixture_heads import mixture_of, unless_zero
 
 PRIORS = ("normal", "gaussian", "mixture", "categorical")
 
@@ -49,13 +50,20 @@ class RolloutLatents:
     latent: Float[Tensor, "N Z"] | None = None
     age: Int[Tensor, "N 1"] | None = None
 
-    def now(self, law: Law, hold: int) -> tuple[Float[Tensor, "N Z"], Int[Tensor, "N 1"], Bool[Tensor, "N 1"]]:
-        """Latents to act with, the steps since they were drawn, and which are drawn just now."""
+    def now(
+        self, law: Callable[[], Law], hold: int
+    ) -> tuple[Float[Tensor, "N Z"], Int[Tensor, "N 1"], Bool[Tensor, "N 1"]]:
+        """Latents to act with, the steps since they were drawn, and which are drawn just now.
+
+        :param law: p(z|s), asked for where one is due
+        """
         if self.latent is None or self.age is None:
-            z = law.sample()
+            z = law().sample()
             return z, torch.zeros(len(z), 1, dtype=torch.int64, device=z.device), z.new_ones(len(z), 1).bool()
         new = due(self.age, self.starts, hold)
-        return torch.where(new, law.sample(), self.latent), torch.where(new, 0, self.age), new
+        if not new.any():
+            return self.latent, self.age, new
+        return torch.where(new, law().sample(), self.latent), torch.where(new, 0, self.age), new
 
 
 class LatentActorCriticPolicy(ActorCriticPolicy):
@@ -190,12 +198,14 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         While rollouts are collected, the latter are (B, 2 + Z): log-probability, whether z was drawn, z.
         """
         features, for_value = self._features(obs)
-        law, rollout = self._law(features), self._rollout
+        law, rollout = cache(partial(self._law, features)), self._rollout
         z, age, new = (rollout or RolloutLatents(np.ones(len(features), bool))).now(law, self.hold)
         acts = self.acts(features, z)
         actions = acts.get_actions(deterministic=deterministic)
         drawn = new.squeeze(-1).to(z.dtype)
-        log_prob = acts.log_prob(actions) + drawn * law.log_prob(z)
+        log_prob = acts.log_prob(actions)
+        if new.any():
+            log_prob = log_prob + drawn * law().log_prob(z)
         values = self._value(for_value, z)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         if rollout is None:
@@ -217,7 +227,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         features, for_value = self._features(obs.observations)
         law, acts = self._law(features), self.acts(features, obs.latent)
         log_prob = acts.log_prob(actions) + obs.drawn * law.log_prob(obs.latent)
-        return self._value(for_value, obs.latent), log_prob, self.entropy_bound(features, law)
+        return self._value(for_value, obs.latent), log_prob, unless_zero(self.entropy_bound(features, law))
 
     def predict_values(self, obs: Any) -> Tensor:
         """V(s, z) with the latents in force while rollouts are collected, or new ones; V(s) if z is drawn each step.
@@ -228,7 +238,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             return self._value(self._features(obs.observations)[1], obs.latent)
         features, for_value = self._features(obs)
         rollout = self._rollout or RolloutLatents(np.ones(len(features), bool))
-        return self._value(for_value, rollout.now(self._law(features), self.hold)[0])
+        return self._value(for_value, rollout.now(partial(self._law, features), self.hold)[0])
 
     def obs_to_tensor(self, observation: Any) -> Any:
         """As the parent; the last observation of an episode comes with the latent of its environment."""

@@ -82,6 +82,24 @@ def test_log_probability_is_that_of_the_joint_law(hold: int) -> None:
     torch.testing.assert_close(torch.from_numpy(buffer.log_probs.reshape(-1)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_prior_is_asked_where_a_latent_is_due_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Episodes of 5 steps: 3 starts in 12 steps. After the last, the value needs none."""
+    made = agent(prior="categorical")
+    asked, ask = [], made.policy._law
+    monkeypatch.setattr(made.policy, "_law", lambda features: (asked.append(len(features)), ask(features))[1])
+    latents = collect(made)
+    assert asked == [ENVS] * 3
+    assert latents[..., 0].sum() == 3 * ENVS
+
+
+def test_without_a_bonus_the_gradient_of_the_entropy_is_not_computed() -> None:
+    made = agent(prior="gaussian")
+    seen = torch.randn(5, 3)
+    for weight in (0.0, 1.0):
+        (weight * made.policy.evaluate_actions(with_latents(made, seen), torch.zeros(5, 2))[2].mean()).backward()
+        assert (made.policy.log_std.grad is None) == (weight == 0.0)
+
+
 class KnownValue(nn.Module):
     """V = 7 z_1 + o_1, of features (o, z)."""
 
