@@ -7,8 +7,10 @@ from latentrl.sb3.actor_critic import (
 )
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
+from latentrl.sb3.clone_term import CloneTerm
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
+from latentrl.sb3.from_demonstrations import DemonstrationDictReplayBuffer, DemonstrationReplayBuffer
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
 from latentrl.sb3.latent_noise import LatentNoiseExtractor, LatentNoiseWrapper
@@ -21,11 +23,15 @@ from latentrl.sb3.on_policy import LatentA2C, LatentDictRolloutBuffer, LatentPPO
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.sb3.sac_policy import LatentSACCnnPolicy, LatentSACMultiInputPolicy, LatentSACPolicy
 from latentrl.sb3.td3_policy import LatentTD3CnnPolicy, LatentTD3MultiInputPolicy, LatentTD3Policy
+from latentrl.sb3.traversal import LatentTraversal
 from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
 __all__ = [
+    "CloneTerm",
     "CriticWarmUp",
+    "DemonstrationDictReplayBuffer",
+    "DemonstrationReplayBuffer",
     "ExplorationCallback",
     "FeaturesTrunk",
     "GradientVariance",
@@ -49,6 +55,7 @@ __all__ = [
     "LatentTD3CnnPolicy",
     "LatentTD3MultiInputPolicy",
     "LatentTD3Policy",
+    "LatentTraversal",
     "LatentUsage",
     "MixtureActorCriticCnnPolicy",
     "MixtureActorCriticPolicy",

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -28,9 +27,9 @@ from latentrl.files import whole
 from latentrl.model import Elbo
 from latentrl.sb3.defaults import UpdateBar, default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.in_place import as_seen
+from latentrl.sb3.in_place import as_seen, follow, in_space
 from latentrl.sb3.policy import LatentPolicy, State
-from latentrl.sb3.trunk import channels_first, is_vector, values_channels_first
+from latentrl.sb3.trunk import channels_first, is_vector
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
 
@@ -44,8 +43,8 @@ class LatentBC(BaseAlgorithm):
 
     A *timestep* of ``learn`` is one gradient update: callbacks, logs and the progress bar count updates.
 
-    :param policy: "LatentPolicy"; or a PPO, A2C, LatentPPO or LatentA2C of stable-baselines3 and this package, whose
-        own policy is then trained in place, with spaces, device and VecNormalize of the agent; save the agent, not this
+    :param policy: "LatentPolicy"; or a PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 or DDPG, whose own policy is then
+        trained in place, with spaces, device and VecNormalize of the agent; save the agent, not this
     :param env: where the policy will act (gives the spaces, and what callbacks evaluate in); None takes the spaces
         of the demonstrations
     :param demonstrations: what to clone; may be left out to load and predict
@@ -150,15 +149,10 @@ class LatentBC(BaseAlgorithm):
         if not hasattr(self, "observation_space"):
             self.observation_space = channels_first(demonstrations.observation_space)
             self.action_space = demonstrations.action_space
-        space = channels_first(self.observation_space)
-        self.demonstrations = replace(
-            demonstrations,
-            observations=values_channels_first(space, demonstrations.observations),
-            observation_space=space,
-            action_space=self.action_space,
-        )
+        self.demonstrations = in_space(demonstrations, self.observation_space, self.action_space)
         if self._agent is not None:
             self.demonstrations = as_seen(self._agent, self.demonstrations)
+        space = self.demonstrations.observation_space
         if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
             raise LatentRLError(
                 f"corrective noise is added to numbers, but the observations are {space}: set noise=None"
@@ -241,6 +235,8 @@ class LatentBC(BaseAlgorithm):
                 break
             if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
                 self._log(trainer, terms)
+        if self._agent is not None:
+            follow(self._agent.policy)
         callback.on_training_end()
         return self
 

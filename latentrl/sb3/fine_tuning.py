@@ -1,15 +1,20 @@
-"""Reinforcement learning after cloning: what keeps an on-policy agent from forgetting what it was shown."""
+"""Reinforcement learning after cloning: what keeps an agent from forgetting what it was shown."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from latentrl.checks import LatentRLError, at_least, count
 
@@ -17,50 +22,90 @@ PASS = 4096
 """Steps whose log-probability is computed at once."""
 
 
-class _OnPolicyCallback(BaseCallback):
-    """A callback for PPO, A2C and what derives from them."""
-
-    def _init_callback(self) -> None:
-        if not isinstance(self.model, OnPolicyAlgorithm) or not isinstance(self.model.policy, ActorCriticPolicy):
-            raise LatentRLError(
-                f"{type(self).__name__} is for PPO, A2C, LatentPPO and LatentA2C, not for {type(self.model).__name__}"
-            )
-
-    def _on_step(self) -> bool:
-        return True
+def has_actor(model: BaseAlgorithm) -> bool:
+    """Whether an algorithm is one of SAC, TQC, TD3, DDPG: off-policy, and with an actor that has its own optimiser."""
+    return isinstance(model, OffPolicyAlgorithm) and isinstance(getattr(model.policy, "actor", None), BasePolicy)
 
 
-class CriticWarmUp(_OnPolicyCallback):
-    """Lets only the value function learn at first: a cloned policy has none, and wrong advantages would unlearn it.
+def before_updates(
+    model: BaseAlgorithm, optimizer: torch.optim.Optimizer, act: Callable[[torch.optim.Optimizer], None]
+) -> RemovableHandle:
+    """Call ``act(optimizer)`` before each of its steps, when gradients are there, until the handle is removed.
 
-    What policy and value function share is left as it is, too.
+    Where ``learn`` is interrupted nobody removes it, and it does nothing in the next one.
+    """
+    started = model.start_time
 
-    :param rollouts: during which the policy stays as it is
+    def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+        if model.start_time == started:
+            act(optimizer)
+
+    return optimizer.register_step_pre_hook(hook)
+
+
+def _drop(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+
+
+def remaining(model: BaseAlgorithm, coef: float, share: float) -> float:
+    """What is left of a coefficient that falls linearly to 0 over a share of training."""
+    return coef * max(0.0, 1.0 - (1.0 - model._current_progress_remaining) / share)
+
+
+def checked_share(share: float) -> float:
+    if not 0.0 < at_least("share", share, 0.0) <= 1.0:
+        raise LatentRLError(f"share is a share of training in (0, 1], but {share!r} was given")
+    return share
+
+
+class CriticWarmUp(BaseCallback):
+    """Lets only value functions learn at first: a cloned policy has none, and wrong ones would unlearn it.
+
+    Updates are of the critics alone as long as the rollout before them began within the first ``steps`` steps; of PPO
+    and A2C that is the value function, of SAC, TQC, TD3 and DDPG the Q functions. What policy and value function share
+    is left as it is, too, and so is SAC's temperature.
+
+    :param steps: of the environments, during which the policy stays as it is
     :raises LatentRLError: less than 1; where learning starts, another kind of algorithm
     """
 
-    def __init__(self, rollouts: int = 10, verbose: int = 0) -> None:
+    def __init__(self, steps: int = 10_000, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.rollouts = count("rollouts", rollouts, 1)
+        self.steps = count("steps", steps, 1)
         self._frozen: list[Tensor] = []
-        self._done = 0
+        self._hooks: list[RemovableHandle] = []
+
+    def _init_callback(self) -> None:
+        if not has_actor(self.model) and not isinstance(self.model.policy, ActorCriticPolicy):
+            raise LatentRLError(
+                "CriticWarmUp is for PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 and DDPG, not for "
+                f"{type(self.model).__name__}"
+            )
 
     def _on_training_start(self) -> None:
-        policy = self.model.policy
-        assert isinstance(policy, ActorCriticPolicy)
+        self._release()
+        policy: Any = self.model.policy
+        if isinstance(policy, ActorCriticPolicy):
+            self._freeze(policy)
+            return
+        optimizers = [policy.actor.optimizer, getattr(self.model, "ent_coef_optimizer", None)]
+        self._hooks = [before_updates(self.model, made, _drop) for made in optimizers if made is not None]
+
+    def _freeze(self, policy: ActorCriticPolicy) -> None:
         critic = [policy.mlp_extractor.value_net, policy.value_net]
         if not policy.share_features_extractor:
             critic.append(policy.vf_features_extractor)
         kept = {id(parameter) for part in critic for parameter in part.parameters()}
-        others: list[Tensor] = [p for p in policy.parameters() if id(p) not in kept and p.requires_grad]
-        self._frozen = others if self._done < self.rollouts else []
+        self._frozen = [p for p in policy.parameters() if id(p) not in kept and p.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
     def _on_rollout_start(self) -> None:
-        if self._done >= self.rollouts:
+        if self.n_calls * self.training_env.num_envs >= self.steps:
             self._release()
-        self._done += 1
+
+    def _on_step(self) -> bool:
+        return True
 
     def _on_training_end(self) -> None:
         self._release()
@@ -68,10 +113,12 @@ class CriticWarmUp(_OnPolicyCallback):
     def _release(self) -> None:
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self._frozen = []
+        for hook in self._hooks:
+            hook.remove()
+        self._frozen, self._hooks = [], []
 
 
-class KLToClone(_OnPolicyCallback):
+class KLToClone(BaseCallback):
     """Rewards less by β (log π(a|s) − log π₀(a|s)): return − β KL(π ‖ π₀) is what is maximised (Ziegler et al. 2019).
 
     π₀ is the policy as it is when learning starts; of a policy with latents the KL is that of (a, z), which is not
@@ -86,9 +133,17 @@ class KLToClone(_OnPolicyCallback):
     def __init__(self, coef: float = 0.1, share: float = 1.0, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.coef = at_least("coef", coef, 0.0)
-        if not 0.0 < at_least("share", share, 0.0) <= 1.0:
-            raise LatentRLError(f"share is a share of training in (0, 1], but {share!r} was given")
-        self.share = share
+        self.share = checked_share(share)
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, OnPolicyAlgorithm) or not isinstance(self.model.policy, ActorCriticPolicy):
+            raise LatentRLError(
+                f"KLToClone is for PPO, A2C, LatentPPO and LatentA2C, not for {type(self.model).__name__}: take "
+                "CloneTerm for SAC, TQC, TD3 and DDPG"
+            )
+
+    def _on_step(self) -> bool:
+        return True
 
     def _on_training_start(self) -> None:
         self.clone = copy.deepcopy(self.model.policy).requires_grad_(False)
@@ -96,8 +151,7 @@ class KLToClone(_OnPolicyCallback):
 
     def _on_rollout_end(self) -> None:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        done = 1.0 - self.model._current_progress_remaining
-        coef = self.coef * max(0.0, 1.0 - done / self.share)
+        coef = remaining(self.model, self.coef, self.share)
         difference = buffer.log_probs - self._log_probs(buffer)
         buffer.rewards -= coef * difference
         buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])

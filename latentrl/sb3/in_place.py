@@ -4,22 +4,28 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
 from latentrl.data import Demonstrations
-from latentrl.decoders import Decoder
+from latentrl.decoders import Decoder, box_corners
 from latentrl.distributions import OneHot
 from latentrl.model import LatentModel
+from latentrl.priors import StandardNormalPrior
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
+from latentrl.sb3.actor_decoders import OffPolicyDecoder
+from latentrl.sb3.latent_actor import SemiImplicitActor
 from latentrl.sb3.mixture_heads import Mixed, mixture_of
-from latentrl.sb3.trunk import FeaturesTrunk
+from latentrl.sb3.td3_policy import LatentTD3Actor
+from latentrl.sb3.trunk import FeaturesTrunk, channels_first, values_channels_first
 from latentrl.spaces import size
 
 FREE = ("posterior", "posterior_components", "encoder", "encoder_hidden", "context_length")
@@ -49,44 +55,89 @@ class ActorDecoder(Decoder):
         return OneHot(law.logits) if isinstance(self._acts, CategoricalDistribution) else law
 
 
+class AroundActor(LatentModel):
+    """A latent model whose prior reads hidden layers, so that its units are not those of observations."""
+
+    def standardize(self, observations: Tensor, actions: Tensor) -> None:
+        """Fit the posterior's standardisation to data; the actor's parts have none of their own."""
+        LatentModel(self.posterior, StandardNormalPrior(self.latent_dim), Decoder(), self.trunk).standardize(
+            observations, actions
+        )
+        self.standardized.fill_(True)
+
+
 def config_of(actor: BasePolicy, options: dict[str, Any]) -> LatentConfig:
     """The description of the model that an agent's policy is a part of.
 
     :param options: of the posterior
     :raises LatentRLError: what the agent decides; a policy of another kind
     """
-    if not isinstance(actor, ActorCriticPolicy):
+    if not isinstance(actor, ActorCriticPolicy) and not isinstance(getattr(actor, "actor", None), BasePolicy):
         raise LatentRLError(
-            f"LatentBC clones into the policies of PPO, A2C, LatentPPO and LatentA2C, not into {type(actor).__name__}"
+            "LatentBC clones into the policies of PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 and DDPG, not into "
+            f"{type(actor).__name__}"
         )
     decided = sorted(options.keys() - set(FREE))
     if decided:
         raise LatentRLError(
             f"the agent's policy decides {', '.join(decided)}: set it there; left open are {', '.join(FREE)}"
         )
-    if not isinstance(actor, LatentActorCriticPolicy):
+    held = actor if isinstance(actor, ActorCriticPolicy) else actor.actor
+    if not isinstance(held, LatentActorCriticPolicy | SemiImplicitActor | LatentTD3Actor):
         return LatentConfig(latent_dim=0, hold=1)
+    prior = "normal" if isinstance(held, LatentTD3Actor) else held.prior_name
     return LatentConfig(
-        latent_dim=actor.latent_dim,
-        hold=actor.hold,
-        prior=actor.prior_name,
-        prior_sees_state=actor.prior_name != "normal",
-        **{"posterior": "categorical" if actor.prior_name == "categorical" else "gaussian", **options},
+        latent_dim=held.latent_dim,
+        hold=held.hold if isinstance(held, LatentActorCriticPolicy) else 1,
+        prior=prior,
+        prior_sees_state=prior != "normal",
+        **{"posterior": "categorical" if prior == "categorical" else "gaussian", **options},
     )
 
 
 def model_of(actor: BasePolicy, config: LatentConfig) -> LatentModel:
     """A latent model around an agent's networks; its posterior is new."""
-    assert isinstance(actor, ActorCriticPolicy)  # or there would be no config
-    space, trunk = actor.observation_space, None
-    if not isinstance(actor.pi_features_extractor, FlattenExtractor):
-        trunk = FeaturesTrunk(space, actor.features_extractor_class, actor.features_extractor_kwargs)
-        trunk.extractor = actor.pi_features_extractor
-    decoder = ActorDecoder(actor)
-    if not isinstance(actor, LatentActorCriticPolicy):
+    decoder: Decoder
+    if isinstance(actor, ActorCriticPolicy):
+        extractor, decoder = actor.pi_features_extractor, ActorDecoder(actor)
+        prior = actor.prior if isinstance(actor, LatentActorCriticPolicy) else None
+    else:
+        assert isinstance(actor.action_space, spaces.Box)  # or there would be no config
+        inner: Any = actor.actor
+        extractor = inner.features_extractor
+        decoder = OffPolicyDecoder(inner, *box_corners(actor.action_space.low, actor.action_space.high))
+        prior = decoder.make_prior()
+    trunk = None
+    if not isinstance(extractor, FlattenExtractor):
+        trunk = FeaturesTrunk(actor.observation_space, actor.features_extractor_class, actor.features_extractor_kwargs)
+        trunk.extractor = extractor
+    if prior is None:
         return LatentModel(None, None, decoder, trunk)
-    posterior = config.make_posterior(actor.features_dim, size("action", actor.action_space))
-    return LatentModel(posterior, actor.prior, decoder, trunk)
+    posterior = config.make_posterior(extractor.features_dim, size("action", actor.action_space))
+    kind = LatentModel if isinstance(actor, ActorCriticPolicy) else AroundActor
+    return kind(posterior, prior, decoder, trunk)
+
+
+def follow(policy: BasePolicy) -> None:
+    """Let TD3's target actor start where the actor is that was cloned into."""
+    if isinstance(policy, TD3Policy):
+        policy.actor_target.load_state_dict(policy.actor.state_dict())
+
+
+def in_space(
+    demonstrations: Demonstrations, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> Demonstrations:
+    """Demonstrations as of these spaces, with pictures channel-first where the spaces have them so.
+
+    :raises LatentRLError: where they do not fit
+    """
+    space = channels_first(observation_space)
+    return replace(
+        demonstrations,
+        observations=values_channels_first(space, demonstrations.observations),
+        observation_space=space,
+        action_space=action_space,
+    )
 
 
 def as_seen(agent: BaseAlgorithm, demonstrations: Demonstrations) -> Demonstrations:

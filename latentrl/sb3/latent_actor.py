@@ -117,7 +117,10 @@ class SemiImplicitActor(LatentActor):
     def given(self, before: Float[Tensor, "B H"], noise: Float[Tensor, "S B Z"]) -> DiagonalNormal:
         """p(u|s, z) of actions before the tanh, at the latents that the prior makes of standard normal noise."""
         prior = self.prior(self.latent_pi[-1:](before))
-        z = torch.addcmul(prior.loc, prior.scale, noise)
+        return self.law_of(before, torch.addcmul(prior.loc, prior.scale, noise))
+
+    def law_of(self, before: Float[Tensor, "B H"], z: Float[Tensor, "*s B Z"]) -> DiagonalNormal:
+        """p(u|s, z) of actions before the tanh."""
         hidden = self.latent_pi[-1:](before + self.latent.to_hidden(z))
         return DiagonalNormal(self.mu(hidden) + self.latent.to_actions(z), self._log_std(hidden).exp())
 
@@ -169,7 +172,11 @@ class MixtureActor(LatentActor):
 
     def law(self, obs: PyTorchObs) -> GaussianMixture:
         """p(u|s) of actions before the tanh."""
-        hidden = self.latent_pi[-1:](self._before_activation(obs))
+        return self.law_of(self._before_activation(obs))
+
+    def law_of(self, before: Float[Tensor, "B H"]) -> GaussianMixture:
+        """The same, from what goes into the activation of the last hidden layer."""
+        hidden = self.latent_pi[-1:](before)
         shape = (self.n_components, self.action_dim)
         scale = self._log_std(hidden).exp().unflatten(-1, shape)
         return GaussianMixture(self.logits(hidden), self.mu(hidden).unflatten(-1, shape), scale)

@@ -44,8 +44,8 @@ class LatentPolicy(BasePolicy):
         need none
     :param features_extractor_kwargs: further arguments of its constructor
     :param optimizer_class: optimiser of the model's parameters, fused AdamW by default
-    :param actor: a policy of PPO, A2C, LatentPPO or LatentA2C whose networks are decoder and prior, instead of new
-        ones; ``config`` is then left to the posterior
+    :param actor: a policy of PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 or DDPG whose networks are decoder and
+        prior, instead of new ones; ``config`` is then left to the posterior
     :param config: fields of :class:`LatentConfig`, such as ``latent_dim=8, prior="vamp", hold=0``
     :raises LatentRLError: options that are unknown or do not fit the spaces
     """

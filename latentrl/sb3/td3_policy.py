@@ -42,6 +42,10 @@ class LatentTD3Actor(Actor):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Float[Tensor, "B A"]:
         features = self.extract_features(obs, self.features_extractor)
         z = self.fixed_latent if deterministic else features.new_empty(len(features), self.latent_dim).normal_()
+        return self.given(features, z)
+
+    def given(self, features: Float[Tensor, "B H"], z: Float[Tensor, "*s B Z"]) -> Float[Tensor, "*s B A"]:
+        """Actions for given latents."""
         # The latent enters before the last hidden activation, the linear layer and the tanh.
         last = -3 if self.net_arch else -2
         before = self.mu[:last](features) + self.latent.to_hidden(z)

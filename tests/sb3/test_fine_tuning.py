@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, PPO, SAC
+from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from torch.distributions import Normal, kl_divergence
@@ -15,6 +15,7 @@ from torch.distributions import Normal, kl_divergence
 from latentrl import LatentRLError
 from latentrl.sb3 import CriticWarmUp, KLToClone, LatentPPO
 from tests.sb3.agents_table import Toy
+from tests.sb3.off_policy_table import OFF, Each, off
 
 ENVS, STEPS = 2, 16
 OPTIONS: dict[str, Any] = {"n_steps": STEPS, "seed": 0, "device": "cpu"}
@@ -46,7 +47,7 @@ def test_policy_waits_for_its_critic(kind: str) -> None:
             now = weights(self.model)
             seen.append({name for name in now if not torch.equal(now[name], first[name])})
 
-    made.learn(5 * ENVS * STEPS, callback=[CriticWarmUp(rollouts=2), Watch()])
+    made.learn(5 * ENVS * STEPS, callback=[CriticWarmUp(2 * ENVS * STEPS), Watch()])
     critic = {name for name in first if "value" in name}
     assert seen[0] == set()  # before the first update
     assert seen[1] == seen[2] == critic
@@ -56,7 +57,7 @@ def test_policy_waits_for_its_critic(kind: str) -> None:
 
 def test_warm_up_that_is_cut_short_leaves_no_trace() -> None:
     made = agent()
-    made.learn(ENVS * STEPS, callback=CriticWarmUp(rollouts=9))
+    made.learn(ENVS * STEPS, callback=CriticWarmUp(9 * ENVS * STEPS))
     assert all(p.requires_grad for p in made.policy.parameters())
 
 
@@ -126,12 +127,33 @@ def test_a_high_price_keeps_the_agent_at_its_clone() -> None:
     assert moved[1] < 0.3 * moved[0]
 
 
+@pytest.mark.parametrize("name", OFF)
+def test_actor_waits_for_its_critics(name: str) -> None:
+    """Updates come every 4 steps from the 20th on; those after a rollout that began before step 24 are of critics."""
+    made, moved, temperatures = off(name), {}, {}
+    first = weights(made)
+
+    def look(model: Any, step: int) -> None:
+        # A target that follows what stands still moves by its rounding.
+        moved[step] = {n for n, p in weights(model).items() if not torch.allclose(p, first[n], rtol=1e-6, atol=0.0)}
+        temperatures[step] = float(getattr(model, "log_ent_coef", torch.zeros(1)).detach())
+
+    made.learn(32, callback=[Each(look), CriticWarmUp(24)])
+    assert moved[20] == set()
+    assert moved[21] == moved[25] == {n for n in first if "critic" in n}
+    assert moved[29] == set(first)
+    assert temperatures[25] == 0.0
+    assert (temperatures[29] != 0.0) == hasattr(made, "log_ent_coef")
+
+
 def test_refusals() -> None:
-    sac = SAC("MlpPolicy", Toy(), buffer_size=10)
+    dqn = DQN("MlpPolicy", Toy(action_space=spaces.Discrete(3)), buffer_size=10)
     for callback in (CriticWarmUp(), KLToClone()):
-        with pytest.raises(LatentRLError, match="not for SAC"):
-            sac.learn(1, callback=callback)
-    with pytest.raises(LatentRLError, match="rollouts must be"):
+        with pytest.raises(LatentRLError, match="not for DQN"):
+            dqn.learn(1, callback=callback)
+    with pytest.raises(LatentRLError, match="take CloneTerm for SAC"):
+        off("SAC").learn(1, callback=KLToClone())
+    with pytest.raises(LatentRLError, match="steps must be"):
         CriticWarmUp(0)
     with pytest.raises(LatentRLError, match="coef must be"):
         KLToClone(-1.0)
