@@ -52,4 +52,5 @@ benchmark: .venv/.installed .peers/envpool/.installed .peers/gymnax/.installed #
 	$(BIN)/python -m experiments.benchmarks.per_sample_gradients
 	$(BIN)/python -m experiments.benchmarks.rollout_gradient
 	$(BIN)/python -m experiments.benchmarks.measured_training
+	$(BIN)/python -m experiments.benchmarks.sb3_overhead
 	$(BIN)/python -m experiments.benchmarks.env_steps --peers .peers

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -27,15 +28,19 @@ from experiments import (
     gradient_study,
     known_posteriors,
     landings,
+    latent_actions,
     linear_vae,
     mixture_of_gaussians,
+    multimodal_rl,
+    no_price,
     ppo,
     priors,
     push_t,
+    skills,
     vae,
     variational_inference,
 )
-from experiments.benchmarks import env_steps
+from experiments.benchmarks import env_steps, sb3_overhead
 from latentrl import LatentRLError
 from latentrl.distributions import DiagonalNormal
 
@@ -46,6 +51,56 @@ def test_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     gallery.main(gallery.Args(out=tmp_path / "gallery.png", rows=2))
     assert (tmp_path / "gallery.png").stat().st_size > 50_000
+
+
+@pytest.mark.slow
+def test_overhead_of_agents(capsys: pytest.CaptureFixture[str]) -> None:
+    sb3_overhead.main(sb3_overhead.Args(rounds=2, smoke=True))
+    assert capsys.readouterr().out.count("null control") >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "rows"),
+    [
+        (multimodal_rl, len(multimodal_rl.AGENTS)),
+        (latent_actions, 1 + len(latent_actions.AGENTS)),
+        (skills, 4),
+        (no_price, 7),
+    ],
+)
+def test_studies_of_agents(study: Any, rows: int, tmp_path: Path) -> None:
+    study.main(study.Args(smoke=True, out=tmp_path))
+    name = study.__name__.rpartition(".")[2]
+    record = json.loads((tmp_path / "records.json").read_text())
+    assert len(record["runs"]) == rows
+    assert record["command"] == f"python -m experiments.{name}"
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + rows
+    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_nearest_ends_tell_skills() -> None:
+    """Two skills that end in two places are always told; skills that end alike are not."""
+    places = np.array([[0.0, 0.0], [0.1, 0.0], [5.0, 0.0], [5.1, 0.0]])
+    assert skills.told(places, np.array([0, 0, 1, 1])) == 1.0
+    assert skills.told(places, np.array([0, 1, 0, 1])) == 0.0
+
+
+def test_one_route_is_rewarded() -> None:
+    """Of what the task calls success, only the wanted route stays one."""
+
+    class Ends(gym.Env[Any, Any]):
+        observation_space = action_space = gym.spaces.Box(-1, 1, (1,))
+
+        def step(self, action: Any) -> Any:
+            return action, 1.0, True, False, {"success": True, "mode": 7}
+
+    wanted, other = (latent_actions.OneRoute(Ends(), route) for route in (7, 8))
+    assert wanted.step(0)[1] == 1.0
+    assert wanted.step(0)[4]["success"]
+    assert wanted.taken == 2
+    assert other.step(0)[1] == 0.0
+    assert not other.step(0)[4]["success"]
 
 
 @pytest.mark.slow

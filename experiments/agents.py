@@ -1,0 +1,106 @@
+"""What studies of agents over seeds have in common: environments, evaluation, and runs that may be killed."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, unwrap_vec_normalize
+from tqdm import tqdm
+
+from latentrl.cells import Cells, Record
+from latentrl.sb3 import TorchVecEnvAdapter
+from latentrl.sb3.gradient_noise import same_randomness
+from latentrl_envs.avoiding import Avoiding
+from latentrl_envs.multi_goal import MultiGoal
+
+
+def batch(env_id: str, num_envs: int, seed: int, **kwargs: Any) -> VecEnv:
+    """Environments of ours, one tensor for all, with SB3's monitor; ``kwargs`` are those of the task."""
+    made = gym.make_vec(f"latentrl/{env_id}", num_envs, autoreset_mode="SameStep", **kwargs)
+    venv = VecMonitor(TorchVecEnvAdapter(made))
+    venv.seed(seed)
+    return venv
+
+
+def judge(agent: Any, venv: VecEnv, episodes: int, n_modes: int = 0, deterministic: bool = False) -> Record:
+    """Play episodes: mean return, share of successes and, of ``n_modes`` kinds, how many successes showed each.
+
+    :param agent: anything with stable-baselines3's ``predict``
+    :param venv: with a monitor inside
+    """
+    counts, successes = np.zeros(max(n_modes, 1), int), []
+
+    def note(step: dict[str, Any], _: dict[str, Any]) -> None:
+        if step["done"]:
+            info = step["info"]
+            successes.append(bool(info.get("success", False)))
+            if n_modes and successes[-1]:
+                counts[int(info["mode"])] += 1
+
+    returns, _ = evaluate_policy(
+        agent, venv, episodes, deterministic=deterministic, callback=note, return_episode_rewards=True
+    )
+    record: Record = {"return": float(np.mean(returns)), "success": float(np.mean(successes))}
+    return record | ({"counts": counts.tolist()} if n_modes else {})
+
+
+def paths(agent: Any, venv: VecEnv, episodes: int) -> list[list[list[float]]]:
+    """Where as many environments went in their first episode: for each, rows of the observation, in hundredths."""
+    seen, start, over = venv.reset(), np.ones(venv.num_envs, bool), np.zeros(venv.num_envs, bool)
+    found: list[list[list[float]]] = [[] for _ in range(episodes)]
+    state = None
+    while not over[:episodes].all():
+        places = seen["observation"] if isinstance(seen, dict) else seen
+        normalizer = unwrap_vec_normalize(venv)
+        places = places if normalizer is None else normalizer.unnormalize_obs(places)
+        for row in np.flatnonzero(~over[:episodes]):
+            found[row].append(np.round(places[row].astype(float), 2).tolist())
+        actions, state = agent.predict(seen, state, start)
+        seen, _, start, _ = venv.step(actions)
+        over |= start
+    return found
+
+
+def landmarks(env_id: str) -> list[tuple[tuple[float, float], float, str]]:
+    """What to draw under paths: centres, radii and colours of goals or posts."""
+    if env_id == "MultiGoal-v0":
+        return [(goal, 1.0, "#bbddbb") for goal in MultiGoal.goals]
+    return [(post, Avoiding.post_radius, "#bb5566") for post in Avoiding().posts]
+
+
+class Curve(BaseCallback):
+    """Judges an agent between rollouts, where it starts and about every ``every`` time steps.
+
+    :param look: what to note of an agent
+    """
+
+    def __init__(self, every: int, look: Callable[[Any], Record]) -> None:
+        super().__init__()
+        self.every, self.look = every, look
+        self.records: list[Record] = []
+
+    def _on_rollout_start(self) -> None:
+        if not self.records or self.num_timesteps - self.records[-1]["steps"] >= self.every:
+            with same_randomness(self.model.device):
+                self.records.append({"steps": self.num_timesteps, **self.look(self.model)})
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def runs(cells: Cells, jobs: Mapping[str, Callable[[], Record]], workers: int) -> list[Record]:
+    """The records of all jobs, in their order; each is kept as soon as it is made, and made but once."""
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return list(tqdm(pool.map(_make, repeat(cells), jobs, jobs.values()), total=len(jobs), desc="runs"))
+
+
+def _make(cells: Cells, key: str, job: Callable[[], Record]) -> Record:
+    torch.set_num_threads(1)
+    return cells(key, job)
