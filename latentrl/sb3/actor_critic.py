@@ -5,17 +5,15 @@ new to old policy is that of the joint law of actions and latents.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
+from jaxtyping import Float
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
@@ -26,52 +24,19 @@ from torch.distributions import Distribution as Law
 from latentrl.checks import LatentRLError, count, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
-from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
+from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.mixture_heads import mixture_of, unless_zero
 
 PRIORS = ("normal", "gaussian", "mixture", "categorical")
-
-
-class WithLatent(NamedTuple):
-    """Observations with the latents that were in force: what the buffers of LatentPPO and LatentA2C hand out."""
-
-    observations: PyTorchObs
-    latent: Float[Tensor, "B Z"]
-    drawn: Float[Tensor, " B"]
-    """1 where the latent was drawn at this step, 0 where it was held."""
-
-
-@dataclass
-class RolloutLatents:
-    """The latents in force while rollouts are collected; it belongs to the algorithm."""
-
-    starts: NDArray[np.bool_]
-    """(n_envs,) which environments start an episode."""
-    latent: Float[Tensor, "N Z"] | None = None
-    age: Int[Tensor, "N 1"] | None = None
-
-    def now(
-        self, law: Callable[[], Law], hold: int
-    ) -> tuple[Float[Tensor, "N Z"], Int[Tensor, "N 1"], Bool[Tensor, "N 1"]]:
-        """Latents to act with, the steps since they were drawn, and which are drawn just now.
-
-        :param law: p(z|s), asked for where one is due
-        """
-        if self.latent is None or self.age is None:
-            z = law().sample()
-            return z, torch.zeros(len(z), 1, dtype=torch.int64, device=z.device), z.new_ones(len(z), 1).bool()
-        new = due(self.age, self.starts, hold)
-        if not new.any():
-            return self.latent, self.age, new
-        return torch.where(new, law().sample(), self.latent), torch.where(new, 0, self.age), new
 
 
 class LatentActorCriticPolicy(ActorCriticPolicy):
     """p(z|s) p(a|s, z) in place of stable-baselines3's p(a|s), for LatentPPO and LatentA2C.
 
     The action's law given z is the parent's, for Box, Discrete, MultiDiscrete and MultiBinary actions; so are all other
-    arguments. Where z is held, the value function sees it. The log-probability is that of (a, z): log p(a|s, z), and
-    log p(z|s) where z was drawn. The entropy is a lower bound of that of π(a|s), so that ``ent_coef`` rewards latents
+    arguments. The value function sees a z that is held. Where z is drawn it sees that alone, as what the choice of z is
+    measured by must not depend on it. The log-probability is that of (a, z): log p(a|s, z), and log p(z|s) where z was
+    drawn. The entropy is a lower bound of that of π(a|s), so that ``ent_coef`` rewards latents
     which do different things; of the joint law it would not.
 
     ``predict`` carries (z, steps since it was drawn) as recurrent state, like :class:`LatentPolicy`;
@@ -128,10 +93,9 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             return MlpExtractor(features, self.net_arch, self.activation_fn, self.device)
 
         self.mlp_extractor = extractor(self.features_dim + self.latent_dim)
-        if self.hold == 1:
-            # A latent that is drawn anew at each step says nothing of what is to come.
-            plain = extractor(self.features_dim)
-            self.mlp_extractor.value_net, self.mlp_extractor.latent_dim_vf = plain.value_net, plain.latent_dim_vf
+        # A latent that is drawn anew at each step says nothing of what is to come.
+        valued = extractor(self.features_dim + (0 if self.hold == 1 else self.latent_dim + 1))
+        self.mlp_extractor.value_net, self.mlp_extractor.latent_dim_vf = valued.value_net, valued.latent_dim_vf
 
     def _features(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
         """For the policy and for the value function."""
@@ -177,8 +141,11 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         finally:
             self.action_dist = kept
 
-    def _value(self, features: Tensor, z: Tensor) -> Tensor:
-        seen = features if self.hold == 1 else torch.cat([features, z], -1)
+    def _value(self, features: Tensor, z: Tensor, drawn: Tensor) -> Tensor:
+        """V(s, z), or V(s) before z is drawn, (B, 1)."""
+        drawn = drawn.view(-1, 1).to(z.dtype)
+        # A baseline that sees the chosen z takes away from log p(z|s) what z is worth, and its gradient is noise.
+        seen = features if self.hold == 1 else torch.cat([features, torch.where(drawn > 0, 0.0, z), drawn], -1)
         return self.value_net(self.mlp_extractor.forward_critic(seen))
 
     # -- while it learns -----------------------------------------------------------------------------------------
@@ -206,7 +173,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         log_prob = acts.log_prob(actions)
         if new.any():
             log_prob = log_prob + drawn * law().log_prob(z)
-        values = self._value(for_value, z)
+        values = self._value(for_value, z, drawn)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         if rollout is None:
             return actions, values, log_prob
@@ -227,27 +194,30 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         features, for_value = self._features(obs.observations)
         law, acts = self._law(features), self.acts(features, obs.latent)
         log_prob = acts.log_prob(actions) + obs.drawn * law.log_prob(obs.latent)
-        return self._value(for_value, obs.latent), log_prob, unless_zero(self.entropy_bound(features, law))
+        value = self._value(for_value, obs.latent, obs.drawn)
+        return value, log_prob, unless_zero(self.entropy_bound(features, law))
 
     def predict_values(self, obs: Any) -> Tensor:
-        """V(s, z) with the latents in force while rollouts are collected, or new ones; V(s) if z is drawn each step.
+        """V(s, z) with the latents in force while rollouts are collected; V(s) where one is due.
 
         :param obs: of all environments; or with latents
         """
         if isinstance(obs, WithLatent):
-            return self._value(self._features(obs.observations)[1], obs.latent)
+            return self._value(self._features(obs.observations)[1], obs.latent, obs.drawn)
         features, for_value = self._features(obs)
         rollout = self._rollout or RolloutLatents(np.ones(len(features), bool))
-        return self._value(for_value, rollout.now(partial(self._law, features), self.hold)[0])
+        z, _, new = rollout.now(partial(self._law, features), self.hold)
+        return self._value(for_value, z, new)
 
     def obs_to_tensor(self, observation: Any) -> Any:
         """As the parent; the last observation of an episode comes with the latent of its environment."""
         tensor, vectorized = super().obs_to_tensor(observation)
         place = getattr(observation, "environment", None)
-        if place is None or self._rollout is None or self._rollout.latent is None:
+        rollout = self._rollout
+        if place is None or rollout is None or rollout.latent is None or rollout.age is None:
             return tensor, vectorized
-        z = self._rollout.latent[place : place + 1]
-        return WithLatent(tensor, z, z.new_zeros(1)), vectorized
+        z, age = rollout.latent[place : place + 1], rollout.age[place : place + 1]
+        return WithLatent(tensor, z, due(age, None, self.hold).squeeze(-1).to(z.dtype)), vectorized
 
     # -- while it plays ------------------------------------------------------------------------------------------
 

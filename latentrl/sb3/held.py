@@ -1,13 +1,16 @@
 """A latent that is held over time, carried outside of the policy: (z, age), one row for each environment."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
+from torch.distributions import Distribution as Law
 
 from latentrl.checks import LatentRLError
 
@@ -58,6 +61,40 @@ def carry(
     if bool(new.any()):
         z, age = torch.where(new, draw(), z), torch.where(new, 0, age)
     return z, age, new
+
+
+class WithLatent(NamedTuple):
+    """Observations with the latents that were in force: what the buffers of LatentPPO and LatentA2C hand out."""
+
+    observations: PyTorchObs
+    latent: Float[Tensor, "B Z"]
+    drawn: Float[Tensor, " B"]
+    """1 where the latent was drawn at this step, 0 where it was held."""
+
+
+@dataclass
+class RolloutLatents:
+    """The latents in force while rollouts are collected; it belongs to the algorithm."""
+
+    starts: NDArray[np.bool_]
+    """(n_envs,) which environments start an episode."""
+    latent: Float[Tensor, "N Z"] | None = None
+    age: Int[Tensor, "N 1"] | None = None
+
+    def now(
+        self, law: Callable[[], Law], hold: int
+    ) -> tuple[Float[Tensor, "N Z"], Int[Tensor, "N 1"], Bool[Tensor, "N 1"]]:
+        """Latents to act with, the steps since they were drawn, and which are drawn just now.
+
+        :param law: p(z|s), asked for where one is due
+        """
+        if self.latent is None or self.age is None:
+            z = law().sample()
+            return z, torch.zeros(len(z), 1, dtype=torch.int64, device=z.device), z.new_ones(len(z), 1).bool()
+        new = due(self.age, self.starts, hold)
+        if not new.any():
+            return self.latent, self.age, new
+        return torch.where(new, law().sample(), self.latent), torch.where(new, 0, self.age), new
 
 
 def given(latent: Any, shape: tuple[int, int], device: torch.device) -> Float[Tensor, "B Z"]:

@@ -18,9 +18,8 @@ from latentrl.sb3.actor_critic import (
     LatentActorCriticCnnPolicy,
     LatentActorCriticPolicy,
     LatentMultiInputActorCriticPolicy,
-    RolloutLatents,
-    WithLatent,
 )
+from latentrl.sb3.held import RolloutLatents, WithLatent
 
 
 class _RemembersLatents(RolloutBuffer):

@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 
 from latentrl import LatentRLError
-from latentrl.sb3 import GradientVariance, LatentA2C, LatentActorCriticPolicy, LatentPPO
-from latentrl.sb3.actor_critic import WithLatent
+from latentrl.sb3 import CriticWarmUp, GradientVariance, LatentA2C, LatentActorCriticPolicy, LatentPPO
+from latentrl.sb3.held import WithLatent
 from tests.sb3.agents_table import Toy
 from tests.sb3.test_gradient_noise import Lines
 
@@ -101,14 +101,16 @@ def test_without_a_bonus_the_gradient_of_the_entropy_is_not_computed() -> None:
 
 
 class KnownValue(nn.Module):
-    """V = 7 z_1 + o_1, of features (o, z)."""
+    """V = 7 z_1 + o_1 + 5 where z is due, of features (o, z, due)."""
 
     def forward(self, seen: Tensor) -> Tensor:
-        return 7.0 * seen[:, 3:4] + seen[:, :1]
+        return 7.0 * seen[:, 3:4] + seen[:, :1] + 5.0 * seen[:, -1:]
 
 
-def test_values_of_last_observations_see_the_latent_of_their_environment() -> None:
-    made = agent(truncates=True)
+@pytest.mark.parametrize("hold", [0, 2, 5])
+def test_values_of_last_observations_see_the_latent_of_their_environment(hold: int) -> None:
+    """Or that another is due: of ``hold=5`` where an episode is cut, of ``hold=2`` where the rollout ends."""
+    made = agent(truncates=True, hold=hold)
     made.policy.mlp_extractor.value_net, made.policy.value_net = nn.Identity(), KnownValue()
     seen: list[tuple[np.ndarray, np.ndarray, list[Any]]] = []
     env = made.env
@@ -124,19 +126,71 @@ def test_values_of_last_observations_see_the_latent_of_their_environment() -> No
     rewards, episodes = made.rollout_buffer.rewards, 0
     for index, (given, dones, last) in enumerate(seen):
         for place in range(ENVS):
-            value = 7.0 * latents[index, place, 1] + last[place][0] if dones[place] else 0.0
+            value = (5.0 if hold == 5 else 7.0 * latents[index, place, 1]) + last[place][0] if dones[place] else 0.0
             assert rewards[index, place] == pytest.approx(given[place] + made.gamma * value, rel=1e-5)
             episodes += dones[place]
     assert episodes == 2 * ENVS
-    # The rollout ends within an episode, whose latent is still in force.
+    # The rollout ends within an episode, after its second step.
     delta = made.rollout_buffer.advantages[-1] - rewards[-1] + made.rollout_buffer.values[-1]
-    np.testing.assert_allclose(delta, made.gamma * (7.0 * latents[-1, :, 1] + made._last_obs[:, 0]), rtol=1e-4)
+    of_latent = 5.0 if hold == 2 else 7.0 * latents[-1, :, 1]
+    np.testing.assert_allclose(delta, made.gamma * (of_latent + made._last_obs[:, 0]), rtol=1e-4)
+
+
+def test_the_value_does_not_see_a_latent_before_it_is_drawn() -> None:
+    made = agent()
+    latents = torch.from_numpy(collect(made).reshape(-1, 1 + Z))
+    buffer, other = made.rollout_buffer, torch.randn(STEPS * ENVS, Z)
+    observations, actions = torch.from_numpy(buffer.observations.reshape(-1, 3)), torch.zeros(STEPS * ENVS, 2)
+    drawn = latents[:, 0]
+    own, others = (
+        made.policy.evaluate_actions(WithLatent(observations, z, drawn), actions)[0].squeeze(-1)
+        for z in (latents[:, 1:], other)
+    )
+    torch.testing.assert_close(own, torch.from_numpy(buffer.values.reshape(-1)))
+    assert ((own == others) == (drawn == 1.0)).all()
+
+
+class Promise(gym.Env):
+    """Four steps without news; then 1 if the first action was 1."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(2)
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        super().reset(**kwargs)
+        self.actions: list[int] = []
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.actions.append(int(action))
+        over = len(self.actions) == 4
+        return np.zeros(1, np.float32), float(over and self.actions[0] == 1), over, False, {}
+
+
+def test_a_prior_learns_which_latent_is_worth_more() -> None:
+    """What each latent does is fixed, and a value function that saw the choice knows all before it is made."""
+    made = LatentPPO(
+        "LatentPolicy",
+        make_vec_env(Promise, 8, seed=0),
+        n_steps=16,
+        batch_size=64,
+        learning_rate=1e-2,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"latent_dim": 2, "prior": "categorical"},
+    )
+    policy = made.policy
+    policy.mlp_extractor.policy_net = nn.Identity()
+    policy.action_net = nn.Linear(3, 2, bias=False).requires_grad_(False)
+    policy.action_net.weight.copy_(torch.tensor([[0.0, 20.0, 0.0], [0.0, 0.0, 20.0]]))
+    made.learn(24 * 128, CriticWarmUp(12 * 128))
+    with torch.no_grad():
+        assert policy._law(torch.zeros(1, 1)).probs[0, 1] > 0.9
 
 
 def test_a_latent_of_each_step_is_hidden_from_the_value() -> None:
     made = agent(hold=1)
     assert made.policy.mlp_extractor.value_net[0].in_features == 3
-    assert agent(hold=2).policy.mlp_extractor.value_net[0].in_features == 3 + Z
+    assert agent(hold=2).policy.mlp_extractor.value_net[0].in_features == 3 + Z + 1
 
 
 def test_play_holds_steers_and_checks_its_state() -> None:
