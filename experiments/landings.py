@@ -20,13 +20,20 @@ def read(path: Path) -> Demonstrations:
     try:
         with np.load(path, allow_pickle=False) as archive:
             ends, pilots = archive["episode_ends"], archive["expert"]
-            observations, actions = archive["obs"], archive["action"]
+            observations, actions, rewards = archive["obs"], archive["action"], archive["reward"]
     except (OSError, KeyError, ValueError) as error:
-        raise LatentRLError(f"{path} holds no landings: give an .npz with obs, action, expert, episode_ends") from error
+        raise LatentRLError(
+            f"{path} holds no landings: give an .npz with obs, action, reward, expert, episode_ends"
+        ) from error
     space = gym.spaces.Box(-1.0, 1.0, (2,))
     lengths = np.diff(ends, prepend=0)
     return Demonstrations.from_arrays(
-        observations, actions.clip(-1.0, 1.0), lengths, action_space=space, modes=pilots[ends - 1]
+        observations,
+        actions.clip(-1.0, 1.0),
+        lengths,
+        rewards=rewards,
+        action_space=space,
+        modes=pilots[ends - 1],
     )
 
 

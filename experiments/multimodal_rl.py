@@ -57,9 +57,9 @@ class Args:
     """Environment steps of PPO on the goals; of skills without reward first, a quarter of them."""
     sac_steps: int = 24_000
     """Environment steps of SAC."""
-    updates: int = 6_000
+    updates: int = 12_000
     """Gradient updates of each clone."""
-    fine_tuning: int = 600_000
+    fine_tuning: int = 500_000
     """Environment steps of PPO on the routes."""
     routes_envs: int = 256
     """Environments of PPO on the routes; many, so that a rollout shows each route several times."""
@@ -144,13 +144,14 @@ def routes_by_ppo(seed: int, args: Args, algorithm: type[PPO], policy: str, **po
     venv = VecNormalize(batch(ROUTES.env_id, args.routes_envs, seed), norm_reward=False)
     judged = VecNormalize(judging(ROUTES, seed, args), norm_reward=False, training=False)
     judged.obs_rms = venv.obs_rms
-    settings = {"n_steps": 128, "batch_size": 4096, "n_epochs": 8, "learning_rate": 1e-4}
+    settings = {"n_steps": 128, "batch_size": 8192, "n_epochs": 8, "learning_rate": 5e-4}
+    settings |= {"gamma": 0.999, "gae_lambda": 0.98}  # success comes at the end, after 125 steps
     policy_kwargs = {"log_std_init": -1.5, **policy_kwargs}
     agent = algorithm(policy, venv, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
     LatentBC(agent, demonstrations=demonstrations, seed=seed, device="cpu").learn(args.updates)
     venv.training = False  # or the clone would see the same places differently from rollout to rollout
     curve = Curve(args.fine_tuning // 10, partial(look, venv=judged, task=ROUTES, episodes=args.episodes))
-    agent.learn(args.fine_tuning, [curve, CriticWarmUp(args.fine_tuning // 4), KLToClone(0.01)])
+    agent.learn(args.fine_tuning, [curve, CriticWarmUp(args.fine_tuning // 5), KLToClone(0.03)])
     return Learned(agent, judged, curve.records)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from experiments import (
     amortization,
+    bc_then_rl,
     behaviours,
     beta_and_constraint,
     critics,
@@ -57,6 +58,31 @@ def test_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_overhead_of_agents(capsys: pytest.CaptureFixture[str]) -> None:
     sb3_overhead.main(sb3_overhead.Args(rounds=2, smoke=True))
     assert capsys.readouterr().out.count("null control") >= 4
+
+
+@pytest.mark.slow
+def test_reinforcement_learning_after_cloning(tmp_path: Path) -> None:
+    pytest.importorskip("Box2D")
+    save_landings(tmp_path / "landings.npz", np.random.default_rng(0).normal(size=(4, 40, 8)))
+    bc_then_rl.main(bc_then_rl.Args(tmp_path / "landings.npz", pilot=1, smoke=True, out=tmp_path))
+    record = json.loads((tmp_path / "records.json").read_text())
+    assert [run["method"] for run in record["runs"]] == list(bc_then_rl.AGENTS)
+    assert record["pilot"] == pytest.approx(40.0)
+
+
+def test_falls_below_a_clone_are_measured_by_its_range() -> None:
+    """From 100 down to 60, where random actions return −100: twice a tenth of 200. The last three are 90 on average."""
+    curve = [{"steps": step, "return": value} for step, value in enumerate([100.0, 60.0, 80.0, 90.0, 100.0])]
+    (row,) = bc_then_rl.rows([{"method": "it", "curve": curve}], -100.0, 89.0)
+    assert row == {
+        "method": "it",
+        "clone": 100.0,
+        "worst": 60.0,
+        "last": 90.0,
+        "worst fall / margin": pytest.approx(2.0),
+        "share within margin": 0.0,
+        "share above pilot": 1.0,
+    }
 
 
 @pytest.mark.slow
@@ -283,12 +309,19 @@ def test_push_t_is_read(tmp_path: Path) -> None:
         push_t.read(tmp_path / "nowhere.npz")
 
 
+def save_landings(path: Path, flights: np.ndarray) -> None:
+    """Observations (E, 40, 8) by two pilots in turn."""
+    steps = 40 * len(flights)
+    arrays = {"obs": flights.reshape(-1, 8), "action": np.zeros((steps, 2)), "reward": np.ones(steps)}
+    expert = np.repeat(np.arange(len(flights)) % 2, 40)
+    np.savez(path, **arrays, expert=expert, episode_ends=np.arange(40, steps + 1, 40))
+
+
 def test_landings_are_read_and_told_apart(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     path = tmp_path / "landings.npz"
     flights = generator.normal(size=(8, 40, 8)) + 5.0 * (np.arange(8) % 2)[:, None, None]
-    arrays = {"obs": flights.reshape(-1, 8), "action": np.zeros((320, 2)), "episode_ends": np.arange(40, 321, 40)}
-    np.savez(path, **arrays, expert=np.repeat(np.arange(8) % 2, 40))
+    save_landings(path, flights)
     data = landings.read(path)
     assert data.modes is not None
     assert data.modes.tolist() == [0, 1] * 4

@@ -1,0 +1,179 @@
+"""Reinforcement learning after cloning a mediocre pilot: what is lost on the way, and what keeps it?
+
+    python -m experiments.bc_then_rl --lander FILE      (needs pip install 'gymnasium[box2d]')
+
+One pilot's landings in LunarLanderContinuous are cloned into the networks of stock PPO and SAC, which then go on: as
+they are, and with what latentrl has for it. PPO: its critic learns first, and rewards pay for leaving the clone. SAC:
+demonstrations in half of each batch and in the actor's loss. Judged by mean actions. The margin of a fall is a tenth of
+the range between a pilot who acts at random and the clone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from experiments.agents import Curve, judge, runs
+from experiments.landings import read
+from experiments.records import table, write
+from latentrl import Demonstrations
+from latentrl.cells import Cells, Record
+from latentrl.sb3 import CloneTerm, CriticWarmUp, DemonstrationReplayBuffer, KLToClone, LatentBC
+
+ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
+COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
+AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
+PPO_SETTINGS: dict[str, Any] = {"batch_size": 256, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
+SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "ent_coef": "auto_0.1", "tau": 0.01}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Clone and go on with every algorithm and every seed."""
+
+    lander: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The .npz with recorded landings."""
+    pilot: int = 3
+    """Whose landings are cloned; the fourth returns the least."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One run of each agent with each."""
+    updates: int = 3_000
+    """Gradient updates of each clone."""
+    ppo_steps: int = 400_000
+    """Environment steps of PPO."""
+    sac_steps: int = 20_000
+    """Environment steps of SAC."""
+    judgements: int = 16
+    """Times at which an agent is judged while it learns."""
+    episodes: int = 40
+    """By which it is judged."""
+    workers: int = 2
+    """Parallel processes."""
+    smoke: bool = False
+    """Seconds instead of minutes; the numbers mean nothing."""
+    out: Path = Path("experiments/results/bc_then_rl")
+    """Folder for the table, the records, the picture, and one file per finished run."""
+
+    def smoked(self) -> "Args":
+        """The settings that count."""
+        small = {"seeds": (0,), "updates": 2, "ppo_steps": 64, "sac_steps": 64, "judgements": 1, "episodes": 1}
+        return replace(self, **small) if self.smoke else self
+
+    def settings(self) -> Record:
+        """What all results depend on."""
+        return {name: value for name, value in asdict(self).items() if name not in ("workers", "out", "lander")}
+
+
+def of_pilot(args: Args) -> Demonstrations:
+    """The landings of one pilot."""
+    landings = read(args.lander)
+    assert landings.modes is not None
+    return landings.select(np.flatnonzero(landings.modes == args.pilot))
+
+
+def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseAlgorithm, int, list[BaseCallback]]:
+    """A new agent, the steps that it is given, and what keeps what it is shown."""
+    algorithm, kind = name.split(", ")
+    keeps = kind == "kept"
+    if algorithm == "PPO":
+        settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 512})
+        agent = PPO("MlpPolicy", make_vec_env(ENV, 16, seed=seed), seed=seed, device="cpu", **settings)
+        return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 4), KLToClone(0.1)] if keeps else []
+    settings = SAC_SETTINGS
+    if keeps:
+        in_time = shown.episode_lengths < TIME_LIMIT
+        kwargs = {"demonstrations": shown, "share": 0.5, "terminated": in_time}
+        settings = settings | {"replay_buffer_class": DemonstrationReplayBuffer, "replay_buffer_kwargs": kwargs}
+    sac = SAC("MlpPolicy", make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
+    return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 10), CloneTerm(shown, coef=10.0)] if keeps else []
+
+
+def judging(seed: int, args: Args) -> VecEnv:
+    """Environments to judge in: others than to learn in."""
+    return make_vec_env(ENV, min(args.episodes, 20), seed=10_000 + seed)
+
+
+def run(name: str, seed: int, args: Args) -> Record:
+    """Clone, learn, and judge all along."""
+    shown = of_pilot(args)
+    agent, steps, keeping = made(name, shown, seed, args)
+    LatentBC(agent, demonstrations=shown, seed=seed, device="cpu").learn(args.updates)
+    look = partial(judge, venv=judging(seed, args), episodes=args.episodes, deterministic=True)
+    curve = Curve(max(64, steps // args.judgements), look)
+    agent.learn(steps, [curve, *keeping])
+    return {"curve": [*curve.records, {"steps": agent.num_timesteps, **look(agent)}]}
+
+
+class AtRandom:
+    """Draws from its action space."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.space = space
+
+    def predict(self, observations: Any, *_: Any, **__: Any) -> tuple[Any, None]:
+        return np.array([self.space.sample() for _ in observations]), None
+
+
+def at_random(args: Args) -> float:
+    """Mean return of random actions."""
+    venv = judging(0, args)
+    venv.action_space.seed(0)
+    return float(judge(AtRandom(venv.action_space), venv, args.episodes)["return"])
+
+
+def rows(found: Sequence[Record], random: float, pilot: float) -> list[Record]:
+    """One row of the table for each run."""
+    listed = []
+    for record in found:
+        returns = [point["return"] for point in record["curve"]]
+        clone, worst, last = returns[0], min(returns), float(np.mean(returns[-3:]))
+        fall = (clone - worst) / (MARGIN * (clone - random))
+        values = (clone, worst, last, fall, float(fall <= 1.0), float(last > pilot))
+        listed.append({"method": record["method"], **dict(zip(COLUMNS, values, strict=True))})
+    return listed
+
+
+def draw(found: Sequence[Record], random: float, pilot: float) -> Figure:
+    """Return over environment steps, one line for each seed."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axis, algorithm in zip(figure.subplots(1, 2, sharey=True), ("PPO", "SAC"), strict=True):
+        for color, name in zip(("C0", "C3"), [name for name in AGENTS if name.startswith(algorithm)], strict=True):
+            for number, curve in enumerate(record["curve"] for record in found if record["method"] == name):
+                steps, returns = ([point[key] for point in curve] for key in ("steps", "return"))
+                axis.plot(steps, returns, color=color, alpha=0.6, label=None if number else name)
+        axis.axhline(pilot, color="0.3", linestyle=":", label="pilot")
+        axis.axhline(random, color="0.7", linestyle=":", label="random")
+        axis.set(title=algorithm, xlabel="environment steps", ylabel="return", ylim=(-500, 320))
+        axis.legend(fontsize=8)
+    return figure
+
+
+def main(args: Args) -> None:
+    """Clone, learn, judge, write."""
+    args = args.smoked()
+    cells = Cells(args.out, args.settings())
+    jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in AGENTS for seed in args.seeds}
+    curves = runs(cells, jobs, args.workers)
+    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, curves, strict=True)]
+    shown = of_pilot(args)
+    assert shown.rewards is not None
+    pilot = float(shown.rewards.sum()) / shown.num_episodes
+    random = cells("random", lambda: {"return": at_random(args)})["return"]
+    text = table(rows(found, random, pilot), COLUMNS) + f"\nPilot: {pilot:.4g}; random actions: {random:.4g}.\n"
+    record = {"settings": args.settings(), "pilot": pilot, "random": random, "runs": found}
+    write(args.out, "bc_then_rl", ("latentrl",), text, record, draw(found, random, pilot))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
