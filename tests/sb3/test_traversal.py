@@ -99,6 +99,8 @@ def test_every_latent_is_played_from_the_same_start(
                 step = value * np.eye(2)[d]
                 np.testing.assert_allclose(path, start + np.outer(np.arange(STEPS + 1), step), atol=1e-5)
     assert (tmp_path / "traversal_0.png").stat().st_size > 5000
+    if normalized:  # as the agent sees them where it learns, or it would not do what it does there
+        assert np.array_equal(envs[1].obs_rms.mean, envs[0].obs_rms.mean)
 
 
 def test_values_are_in_units_of_the_prior_at_the_start() -> None:
