@@ -22,7 +22,7 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from experiments.agents import Curve, judge, runs
 from experiments.landings import read
@@ -34,8 +34,9 @@ from latentrl.sb3 import CloneTerm, CriticWarmUp, DemonstrationReplayBuffer, KLT
 ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
 COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
 AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
-PPO_SETTINGS: dict[str, Any] = {"batch_size": 256, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98}
-SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "ent_coef": "auto_0.1", "tau": 0.01}
+PPO_SETTINGS: dict[str, Any] = {"batch_size": 64, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
+# A learned temperature rises as long as the clone is kept, and then takes over.
+SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "ent_coef": 0.1, "tau": 0.01}
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ class Args:
     """One run of each agent with each."""
     updates: int = 3_000
     """Gradient updates of each clone."""
-    ppo_steps: int = 400_000
+    ppo_steps: int = 500_000
     """Environment steps of PPO."""
     sac_steps: int = 20_000
     """Environment steps of SAC."""
-    judgements: int = 16
+    judgements: int = 12
     """Times at which an agent is judged while it learns."""
-    episodes: int = 40
-    """By which it is judged."""
+    episodes: int = 50
+    """By which it is judged, from the same starts each time."""
     workers: int = 2
     """Parallel processes."""
     smoke: bool = False
@@ -88,8 +89,9 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
     keeps = kind == "kept"
     if algorithm == "PPO":
         settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 512})
-        agent = PPO("MlpPolicy", make_vec_env(ENV, 16, seed=seed), seed=seed, device="cpu", **settings)
-        return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 4), KLToClone(0.1)] if keeps else []
+        venv = VecNormalize(make_vec_env(ENV, 16, seed=seed), norm_obs=False, gamma=settings["gamma"])
+        agent = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)
+        return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 10), KLToClone(0.002)] if keeps else []
     settings = SAC_SETTINGS
     if keeps:
         in_time = shown.episode_lengths < TIME_LIMIT
@@ -101,7 +103,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
 
 def judging(seed: int, args: Args) -> VecEnv:
     """Environments to judge in: others than to learn in."""
-    return make_vec_env(ENV, min(args.episodes, 20), seed=10_000 + seed)
+    return make_vec_env(ENV, args.episodes, seed=10_000 + seed)
 
 
 def run(name: str, seed: int, args: Args) -> Record:
@@ -109,7 +111,12 @@ def run(name: str, seed: int, args: Args) -> Record:
     shown = of_pilot(args)
     agent, steps, keeping = made(name, shown, seed, args)
     LatentBC(agent, demonstrations=shown, seed=seed, device="cpu").learn(args.updates)
-    look = partial(judge, venv=judging(seed, args), episodes=args.episodes, deterministic=True)
+    venv = judging(seed, args)
+
+    def look(agent: Any) -> Record:
+        venv.seed(10_000 + seed)
+        return judge(agent, venv, args.episodes, deterministic=True)
+
     curve = Curve(max(64, steps // args.judgements), look)
     agent.learn(steps, [curve, *keeping])
     return {"curve": [*curve.records, {"steps": agent.num_timesteps, **look(agent)}]}
