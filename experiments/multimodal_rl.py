@@ -233,7 +233,8 @@ def draw(found: Sequence[Record]) -> Figure:
         for centre, radius, color in landmarks(task.env_id):
             axis.add_patch(Circle(centre, radius, color=color))
         kept = counted(record, task)
-        axis.set(title=f"{record['method']}\n{kept['modes']} modes, success {kept['success']:.2f}", aspect="equal")
+        number = f"{kept['modes']} mode{'s' * (kept['modes'] != 1)}"
+        axis.set(title=f"{record['method']}\n{number}, success {kept['success']:.2f}", aspect="equal")
     for axis in axes[len(shown) :]:
         axis.remove()
     return figure
