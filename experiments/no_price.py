@@ -72,12 +72,12 @@ TASKS = {
         16,
         ZOO | {"n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01},
     ),
-    "HalfCheetah, PPO": Task("HalfCheetah-v5", "PPO", 400_000, 4, {"n_steps": 512, "batch_size": 64}, True),
+    "HalfCheetah, PPO": Task("HalfCheetah-v5", "PPO", 250_000, 4, {"n_steps": 512, "batch_size": 64}, True),
     "Pendulum, SAC": Task("Pendulum-v1", "SAC", 10_000, 1, {"learning_rate": 1e-3}),
     "LunarLander, SAC": Task(
-        "LunarLanderContinuous-v3", "SAC", 40_000, 1, {"learning_rate": 7.3e-4, "learning_starts": 5_000, "tau": 0.01}
+        "LunarLanderContinuous-v3", "SAC", 30_000, 1, {"learning_rate": 7.3e-4, "learning_starts": 5_000, "tau": 0.01}
     ),
-    "HalfCheetah, SAC": Task("HalfCheetah-v5", "SAC", 40_000, 1, {"learning_starts": 5_000}),
+    "HalfCheetah, SAC": Task("HalfCheetah-v5", "SAC", 25_000, 1, {"learning_starts": 5_000}),
 }
 
 
