@@ -101,9 +101,28 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
     return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 10), CloneTerm(shown, coef=10.0)] if keeps else []
 
 
+class FirstEpisode(gym.Wrapper[Any, Any, Any, Any]):
+    """Plays one episode after each reset with a seed, then rests: others are still under way, and steps cost time."""
+
+    last: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.rests = seed is None and self.last is not None
+        if self.rests:
+            return self.last, {}
+        self.last, info = self.env.reset(seed=seed, options=options)
+        return self.last, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self.rests:
+            return self.last, 0.0, False, False, {}
+        self.last, *rest = self.env.step(action)
+        return self.last, *rest
+
+
 def judging(seed: int, args: Args) -> VecEnv:
     """Environments to judge in: others than to learn in."""
-    return make_vec_env(ENV, args.episodes, seed=10_000 + seed)
+    return make_vec_env(ENV, args.episodes, seed=10_000 + seed, wrapper_class=FirstEpisode)
 
 
 def run(name: str, seed: int, args: Args) -> Record:
