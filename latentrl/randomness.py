@@ -12,7 +12,8 @@ import torch
 def random_state(device: torch.device) -> dict[str, Any]:
     """Where the global generators stand: numbers, lists and tensors."""
     version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - what stable-baselines3 draws from
+    legacy: Any = np.random.get_state()  # noqa: NPY002 - what stable-baselines3 draws from
+    _, keys, position, has_gauss, cached = legacy
     state: dict[str, Any] = {
         "python": [version, list(words), gauss],
         "numpy": [torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],

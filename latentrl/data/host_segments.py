@@ -83,7 +83,8 @@ class HostSegments(Cuts):
         made = super().batch(index, steps, generator)
         # With hold = 1 two fields are one tensor, which is moved once.
         moved = {id(part): self._moved(part) for part in made if part is not None}
-        return Batch(*(None if part is None else moved[id(part)] for part in made))
+        parts: list[Any] = [None if part is None else moved[id(part)] for part in made]
+        return Batch(*parts)
 
     def _moved(self, part: Tensor) -> Tensor:
         if self.device.type == "cpu":

@@ -124,8 +124,8 @@ class LatentBC(BaseAlgorithm):
             self.observation_space, self.action_space = self._agent.observation_space, self._agent.action_space
         self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
-        self._auto_weight = isinstance(kl_weight, str) and kl_weight == "auto"
-        self.kl_weight: Schedule | None = None if self._auto_weight else as_schedule(kl_weight)
+        self.kl_weight: Schedule | None = None if kl_weight == "auto" else as_schedule(kl_weight)
+        self._auto_weight = self.kl_weight is None
         if not 0.0 <= kl_warmup <= 1.0:
             raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
         self.kl_warmup = kl_warmup

@@ -96,4 +96,5 @@ class FiniteWatch:
 
 
 def _on_cpu(batch: Batch) -> Batch:
-    return Batch(*(None if part is None else part.detach().cpu() for part in batch))
+    parts: list[Any] = [None if part is None else part.detach().cpu() for part in batch]
+    return Batch(*parts)

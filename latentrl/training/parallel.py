@@ -18,7 +18,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -118,7 +117,7 @@ def together(devices: int, precision: Precision, device: torch.device, job: Job)
     if devices == 1:
         yield Processes(device, precision)
         return
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     environment, threads, port = dict(os.environ), torch.get_num_threads(), _free_port()
     helpers = [_Helper(rank, devices, port, precision, device.type, job) for rank in range(1, devices)]
     try:
@@ -178,7 +177,7 @@ class _Helper:
 def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, device: str, threads: int) -> None:
     """What a helper process runs."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         pipe.send("here")
         job = pipe.recv_bytes()
@@ -211,19 +210,21 @@ def _dumps(value: Any) -> bytes:
     """Pickled for another process of ours: functions too, files in memory as their names, tensors on the CPU."""
     cloudpickle = require("cloudpickle", "scale")
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class Pickler(cloudpickle.Pickler):  # type: ignore[name-defined]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, np.ndarray) and (file := root(obj)) is not None and file.filename is not None:
                 return _mapped, _place_in(file, obj)
-            if isinstance(obj, nn.Parameter) and obj.is_cuda:
-                return nn.Parameter, (obj.detach().cpu(), obj.requires_grad)
             if isinstance(obj, Tensor) and obj.is_cuda:
-                return partial(torch.Tensor.requires_grad_, requires_grad=obj.requires_grad), (obj.detach().cpu(),)
+                return _tensor, (obj.detach().cpu(), isinstance(obj, nn.Parameter), obj.requires_grad)
             return super().reducer_override(obj)
 
     buffer = io.BytesIO()
     Pickler(buffer).dump(value)
     return buffer.getvalue()
+
+
+def _tensor(values: Tensor, parameter: bool, requires_grad: bool) -> Tensor:
+    return nn.Parameter(values, requires_grad) if parameter else values.requires_grad_(requires_grad)
 
 
 def _place_in(file: "np.memmap[Any, Any]", view: Any) -> tuple[Any, ...]:

@@ -71,7 +71,6 @@ class ElboTrainer:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._reads_kl = model.posterior is not None and getattr(kl_weight, "reads_kl", True)
         self._observes = model.posterior is not None and getattr(kl_weight, "observes", hasattr(kl_weight, "observe"))
-        self._seed_pending = model.prior is not None and not bool(model.prior.seeded)
         self._seed_step = 0 if model.prior is None else int(model.prior.seed_at * total_steps)
         if compiled and self._reads_kl:
             raise LatentRLError(
@@ -86,6 +85,7 @@ class ElboTrainer:
         """Work on these data in this process, as one of several."""
         self.segments, self.processes = segments, processes
         self._rank, self._size = (0, 1) if processes is None else (processes.rank, processes.size)
+        self._seed_pending = self.model.prior is not None and not bool(self.model.prior.seeded)
         self._noise = None if self._given_noise is None else self._noise_tensors(self._given_noise)
         self._loss = CompiledElbo(self.model, self.estimator, self.num_samples) if self.compiled else None
         self._watch = FiniteWatch(segments.device, self._batch)
