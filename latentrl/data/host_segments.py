@@ -1,6 +1,5 @@
 """Segments whose values stay in the host's memory or in files, for data that a device cannot hold."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ SHARE = 0.5
 """Share of the free memory of the device, or of the host for files, up to which data are kept there whole."""
 MOMENTS = 2**16
 """Most rows to which standardisation is fitted."""
+UNKNOWN = 2**32
+"""Bytes taken as free where the system does not tell."""
 
 
 class HostSegments(Cuts):
@@ -131,11 +132,11 @@ def fits(demonstrations: Demonstrations, device: torch.device, chunk: int = 1, r
 
 def free_memory() -> int:
     """Bytes that this process may still take from the host: what the system has, and what its group is allowed."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-        free = int(line.split()[1]) * 1024
+    if not meminfo.exists():
+        return UNKNOWN
+    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    free = int(line.split()[1]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))

@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 from gymnasium import spaces
 
 from latentrl.config import LatentConfig
 from latentrl.data import Cuts, Demonstrations
+from latentrl.data.host_segments import MOMENTS
+from latentrl.data.mapped import is_mapped
 from latentrl.model import LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import KLRange
@@ -25,4 +28,9 @@ def default_noise(demonstrations: Demonstrations, model: LatentModel, config: La
     """What the demonstrations tell, where observations and actions are numbers and actions are not planned ahead."""
     numbers = all(isinstance(s, spaces.Box) for s in (demonstrations.observation_space, demonstrations.action_space))
     planned = model.trunk is not None or config.chunk > 1
-    return CorrectiveNoise.estimate(demonstrations) if numbers and not planned else None
+    if not numbers or planned:
+        return None
+    if is_mapped(demonstrations.observations):  # of a file that may be larger than the memory, the first episodes do
+        episodes = np.searchsorted(demonstrations.episode_lengths.cumsum(), MOMENTS, side="right")
+        demonstrations = demonstrations.select(np.arange(max(1, episodes)))
+    return CorrectiveNoise.estimate(demonstrations)

@@ -1,6 +1,5 @@
 """Training a latent policy on demonstrations, one update at a time."""
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -87,7 +86,7 @@ class ElboTrainer:
         self._rank, self._size = (0, 1) if processes is None else (processes.rank, processes.size)
         self._seed_pending = self.model.prior is not None and not bool(self.model.prior.seeded)
         self._noise = None if self._given_noise is None else self._noise_tensors(self._given_noise)
-        self._loss = CompiledElbo(self.model, self.estimator, self.num_samples) if self.compiled else None
+        self._compiled = CompiledElbo(self.model, self.estimator, self.num_samples) if self.compiled else None
         self._watch = FiniteWatch(segments.device, self._batch)
         self._ahead: Ahead | None = None
         if isinstance(segments, HostSegments):
@@ -101,7 +100,7 @@ class ElboTrainer:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a helper process needs, which settles down on its own segments."""
-        own = ("segments", "processes", "average", "_noise", "_loss", "_watch", "_ahead")
+        own = ("segments", "processes", "average", "_noise", "_compiled", "_watch", "_ahead")
         return {**{name: value for name, value in self.__dict__.items() if name not in own}, "average": None}
 
     # -- batches -----------------------------------------------------------------------------------------------
@@ -160,18 +159,25 @@ class ElboTrainer:
 
     def terms(self, step: int) -> Elbo:
         """The ELBO of a new batch, with noise of its own, as it is weighed at ``step``; in this process alone."""
-        return self._terms(self._new_batch(), step, partial(self.kl_weight, step))
+        return self._terms(self._new_batch(), step, self.kl_weight)
 
-    def _terms(self, batch: Batch, step: int, weight_by_kl: Any) -> Elbo:
-        with nullcontext() if self.processes is None else self.processes.autocast():
-            if self._loss is not None:
-                return self._loss(batch, self.kl_weight(step, 0.0))
-            beta = weight_by_kl if self._reads_kl else self.kl_weight(step, 0.0)
-            return self.model.elbo(batch, beta, self.estimator, self.num_samples)
+    def _terms(self, batch: Batch, step: int, kl_weight: Schedule) -> Elbo:
+        beta = partial(kl_weight, step) if self._reads_kl else self.kl_weight(step, 0.0)
+        if self.processes is None:
+            return self._elbo(batch, beta)
+        with self.processes.autocast():
+            return self._elbo(batch, beta)
 
-    def _weight_by_mean_kl(self, step: int, kl: Tensor) -> float | Tensor:
+    def _elbo(self, batch: Batch, beta: Any) -> Elbo:
+        if self._compiled is not None:
+            return self._compiled(batch, beta)
+        return self.model.elbo(batch, beta, self.estimator, self.num_samples)
+
+    def _weight_by_mean(self, step: int, kl: Tensor | float) -> float | Tensor:
         """Every process weighs by what the whole batch shows, not by its share of it."""
-        return self.kl_weight(step, kl if self.processes is None else self.processes.mean(kl))
+        assert self.processes is not None
+        assert isinstance(kl, Tensor)
+        return self.kl_weight(step, self.processes.mean(kl))
 
     def update(self, step: int) -> Elbo:
         """One gradient step; ``step`` counts updates from 0.
@@ -184,7 +190,7 @@ class ElboTrainer:
             torch.manual_seed(seed_of(self.draw_data_seed(), self._rank, step))
         self._watch.begin()
         batch = self._batch(step)
-        terms = self._terms(batch, step, partial(self._weight_by_mean_kl, step))
+        terms = self._terms(batch, step, self.kl_weight if self._size == 1 else self._weight_by_mean)
         self._watch.saw(step, terms.loss, batch)
         # What Optimizer.zero_grad does, without its walk over groups and its profiler record: 2 % of a small update.
         for parameter in self._parameters:

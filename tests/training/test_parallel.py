@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from latentrl import Demonstrations, LatentConfig
 from latentrl.data import Segments
+from latentrl.estimators import Enumerate
 from latentrl.schedules import FreeBits, KLConstraint, Schedule
 from latentrl.training import ElboTrainer
 from latentrl.training.finite import NonFiniteLossError
@@ -29,17 +31,15 @@ class Exact(ElboTrainer):
         return self.segments.batch(index)
 
 
-def exact(data: Demonstrations, kl_weight: Schedule, kind: type[ElboTrainer] = Exact) -> ElboTrainer:
+def exact(data: Demonstrations, kl_weight: Schedule) -> ElboTrainer:
     """Whole segments; the latent is a choice, whose expectation is a sum, so that no draw is left."""
     torch.manual_seed(5)
     made = LatentConfig(latent_dim=3, hidden=(8,), context_length=6, posterior="categorical", prior="categorical")
-    from latentrl.estimators import Enumerate
-
     model = made.build(data.observation_space, data.action_space).double()
     segments = segments_on(data, CPU)
     model.standardize(segments.observations, segments.actions)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    return kind(model, segments, optimizer, kl_weight, 24, None, None, 0.5, estimator=Enumerate())
+    return Exact(model, segments, optimizer, deepcopy(kl_weight), 24, None, None, 0.5, estimator=Enumerate())
 
 
 def segments_on(data: Demonstrations, device: torch.device) -> Segments:
