@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentrl.data.cuts import Cuts, windows
 from latentrl.data.demonstrations import Demonstrations
-from latentrl.data.mapped import Reader, is_mapped
+from latentrl.data.row_reader import Reader, is_mapped
 from latentrl.data.segments import Segments
 from latentrl.spaces import features, leaves, raw, size
 from latentrl.types import Batch

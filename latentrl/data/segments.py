@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from latentrl.data.cuts import Cuts, windows
 from latentrl.data.demonstrations import Demonstrations
-from latentrl.data.mapped import blocks
+from latentrl.data.row_reader import blocks
 from latentrl.spaces import features, raw
 
 
@@ -70,13 +71,13 @@ def _tensors(values: Any, device: torch.device | str) -> Any:
 
 
 def _tensor(values: Any, device: torch.device | str) -> Tensor:
-    if not hasattr(values, "flags") or values.flags.writeable:
+    if isinstance(values, np.ndarray) and values.flags.writeable:
         return torch.as_tensor(values, device=device)
     # torch does not take arrays that cannot be written to, such as files in memory: they are copied, block by block.
-    first = torch.as_tensor(values[:1].copy())
+    first = torch.as_tensor(np.array(values[:1]))
     made = torch.empty(values.shape, dtype=first.dtype, device=device)
     for rows in blocks(values):
-        made[rows] = torch.as_tensor(values[rows].copy(), device=device)
+        made[rows] = torch.as_tensor(np.array(values[rows]), device=device)
     return made
 
 

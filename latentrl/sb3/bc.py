@@ -23,7 +23,7 @@ from latentrl.data import Cuts, Demonstrations, make_segments
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.files import whole
-from latentrl.sb3.bc_log import UpdateBar, log
+from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
 from latentrl.sb3.defaults import default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
@@ -250,22 +250,14 @@ class LatentBC(BaseAlgorithm):
             callback.on_training_start(locals(), globals())
             run.restore_randomness()
             while self.num_timesteps < total_timesteps:
-                if not self.policy.training:  # an evaluation in a callback leaves eval mode behind
-                    self.policy.set_training_mode(True)
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-                for group in self.policy.optimizer.param_groups:
-                    group["lr"] = self.lr_schedule(self._current_progress_remaining)
+                run.before_update()
                 terms = trainer.update(self.num_timesteps)
                 self.num_timesteps += 1
                 self._n_updates += 1
                 callback.update_locals(locals())
                 if not callback.on_step():
                     break
-                if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
-                    trainer.check_losses()
-                    log(self, trainer, terms)
-                if checkpoint is not None and self.num_timesteps % checkpoint_every == 0:
-                    run.save()
+                run.after_update(terms)
             run.save(finished=True)
         callback.on_training_end()
         return run.conclude()

@@ -49,7 +49,7 @@ def _warn_of_collapse(agent: "LatentBC", diagnostics: Diagnostics) -> None:
         "nats of what was done, so the policy has one behaviour. If the demonstrations show several, lower "
         "kl_weight, fade it in over a longer share (kl_warmup), or ask for information in nats: "
         "kl_weight=KLRange(low, high)",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from latentrl.checks import count
+from latentrl.elbo import Elbo
 from latentrl.randomness import random_state, set_random_state
+from latentrl.sb3.bc_log import UpdateBar, log
 from latentrl.sb3.in_place import follow as follow_actor
 from latentrl.training import ElboTrainer
 from latentrl.training.checkpoints import RunFolder
@@ -52,8 +54,9 @@ class Run:
         checkpoint: str | Path | None,
         every: int,
     ) -> None:
-        self._agent, self._total = agent, total
-        self._callbacks = list(_all(callback))
+        self._agent, self._total, self._log_interval = agent, total, log_interval
+        # A run may go on with a progress bar, or without.
+        self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar)]
         self.every = count("checkpoint_every", every, 1)
         self._folder: RunFolder | None = None
         state: State | None = None
@@ -141,6 +144,24 @@ class Run:
         return self._agent
 
     # -- updates -----------------------------------------------------------------------------------------------
+
+    def before_update(self) -> None:
+        """Training mode, which an evaluation in a callback leaves, and this update's learning rate."""
+        agent = self._agent
+        if not agent.policy.training:
+            agent.policy.set_training_mode(True)
+        agent._update_current_progress_remaining(agent.num_timesteps, self._total)
+        for group in agent.policy.optimizer.param_groups:
+            group["lr"] = agent.lr_schedule(agent._current_progress_remaining)
+
+    def after_update(self, terms: Elbo) -> None:
+        """Log and write a checkpoint, where it is time."""
+        done = self._agent.num_timesteps
+        if done % self._log_interval == 0 or done == self._total:
+            self.trainer.check_losses()
+            log(self._agent, self.trainer, terms)
+        if self._folder is not None and done % self.every == 0:
+            self.save()
 
     @contextmanager
     def updating(self) -> Iterator[None]:

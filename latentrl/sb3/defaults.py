@@ -8,7 +8,7 @@ from gymnasium import spaces
 from latentrl.config import LatentConfig
 from latentrl.data import Cuts, Demonstrations
 from latentrl.data.host_segments import MOMENTS
-from latentrl.data.mapped import is_mapped
+from latentrl.data.row_reader import is_mapped
 from latentrl.model import LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import KLRange

@@ -1,10 +1,14 @@
 """The only place that imports lightning-fabric: which device and precision a process works in, and its group."""
 
+import logging
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import ClusterEnvironment
+
+# It tells of each process that it exists.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 class Local(ClusterEnvironment):

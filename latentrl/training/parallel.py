@@ -9,7 +9,6 @@ with the backward pass; and what KL schedules observe travels in the same messag
 """
 
 import io
-import logging
 import multiprocessing
 import os
 import pickle
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError, count, one_of, require
-from latentrl.data.mapped import root
+from latentrl.data.row_reader import root
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -117,7 +116,6 @@ def together(devices: int, precision: Precision, device: torch.device, job: Job)
     if devices == 1:
         yield Processes(device, precision)
         return
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     environment, threads, port = dict(os.environ), torch.get_num_threads(), _free_port()
     helpers = [_Helper(rank, devices, port, precision, device.type, job) for rank in range(1, devices)]
     try:
@@ -177,7 +175,6 @@ class _Helper:
 def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, device: str, threads: int) -> None:
     """What a helper process runs."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
         pipe.send("here")
         job = pipe.recv_bytes()

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 
 from latentrl import Demonstrations
-from latentrl.data import HostSegments, Segments, host_segments, make_segments, mapped
+from latentrl.data import HostSegments, Segments, host_segments, make_segments, row_reader
 from latentrl.training.ahead import Ahead
 from latentrl.training.parallel import _dumps
 
@@ -87,13 +87,13 @@ def test_files_travel_as_their_names(tmp_path: Path) -> None:
     whole = np.random.default_rng(0).integers(0, 255, (500, 8, 6, 3), dtype=np.uint8)
     np.save(tmp_path / "pictures.npy", whole)
     view = np.asarray(np.load(tmp_path / "pictures.npy", mmap_mode="r")).transpose(0, 3, 1, 2)[100:, :, ::-1]
-    assert mapped.is_mapped(view)
+    assert row_reader.is_mapped(view)
     packed = _dumps(view)
     assert len(packed) < 2000
     found = pickle.loads(packed)
     np.testing.assert_array_equal(found, whole.transpose(0, 3, 1, 2)[100:, :, ::-1])
-    assert mapped.is_mapped(found)
-    assert not mapped.is_mapped(whole)
+    assert row_reader.is_mapped(found)
+    assert not row_reader.is_mapped(whole)
 
 
 def test_changes_of_a_copied_file_are_kept(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_changes_of_a_copied_file_are_kept(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.zeros((10, 4)))
     file = np.load(tmp_path / "numbers.npy", mmap_mode="c")
     file[3] = 1.0
-    reader = mapped.Reader(file)
-    reader._read = mapped.BLOCK
+    reader = row_reader.Reader(file)
+    reader._read = row_reader.BLOCK
     for _ in range(2):
         assert reader(np.array([3])).sum() == 4.0
 
@@ -113,11 +113,11 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from latentrl import Demonstrations
-from latentrl.data import host_segments, mapped
+from latentrl.data import host_segments, row_reader
 from latentrl.memory import _resident
 from latentrl.sb3 import LatentBC
 
-host_segments.SHARE, mapped.BLOCK = 0.0, 2**22
+host_segments.SHARE, row_reader.BLOCK = 0.0, 2**22
 pictures = np.load(sys.argv[1], mmap_mode="r")
 data = Demonstrations.from_arrays(pictures, np.zeros((len(pictures), 1), np.float32), [50] * (len(pictures) // 50))
 options = {"latent_dim": 0, "hold": 1, "hidden": (8,), "features_extractor_class": FlattenExtractor}

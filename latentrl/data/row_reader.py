@@ -12,12 +12,12 @@ BLOCK = 2**26
 
 
 def root(array: Any) -> "np.memmap[Any, Any] | None":
-    """The file in memory of which an array is a view; None where it is none."""
+    """The file in memory of which an array is a view, or from which it takes rows (``.source``); None elsewhere."""
     found = None
-    while isinstance(array, np.ndarray):
+    while array is not None:
         if isinstance(array, np.memmap):
             found = array
-        array = array.base
+        array = array.base if isinstance(array, np.ndarray) else getattr(array, "source", None)
     return found
 
 
