@@ -186,9 +186,7 @@ class Run:
             self.trainer.draw_data_seed()
         assert agent.demonstrations is not None
         segments_on = agent._segments_on(agent.demonstrations, is_resident(self.trainer))
-        return partial(
-            follow, self.trainer, segments_on, agent.lr_schedule, start=agent.num_timesteps, stop=self._total
-        )
+        return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
 
 
 def _all(callback: BaseCallback) -> Iterator[BaseCallback]:
