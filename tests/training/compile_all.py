@@ -7,6 +7,7 @@ import torch
 
 from latentrl import Demonstrations, LatentConfig, LatentRLError
 from latentrl.data import Segments
+from latentrl.sb3 import LatentBC
 from latentrl.training.compiled import CompiledElbo
 
 CONFIGS = {
@@ -52,6 +53,30 @@ def check(name: str) -> str:
     return "same"
 
 
+def learn() -> str:
+    """A few updates of LatentBC end at the same weights, and at the same average of them."""
+    generator = np.random.default_rng(0)
+    observations = generator.normal(size=(96, 2)).astype(np.float32)
+    data = Demonstrations.from_arrays(observations, 0.5 * observations, [12] * 8)
+    found = []
+    for compiled in (False, True):
+        config = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
+        agent = LatentBC(
+            demonstrations=data,
+            batch_size=8,
+            seed=0,
+            device="cpu",
+            ema_decay=0.5,
+            compile=compiled,
+            policy_kwargs=config,
+        )
+        found.append(list(agent.learn(4, log_interval=2).policy.model.parameters()))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)
+    return "same"
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:] or CONFIGS:
         print(f"{name}: {check(name)}", flush=True)
+    print(f"learn: {learn()}", flush=True)
