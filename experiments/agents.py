@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor, unwrap_vec_norm
 from tqdm import tqdm
 
 from latentrl.cells import Cells, Record
+from latentrl.randomness import same_randomness
 from latentrl.sb3 import TorchVecEnvAdapter
-from latentrl.sb3.gradient_noise import same_randomness
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.multi_goal import MultiGoal
 

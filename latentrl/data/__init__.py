@@ -1,6 +1,8 @@
 """Demonstrations, validated once at the door, and their readers."""
 
+from latentrl.data.cuts import Cuts
 from latentrl.data.demonstrations import Demonstrations
+from latentrl.data.host_segments import HostSegments, make_segments
 from latentrl.data.segments import Segments
 
-__all__ = ["Demonstrations", "Segments"]
+__all__ = ["Cuts", "Demonstrations", "HostSegments", "Segments", "make_segments"]

@@ -12,6 +12,7 @@ from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillRe
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.from_demonstrations import DemonstrationDictReplayBuffer, DemonstrationReplayBuffer
 from latentrl.sb3.gradient_noise import GradientVariance
+from latentrl.sb3.held_out import HeldOut
 from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
 from latentrl.sb3.latent_noise import LatentNoiseExtractor, LatentNoiseWrapper
 from latentrl.sb3.mixture_policy import (
@@ -35,6 +36,7 @@ __all__ = [
     "ExplorationCallback",
     "FeaturesTrunk",
     "GradientVariance",
+    "HeldOut",
     "KLToClone",
     "LatentA2C",
     "LatentActionEnv",

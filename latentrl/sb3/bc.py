@@ -3,9 +3,9 @@
 import io
 import pathlib
 import time
-import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -19,23 +19,23 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 
 from latentrl.checks import LatentRLError, count, resolve_device
-from latentrl.data import Demonstrations, Segments
-from latentrl.diagnostics import Diagnostics
+from latentrl.data import Cuts, Demonstrations, make_segments
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.files import whole
-from latentrl.model import Elbo
-from latentrl.sb3.defaults import UpdateBar, default_kl_weight, default_noise
+from latentrl.sb3.bc_log import UpdateBar
+from latentrl.sb3.bc_run import Run
+from latentrl.sb3.defaults import default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.in_place import as_seen, follow, in_space
+from latentrl.sb3.in_place import as_seen, in_space
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
+from latentrl.training.average import check_decay
+from latentrl.training.parallel import Precision, check_processes
 
 SelfBC = TypeVar("SelfBC", bound="LatentBC")
-SETTLING = 200
-"""Updates after the fade of the KL weight before which nothing is said of a collapse."""
 
 
 class LatentBC(BaseAlgorithm):
@@ -63,6 +63,12 @@ class LatentBC(BaseAlgorithm):
     :param num_samples: draws of z per segment; None for 1, or 4 where the estimator does not reparameterize
     :param gradient_variance_every: updates between two measurements of the gradient's variance and signal-to-noise
         ratio (:class:`GradientVariance`), each of which takes 16 gradients; None never
+    :param ema_decay: d of an exponential moving average of the weights (:class:`WeightAverage`), such as .999, which
+        then predicts and is saved in place of the last weights; None is off
+    :param precision: "32-true", or "bf16-mixed" with matrix products in bfloat16
+    :param devices: GPUs, or processes on a CPU, that share each batch and average their gradients; more than one in a
+        script need ``learn`` below ``if __name__ == "__main__":``. Callbacks and logs are in this process alone
+    :param compile: compile the loss with ``torch.compile``
     :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
     :param tensorboard_log: folder for TensorBoard, or None
     :param verbose: 0 silent, 1 prints a table of logs
@@ -89,6 +95,10 @@ class LatentBC(BaseAlgorithm):
         estimator: Estimator | None = None,
         num_samples: int | None = None,
         gradient_variance_every: int | None = None,
+        ema_decay: float | None = None,
+        precision: Precision = "32-true",
+        devices: int = 1,
+        compile: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -115,6 +125,7 @@ class LatentBC(BaseAlgorithm):
         self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
         self.kl_weight: Schedule | None = None if kl_weight == "auto" else as_schedule(kl_weight)
+        self._auto_weight = self.kl_weight is None
         if not 0.0 <= kl_warmup <= 1.0:
             raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
         self.kl_warmup = kl_warmup
@@ -125,6 +136,9 @@ class LatentBC(BaseAlgorithm):
         self.estimator = None if estimator is None else single_sample(estimator).to(self.device)
         self.num_samples = None if num_samples is None else count("num_samples", num_samples, 1)
         self.gradient_variance_every = gradient_variance_every
+        check_processes(devices, precision, batch_size, self.device)
+        self.precision, self.devices, self.compile = precision, devices, compile
+        self.ema_decay = None if ema_decay is None else check_decay(ema_decay)
         self.demonstrations = demonstrations
         self._fade_steps = 0
         self._warned = False
@@ -149,9 +163,7 @@ class LatentBC(BaseAlgorithm):
         if not hasattr(self, "observation_space"):
             self.observation_space = channels_first(demonstrations.observation_space)
             self.action_space = demonstrations.action_space
-        self.demonstrations = in_space(demonstrations, self.observation_space, self.action_space)
-        if self._agent is not None:
-            self.demonstrations = as_seen(self._agent, self.demonstrations)
+        self.demonstrations = self._seen(demonstrations)
         space = self.demonstrations.observation_space
         if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
             raise LatentRLError(
@@ -160,6 +172,11 @@ class LatentBC(BaseAlgorithm):
         given = isinstance(self.noise, CorrectiveNoise) and self.noise.gain is not None
         if given and not isinstance(self.action_space, spaces.Box):
             raise LatentRLError("corrective noise with a gain needs continuous actions: give it without gain")
+
+    def _seen(self, demonstrations: Demonstrations) -> Demonstrations:
+        """Demonstrations as of the policy's spaces, and as the agent sees them that is trained."""
+        fitting = in_space(demonstrations, self.observation_space, self.action_space)
+        return fitting if self._agent is None else as_seen(self._agent, fitting)
 
     def _setup_learn(
         self,
@@ -206,12 +223,18 @@ class LatentBC(BaseAlgorithm):
         tb_log_name: str = "LatentBC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        checkpoint: str | pathlib.Path | None = None,
+        checkpoint_every: int = 1000,
     ) -> SelfBC:
         """Train for ``total_timesteps`` gradient updates.
 
         :param log_interval: updates between two lines of the log
-        :raises LatentRLError: without demonstrations
-        :raises FloatingPointError: where the loss stops being finite
+        :param checkpoint: folder of this run. The same command goes on where it was killed, to the same weights to the
+            last bit on the same machine; a run that is finished returns at once
+        :param checkpoint_every: updates between two checkpoints
+        :raises LatentRLError: without demonstrations; the folder cannot be written, or is of a run with other settings
+            or data
+        :raises FloatingPointError: where the loss stops being finite; a checkpoint is never written from such weights
         """
         total_timesteps = count("total_timesteps", total_timesteps, 1)
         if self.demonstrations is None:
@@ -219,42 +242,49 @@ class LatentBC(BaseAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        trainer = self._trainer(self.demonstrations, total_timesteps)
-        callback.on_training_start(locals(), globals())
-        while self.num_timesteps < total_timesteps:
-            if not self.policy.training:  # an evaluation in a callback leaves eval mode behind
-                self.policy.set_training_mode(True)
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            for group in self.policy.optimizer.param_groups:
-                group["lr"] = self.lr_schedule(self._current_progress_remaining)
-            terms = trainer.update(self.num_timesteps)
-            self.num_timesteps += 1
-            self._n_updates += 1
-            callback.update_locals(locals())
-            if not callback.on_step():
-                break
-            if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
-                self._log(trainer, terms)
-        if self._agent is not None:
-            follow(self._agent.policy)
+        run = Run(self, callback, total_timesteps, log_interval, checkpoint, checkpoint_every)
+        trainer = run.trainer
+        if run.finished:
+            return run.conclude()
+        with run.updating():
+            callback.on_training_start(locals(), globals())
+            run.restore_randomness()
+            while self.num_timesteps < total_timesteps:
+                run.before_update()
+                terms = trainer.update(self.num_timesteps)
+                self.num_timesteps += 1
+                self._n_updates += 1
+                callback.update_locals(locals())
+                if not callback.on_step():
+                    break
+                run.after_update(terms)
+            run.save(finished=True)
         callback.on_training_end()
-        return self
+        return run.conclude()
 
-    def _trainer(self, demonstrations: Demonstrations, total_timesteps: int) -> ElboTrainer:
-        model, config = self.policy.model, self.policy.config
-        segments = Segments(
+    def _segments_on(self, demonstrations: Demonstrations, resident: bool | None = None) -> Callable[..., Cuts]:
+        """Makes the segments on a device, as the policy reads them."""
+        config = self.policy.config
+        return partial(
+            make_segments,
             demonstrations,
             config.hold,
             config.context_length,
-            self.device,
+            resident=resident,
             chunk=config.chunk,
             pads=config.pads,
-            raw_observations=model.trunk is not None,
+            raw_observations=self.policy.model.trunk is not None,
         )
+
+    def _trainer(
+        self, demonstrations: Demonstrations, total_timesteps: int, resident: bool | None = None
+    ) -> ElboTrainer:
+        model = self.policy.model
+        segments = self._segments_on(demonstrations, resident)(self.device)
         if self.kl_weight is None:  # made once, so that a continued run goes on with its β
             self.kl_weight = default_kl_weight(segments)
         if not bool(model.standardized):
-            model.standardize(segments.observations, segments.actions)
+            model.standardize(*segments.sample_rows())
         return ElboTrainer(
             model,
             segments,
@@ -262,50 +292,13 @@ class LatentBC(BaseAlgorithm):
             FadeIn(self.kl_weight, self._fade_steps),
             self.batch_size,
             self.steps_per_segment,
-            default_noise(demonstrations, model, config) if self.noise == "auto" else self.noise,
+            default_noise(demonstrations, model, self.policy.config) if self.noise == "auto" else self.noise,
             self.max_grad_norm,
             total_steps=total_timesteps,
             estimator=self.estimator,
             num_samples=self.num_samples,
-        )
-
-    def _log(self, trainer: ElboTrainer, terms: Elbo) -> None:
-        """One line of the log; synchronises with the device, which the updates in between do not."""
-        if not torch.isfinite(terms.loss):
-            raise FloatingPointError(
-                f"the loss is {float(terms.loss.detach())} at update {self.num_timesteps}: lower the learning rate, "
-                "set max_grad_norm, or look for extreme values in the data"
-            )
-        seconds = max((time.time_ns() - self.start_time) / 1e9, 1e-9)
-        values = {
-            "train/elbo": float(terms.reconstruction - terms.kl),
-            "train/reconstruction": float(terms.reconstruction),
-            "train/kl": float(terms.kl),
-            "train/kl_weight": float(terms.beta),
-            "train/learning_rate": self.policy.optimizer.param_groups[0]["lr"],
-            "time/updates_per_second": int((self.num_timesteps - self._num_timesteps_at_start) / seconds),
-        }
-        if self.policy.model.posterior is not None:
-            diagnostics = self.policy.model.diagnostics(trainer.diagnostic_batch())
-            for name in ("active_units", "mutual_information", "aggregate_kl", "prior_holes"):
-                values[f"train/{name}"] = getattr(diagnostics, name)
-            self._warn_of_collapse(diagnostics)
-        for key, value in values.items():
-            self.logger.record(key, value)
-        self.logger.dump(step=self.num_timesteps)
-
-    def _warn_of_collapse(self, diagnostics: Diagnostics) -> None:
-        """Say once per run, when the KL weight has had its time to act, that the latent is not used, and what to do."""
-        settled = self.num_timesteps >= self._fade_steps + SETTLING
-        if self._warned or not settled or not diagnostics.collapsed:
-            return
-        self._warned = True
-        warnings.warn(
-            f"the latent has collapsed at update {self.num_timesteps}: it tells {diagnostics.mutual_information:.2f} "
-            "nats of what was done, so the policy has one behaviour. If the demonstrations show several, lower "
-            "kl_weight, fade it in over a longer share (kl_warmup), or ask for information in nats: "
-            "kl_weight=KLRange(low, high)",
-            stacklevel=3,
+            compiled=self.compile,
+            average=self.policy.begin_average(self.ema_decay, anew=self.num_timesteps == 0),
         )
 
     # -- acting and saving -------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from torch.distributions import kl_divergence
 
 from latentrl.checks import LatentRLError, count
 from latentrl.metrics import behaviour_entropy, modes_covered
+from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
-from latentrl.sb3.gradient_noise import same_randomness
 from latentrl.sb3.held import WithLatent
 
 ACTIVE = 0.01

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import ProgressBarCallback
 
 from latentrl.config import LatentConfig
-from latentrl.data import Demonstrations, Segments
+from latentrl.data import Cuts, Demonstrations
+from latentrl.data.host_segments import MOMENTS
+from latentrl.data.row_reader import is_mapped
 from latentrl.model import LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import KLRange
@@ -15,7 +17,7 @@ LEAST_NATS = 0.5
 """KL below which the default weight lowers β."""
 
 
-def default_kl_weight(segments: Segments) -> KLRange:
+def default_kl_weight(segments: Cuts) -> KLRange:
     """β = 1, and a target KL where the latent would collapse, or cost more than to name the segment (log N)."""
     # A latent of one step that must tell something tells the action itself, which p(z) cannot know.
     low = LEAST_NATS if segments.hold != 1 else 0.0
@@ -26,12 +28,9 @@ def default_noise(demonstrations: Demonstrations, model: LatentModel, config: La
     """What the demonstrations tell, where observations and actions are numbers and actions are not planned ahead."""
     numbers = all(isinstance(s, spaces.Box) for s in (demonstrations.observation_space, demonstrations.action_space))
     planned = model.trunk is not None or config.chunk > 1
-    return CorrectiveNoise.estimate(demonstrations) if numbers and not planned else None
-
-
-class UpdateBar(ProgressBarCallback):
-    """stable-baselines3's progress bar, counting updates (its own counts environments and needs one)."""
-
-    def _on_step(self) -> bool:
-        self.pbar.update(1)
-        return True
+    if not numbers or planned:
+        return None
+    if is_mapped(demonstrations.observations):  # of a file that may be larger than the memory, the first episodes do
+        episodes = np.searchsorted(demonstrations.episode_lengths.cumsum(), MOMENTS, side="right")
+        demonstrations = demonstrations.select(np.arange(max(1, episodes)))
+    return CorrectiveNoise.estimate(demonstrations)

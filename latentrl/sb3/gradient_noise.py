@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError, count
 from latentrl.moments import Moments, moments
+from latentrl.randomness import same_randomness
 
 if TYPE_CHECKING:
     from latentrl.training import ElboTrainer
@@ -96,6 +95,7 @@ class GradientVariance(BaseCallback):
         model = self.model
         if "trainer" in self.locals:
             trainer: ElboTrainer = self.locals["trainer"]
+            model.policy.set_training_mode(True)  # an evaluation before this leaves the average of the weights behind
             parameters = [p for p in trainer.model.parameters() if p.requires_grad]
             while True:
                 yield trainer.terms(self.num_timesteps).loss, parameters
@@ -145,12 +145,3 @@ def _flat(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     parts = torch.autograd.grad(loss, parameters, allow_unused=True)
     flat = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
     return torch.cat([part.reshape(-1) for part in flat]).to("cpu", torch.float64)
-
-
-@contextmanager
-def same_randomness(device: torch.device) -> Iterator[None]:
-    """numpy's and torch's global generators are as before when the block ends."""
-    state = np.random.get_state()  # noqa: NPY002 - what stable-baselines3 draws from
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-    np.random.set_state(state)  # noqa: NPY002

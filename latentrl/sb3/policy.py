@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, fields
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from latentrl.sb3.held import State, carry, checked, given, refuse_tuple
 from latentrl.sb3.in_place import config_of, model_of
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
+from latentrl.training.average import WeightAverage
 
 
 class LatentPolicy(BasePolicy):
@@ -49,6 +50,9 @@ class LatentPolicy(BasePolicy):
     :param config: fields of :class:`LatentConfig`, such as ``latent_dim=8, prior="vamp", hold=0``
     :raises LatentRLError: options that are unknown or do not fit the spaces
     """
+
+    average: WeightAverage | None = None
+    """Of the weights, where training keeps one: it predicts and is saved, while training mode has the weights."""
 
     def __init__(
         self,
@@ -102,6 +106,45 @@ class LatentPolicy(BasePolicy):
             **asdict(self.config),
         )
         return data
+
+    # -- the average of the weights --------------------------------------------------------------------------------
+
+    def begin_average(self, decay: float | None, anew: bool) -> WeightAverage | None:
+        """The average that training counts weights into; None where it keeps none.
+
+        :param anew: forget the weights of earlier training
+        """
+        self.train()
+        if decay is None:
+            self.average = None
+        elif anew or self.average is None or self.average.decay != decay:
+            self.average = WeightAverage((p for p in self.model.parameters() if p.requires_grad), decay)
+        return self.average
+
+    def choose(self, weights: dict[str, Any]) -> None:
+        """Take these weights of the model, instead of the last ones and of their average."""
+        self.train()
+        self.average = None
+        self.model.load_state_dict(weights)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode has the weights, evaluation their average."""
+        if self.average is not None:
+            self.average.hide() if mode else self.average.show()
+        return super().train(mode)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Of what predicts."""
+        if self.average is not None:
+            self.train(False)
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the parent; an average of other weights is forgotten."""
+        self.average = None
+        return super().load_state_dict(*args, **kwargs)
+
+    # -- acting ----------------------------------------------------------------------------------------------------
 
     def _flat(self, observation: PyTorchObs) -> Float[Tensor, "B O"]:
         """What the model reads: features, or raw observations where a trunk makes them."""

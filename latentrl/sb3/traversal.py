@@ -23,8 +23,8 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, count
 from latentrl.distributions import OneHots
 from latentrl.files import output_folder, whole
+from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
-from latentrl.sb3.gradient_noise import same_randomness
 from latentrl.sb3.latent_noise import OBSERVATION, LatentNoiseWrapper
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.sb3.traversal_figures import Moments, Row, overlay, path_figure, picture_figure

@@ -1,0 +1,71 @@
+"""What :class:`LatentBC` says of its training: a line of the log, a warning, a progress bar."""
+
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from stable_baselines3.common.callbacks import ProgressBarCallback
+
+from latentrl.diagnostics import Diagnostics
+from latentrl.elbo import Elbo
+from latentrl.training import ElboTrainer
+
+if TYPE_CHECKING:
+    from latentrl.sb3.bc import LatentBC
+
+SETTLING = 200
+"""Updates after the fade of the KL weight before which nothing is said of a collapse."""
+
+
+def log(agent: "LatentBC", trainer: ElboTrainer, terms: Elbo) -> None:
+    """One line of the log; synchronises with the device, which the updates in between do not."""
+    seconds = max((time.time_ns() - agent.start_time) / 1e9, 1e-9)
+    values = {
+        "train/elbo": float(terms.reconstruction - terms.kl),
+        "train/reconstruction": float(terms.reconstruction),
+        "train/kl": float(terms.kl),
+        "train/kl_weight": float(terms.beta),
+        "train/learning_rate": agent.policy.optimizer.param_groups[0]["lr"],
+        "time/updates_per_second": int((agent.num_timesteps - agent._num_timesteps_at_start) / seconds),
+    }
+    if agent.policy.model.posterior is not None:
+        diagnostics = agent.policy.model.diagnostics(trainer.diagnostic_batch())
+        for name in ("active_units", "mutual_information", "aggregate_kl", "prior_holes"):
+            values[f"train/{name}"] = getattr(diagnostics, name)
+        _warn_of_collapse(agent, diagnostics)
+    for key, value in values.items():
+        agent.logger.record(key, value)
+    agent.logger.dump(step=agent.num_timesteps)
+
+
+def _warn_of_collapse(agent: "LatentBC", diagnostics: Diagnostics) -> None:
+    """Say once per run, when the KL weight has had its time to act, that the latent is not used, and what to do."""
+    settled = agent.num_timesteps >= agent._fade_steps + SETTLING
+    if agent._warned or not settled or not diagnostics.collapsed:
+        return
+    agent._warned = True
+    warnings.warn(
+        f"the latent has collapsed at update {agent.num_timesteps}: it tells {diagnostics.mutual_information:.2f} "
+        "nats of what was done, so the policy has one behaviour. If the demonstrations show several, lower "
+        "kl_weight, fade it in over a longer share (kl_warmup), or ask for information in nats: "
+        "kl_weight=KLRange(low, high)",
+        stacklevel=5,
+    )
+
+
+class UpdateBar(ProgressBarCallback):
+    """stable-baselines3's progress bar, counting updates (its own counts environments and needs one).
+
+    It shows the ELBO of a batch, in nats, once a second: to ask for it waits for the device.
+    """
+
+    _shown = 0.0
+
+    def _on_step(self) -> bool:
+        now = time.monotonic()
+        if now - self._shown > 1.0:
+            self._shown = now
+            terms = self.locals["terms"]
+            self.pbar.set_description(f"{float((terms.reconstruction - terms.kl).detach()):.2f} nats", refresh=False)
+        self.pbar.update(1)
+        return True

@@ -1,0 +1,198 @@
+"""One call of :meth:`LatentBC.learn`: its processes, its checkpoints, and going on where a killed one stopped."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+
+from latentrl.checks import count
+from latentrl.elbo import Elbo
+from latentrl.randomness import random_state, set_random_state
+from latentrl.sb3.bc_log import UpdateBar, log
+from latentrl.sb3.in_place import follow as follow_actor
+from latentrl.training import ElboTrainer
+from latentrl.training.checkpoints import RunFolder
+from latentrl.training.fingerprint import describe, digest
+from latentrl.training.finite import NonFiniteLossError
+from latentrl.training.help import follow
+from latentrl.training.parallel import together
+from latentrl.training.state import State, is_resident, load_trainer_state, trainer_state
+
+if TYPE_CHECKING:
+    from latentrl.sb3.bc import LatentBC
+
+SETTINGS = (
+    "batch_size", "steps_per_segment", "kl_warmup", "noise", "max_grad_norm", "estimator", "num_samples",
+    "gradient_variance_every", "learning_rate", "seed", "precision", "devices", "compile", "ema_decay",
+)  # fmt: skip
+"""Arguments of :class:`LatentBC` that the result depends on, beside the policy, the KL weight and the data."""
+COUNTERS = ("num_timesteps", "_n_updates", "_fade_steps", "_warned")
+
+
+class Run:
+    """What stands around the updates of one call of ``learn``.
+
+    :param agent: which has its counters set, but no trainer yet
+    :param callback: all callbacks
+    :param total: updates to be reached
+    :param log_interval: updates between logs, whose diagnostics draw random numbers
+    :param checkpoint: folder, or None
+    :param every: updates between two checkpoints
+    :raises LatentRLError: the folder cannot be written, or is of another run
+    """
+
+    def __init__(
+        self,
+        agent: "LatentBC",
+        callback: BaseCallback,
+        total: int,
+        log_interval: int,
+        checkpoint: str | Path | None,
+        every: int,
+    ) -> None:
+        self._agent, self._total, self._log_interval = agent, total, log_interval
+        # A run may go on with a progress bar, or without.
+        self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar)]
+        self.every = count("checkpoint_every", every, 1)
+        self._folder: RunFolder | None = None
+        state: State | None = None
+        if checkpoint is not None:
+            self._folder = RunFolder(checkpoint, self._settings(log_interval))
+            state = self._folder.read(agent.device)
+        self.finished = state is not None and state["finished"]
+        self._random = None if state is None else state["random"]
+        assert agent.demonstrations is not None
+        resident = None if state is None else state["resident"]
+        self.trainer: ElboTrainer = agent._trainer(agent.demonstrations, total, resident)
+        if state is not None:
+            self._restore(state)
+
+    def _settings(self, log_interval: int) -> dict[str, Any]:
+        agent = self._agent
+        policy = agent.policy
+        assert agent.demonstrations is not None
+        return {
+            **{name: describe(getattr(agent, name)) for name in SETTINGS},
+            "kl_weight": "auto" if agent._auto_weight else describe(agent.kl_weight),
+            "policy": describe(asdict(policy.config)),
+            "weights": [[name, list(value.shape)] for name, value in policy.model.state_dict().items()],
+            "optimizer": describe([policy.optimizer_class, policy.optimizer_kwargs]),
+            "updates": [agent._num_timesteps_at_start, self._total],
+            "log_interval": log_interval,
+            "callbacks": [
+                [type(part).__name__, describe(part.settings()) if hasattr(part, "settings") else None]
+                for part in self._callbacks
+                if not isinstance(part, CallbackList)
+            ],
+            "data": digest(agent.demonstrations),
+        }
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def _restore(self, state: State) -> None:
+        load_trainer_state(self.trainer, state["trainer"])
+        for name in COUNTERS:
+            setattr(self._agent, name, state["agent"][name])
+        self._agent._num_timesteps_at_start = self._agent.num_timesteps
+        for part, kept in zip(self._callbacks, state["callbacks"], strict=True):
+            part.n_calls = kept["n_calls"]
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(kept["state"])
+
+    def restore_randomness(self) -> None:
+        """The last thing before updates go on: random numbers as they stood."""
+        if self._random is not None:
+            set_random_state(self._random, self._agent.device)
+
+    def save(self, finished: bool = False) -> None:
+        """Write a checkpoint, if there is a folder for it.
+
+        :raises FloatingPointError: losses or weights are not finite; the last checkpoint stays
+        """
+        self.trainer.check_losses()
+        if self._folder is None:
+            return
+        self.trainer.check_finite()
+        self._folder.write(
+            {
+                "trainer": trainer_state(self.trainer),
+                "random": random_state(self._agent.device),
+                "resident": is_resident(self.trainer),
+                "agent": {name: getattr(self._agent, name) for name in COUNTERS},
+                "callbacks": [
+                    {"n_calls": part.n_calls, "state": part.state_dict() if hasattr(part, "state_dict") else None}
+                    for part in self._callbacks
+                ],
+                "finished": finished,
+            }
+        )
+
+    def conclude(self) -> Any:
+        """The agent as it is after training: with the best weights where a callback chooses them, or the average."""
+        policy = self._agent.policy
+        for part in self._callbacks:
+            if (weights := getattr(part, "best_weights", None)) is not None:
+                policy.choose(weights)
+        if policy.average is not None:
+            policy.set_training_mode(False)
+        if self._agent._agent is not None:
+            follow_actor(self._agent._agent.policy)
+        return self._agent
+
+    # -- updates -----------------------------------------------------------------------------------------------
+
+    def before_update(self) -> None:
+        """Training mode, which an evaluation in a callback leaves, and this update's learning rate."""
+        agent = self._agent
+        if not agent.policy.training:
+            agent.policy.set_training_mode(True)
+        agent._update_current_progress_remaining(agent.num_timesteps, self._total)
+        for group in agent.policy.optimizer.param_groups:
+            group["lr"] = agent.lr_schedule(agent._current_progress_remaining)
+
+    def after_update(self, terms: Elbo) -> None:
+        """Log and write a checkpoint, where it is time."""
+        done = self._agent.num_timesteps
+        if done % self._log_interval == 0 or done == self._total:
+            self.trainer.check_losses()
+            log(self._agent, self.trainer, terms)
+        if self._folder is not None and done % self.every == 0:
+            self.save()
+
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """Around all updates: helper processes, and what is kept of an update that fails."""
+        try:
+            if self._agent.devices == 1 and self._agent.precision == "32-true":
+                yield
+            else:
+                with together(self._agent.devices, self._agent.precision, self._agent.device, self._job()) as processes:
+                    self.trainer.settle(self.trainer.segments, processes)
+                    yield
+        except NonFiniteLossError as error:
+            if self._folder is not None:
+                self._folder.keep_batch(error)
+            raise
+        finally:
+            self.trainer.close()
+
+    def _job(self) -> Any:
+        agent = self._agent
+        if agent.devices > 1:
+            self.trainer.draw_data_seed()
+        assert agent.demonstrations is not None
+        segments_on = agent._segments_on(agent.demonstrations, is_resident(self.trainer))
+        return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
+
+
+def _all(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """A callback and those inside of it, which are always found in the same order."""
+    yield callback
+    inside = callback.callbacks if isinstance(callback, CallbackList) else [getattr(callback, "callback", None)]
+    for part in inside:
+        if isinstance(part, BaseCallback):
+            yield from _all(part)

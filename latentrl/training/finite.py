@@ -1,0 +1,100 @@
+"""Losses that stop being finite: found without waiting for the device at each update, with the batch that did it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentrl.randomness import same_randomness
+from latentrl.types import Batch
+
+EVERY = 64
+"""Updates on a GPU between two looks at their losses."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss stopped being finite.
+
+    :param update: which, counted from 1
+    :param loss: NaN or ±∞
+    :param batch: what it was computed on, on the CPU
+    """
+
+    def __init__(self, update: int, loss: float, batch: Batch) -> None:
+        super().__init__(update, loss, batch)  # all of them, so that it can be passed from process to process
+        self.update, self.loss, self.batch = update, loss, batch
+        self.where = (
+            "The batch is in this error's .batch; learn(checkpoint=FOLDER) writes it to a file and keeps the last good "
+            "weights"
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"the loss is {self.loss} at update {self.update}: lower the learning rate, set max_grad_norm, or look for "
+            f"extreme values in the data. {self.where}"
+        )
+
+    def arrays(self) -> dict[str, Any]:
+        """The batch by the names of its fields, for ``numpy.savez``."""
+        fields = self.batch._asdict().items()
+        return {name: np.asarray(part.float()) for name, part in fields if part is not None}
+
+
+class FiniteWatch:
+    """Looks at every loss: at once where that costs nothing, else at :data:`EVERY` of them together.
+
+    The batch of an earlier update is made again from the random numbers of then.
+
+    :param device: of the losses
+    :param make_batch: the batch of an update, from the global random numbers
+    """
+
+    def __init__(self, device: torch.device, make_batch: Callable[[int], Batch]) -> None:
+        self._device, self._make_batch = device, make_batch
+        self.waits = device.type != "cpu"
+        self._recent: list[tuple[int, Tensor, dict[str, Any]]] = []
+        self._before: dict[str, Any] = {}
+
+    def begin(self) -> None:
+        """Note the random numbers that an update starts from."""
+        if self.waits:
+            self._before = {"torch": torch.get_rng_state()}
+            if self._device.type == "cuda":
+                self._before["cuda"] = torch.cuda.get_rng_state(self._device)
+
+    def saw(self, step: int, loss: Tensor, batch: Batch) -> None:
+        """:raises NonFiniteLossError: where it is known that a loss is not finite"""
+        if not self.waits:
+            value = loss.item()
+            if not -np.inf < value < np.inf:
+                raise NonFiniteLossError(step + 1, value, _on_cpu(batch))
+            return
+        self._recent.append((step, loss.detach(), self._before))
+        if len(self._recent) >= EVERY:
+            self.check()
+
+    def check(self) -> None:
+        """Look at the losses that were not looked at.
+
+        :raises NonFiniteLossError: the first that is not finite
+        """
+        recent, self._recent = self._recent, []
+        if not recent:
+            return
+        finite = torch.stack([loss for _, loss, _ in recent]).isfinite()
+        if bool(finite.all()):
+            return
+        step, loss, before = recent[int((~finite).int().argmax())]
+        with same_randomness(self._device):
+            torch.set_rng_state(before["torch"])
+            if "cuda" in before:
+                torch.cuda.set_rng_state(before["cuda"], self._device)
+            batch = self._make_batch(step)
+        raise NonFiniteLossError(step + 1, float(loss), _on_cpu(batch))
+
+
+def _on_cpu(batch: Batch) -> Batch:
+    parts: list[Any] = [None if part is None else part.detach().cpu() for part in batch]
+    return Batch(*parts)

@@ -1,0 +1,141 @@
+"""Segments on the host: the same batches as on the device, from arrays and from files in memory."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from latentrl import Demonstrations
+from latentrl.data import HostSegments, Segments, host_segments, make_segments, row_reader
+from latentrl.training.ahead import Ahead
+from latentrl.training.parallel import _dumps
+
+LENGTHS = [5, 9, 7]
+
+
+def data(kind: str) -> Demonstrations:
+    generator = np.random.default_rng(0)
+    total = sum(LENGTHS)
+    actions: Any = generator.normal(size=(total, 2)).astype(np.float32)
+    if kind == "pictures":
+        return Demonstrations.from_arrays(
+            generator.integers(0, 255, (total, 3, 8, 8), dtype=np.uint8), actions, LENGTHS
+        )
+    observations: Any = generator.normal(size=(total, 3))
+    if kind == "dict":
+        parts = {"x": observations, "n": generator.integers(0, 4, total)}
+        space = spaces.Dict({"n": spaces.Discrete(4), "x": spaces.Box(-9, 9, (3,))})
+        return Demonstrations.from_arrays(parts, actions, LENGTHS, space)
+    return Demonstrations.from_arrays(observations, actions[:, 0] > 0, LENGTHS, action_space=spaces.Discrete(2))
+
+
+@pytest.mark.parametrize("kind", ["numbers", "pictures", "dict"])
+@pytest.mark.parametrize(
+    ("hold", "chunk", "pads"), [(0, 1, False), (0, 1, True), (0, 2, False), (4, 2, False), (1, 1, False), (1, 3, False)]
+)
+def test_batches_are_those_of_segments(kind: str, hold: int, chunk: int, pads: bool) -> None:
+    options: Any = {"chunk": chunk, "pads": pads, "raw_observations": kind != "numbers"}
+    there, here = (made(data(kind), hold, 6, **options) for made in (Segments, HostSegments))
+    assert (here.observation_dim, here.action_dim) == (there.observation_dim, there.action_dim)
+    batches = []
+    for segments in (there, here):
+        torch.manual_seed(3)
+        batches.append(segments.batch(segments.random_index(5), steps=4))
+    for mine, theirs in zip(*batches, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            assert mine.dtype == theirs.dtype
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    if hold == 1:  # a trunk sees what is the same only once
+        assert batches[1].observations is batches[1].context_observations
+    for mine, theirs in zip(here.sample_rows(), there.sample_rows(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_what_fits_lies_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is a share of the memory that is free; what lies in the host's memory stays there on a CPU."""
+    np.save(tmp_path / "pictures.npy", np.zeros((21, 3, 8, 8), np.uint8))
+    file = np.load(tmp_path / "pictures.npy", mmap_mode="r")
+    mapped_data = Demonstrations.from_arrays(file, np.zeros((21, 2), np.float32), LENGTHS)
+    needed = 21 * (3 * 64 + 2 * 4)
+    for free, kind in ((2 * needed, Segments), (2 * needed - 1, HostSegments)):
+        monkeypatch.setattr(host_segments, "free_memory", lambda free=free: free)
+        assert type(make_segments(mapped_data, 1, 2, raw_observations=True)) is kind
+        assert type(make_segments(data("pictures"), 1, 2, raw_observations=True)) is Segments
+    assert type(make_segments(data("pictures"), 1, 2, resident=False)) is HostSegments
+
+
+def test_batches_ahead_do_not_depend_on_when_they_are_made() -> None:
+    segments = HostSegments(data("numbers"), 0, 3)
+    in_turn, later, other = (Ahead(segments, 4, 5, seeds) for seeds in ((7, 0), (7, 0), (7, 1)))
+    batches = [in_turn(step) for step in range(6)]
+    assert torch.equal(later(5).observations, batches[5].observations)
+    assert not torch.equal(other(5).observations, batches[5].observations)
+    assert len({float(batch.observations.sum()) for batch in batches}) == 6
+    for one in (in_turn, later, other):
+        one.close()
+
+
+def test_files_travel_as_their_names(tmp_path: Path) -> None:
+    """Views of a file in memory, turned and cut, come out of another process as they were, and take no room in it."""
+    whole = np.random.default_rng(0).integers(0, 255, (500, 8, 6, 3), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", whole)
+    view = np.asarray(np.load(tmp_path / "pictures.npy", mmap_mode="r")).transpose(0, 3, 1, 2)[100:, :, ::-1]
+    assert row_reader.is_mapped(view)
+    packed = _dumps(view)
+    assert len(packed) < 2000
+    found = pickle.loads(packed)
+    np.testing.assert_array_equal(found, whole.transpose(0, 3, 1, 2)[100:, :, ::-1])
+    assert row_reader.is_mapped(found)
+    assert not row_reader.is_mapped(whole)
+
+
+def test_changes_of_a_copied_file_are_kept(tmp_path: Path) -> None:
+    """Pages of a mapping with changes of its own must not be given back."""
+    np.save(tmp_path / "numbers.npy", np.zeros((10, 4)))
+    file = np.load(tmp_path / "numbers.npy", mmap_mode="c")
+    file[3] = 1.0
+    reader = row_reader.Reader(file)
+    reader._read = row_reader.BLOCK
+    for _ in range(2):
+        assert reader(np.array([3])).sum() == 4.0
+
+
+MEASURED = """
+import sys
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from latentrl import Demonstrations
+from latentrl.data import host_segments, row_reader
+from latentrl.memory import _resident
+from latentrl.sb3 import LatentBC
+
+host_segments.SHARE, row_reader.BLOCK = 0.0, 2**22
+pictures = np.load(sys.argv[1], mmap_mode="r")
+data = Demonstrations.from_arrays(pictures, np.zeros((len(pictures), 1), np.float32), [50] * (len(pictures) // 50))
+options = {"latent_dim": 0, "hold": 1, "hidden": (8,), "features_extractor_class": FlattenExtractor}
+def agent():
+    return LatentBC(demonstrations=data, batch_size=64, seed=0, device="cpu", policy_kwargs=options)
+agent().learn(1)
+before = _resident("VmHWM")
+agent().learn(100)
+print(_resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure the resident set")
+def test_pictures_larger_than_the_memory_allowed(tmp_path: Path) -> None:
+    """6400 random pictures of 14 kB from a file of 112 MB: the process grows by less than a quarter of the file."""
+    path = tmp_path / "pictures.npy"
+    file = np.lib.format.open_memmap(path, "w+", np.uint8, (8000, 1, 120, 117))
+    file[:] = np.arange(8000, dtype=np.uint8)[:, None, None, None]
+    file.flush()
+    run = subprocess.run([sys.executable, "-c", MEASURED, str(path)], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < path.stat().st_size / 4

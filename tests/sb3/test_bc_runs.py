@@ -1,0 +1,226 @@
+"""Runs of LatentBC: checkpoints, the average of the weights, held-out demonstrations, compiled and in bfloat16."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from latentrl import Demonstrations, LatentRLError
+from latentrl.data import HostSegments, host_segments
+from latentrl.estimators import RunningMean, ScoreFunction
+from latentrl.sb3 import HeldOut, LatentBC
+from latentrl.schedules import FreeBits, KLConstraint
+from latentrl.training.held_out import held_out_bound
+
+SMALL = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
+
+
+def small(data: Demonstrations, **options: Any) -> LatentBC:
+    kwargs = {**SMALL, **options.pop("policy_kwargs", {})}
+    given = {"batch_size": 8, "seed": 0, "device": "cpu", "demonstrations": data, "policy_kwargs": kwargs, **options}
+    return LatentBC(**given)
+
+
+def weights(agent: LatentBC) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in agent.policy.model.state_dict().values()])
+
+
+class Killed(BaseCallback):
+    """Ends a run as a signal would: with nothing tidied up."""
+
+    at = 10**9
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.at:
+            raise KeyboardInterrupt
+        return True
+
+
+def mixture() -> dict[str, Any]:
+    """Its prior is seeded at update 6 of 20, after the first checkpoint."""
+    return {"policy_kwargs": {"prior": "mixture"}, "max_grad_norm": 1.0}
+
+
+def dual_ascent() -> dict[str, Any]:
+    """The KL weight learns, and so does the estimator's baseline."""
+    return {"kl_weight": KLConstraint(1.0), "kl_warmup": 0.0, "estimator": ScoreFunction(RunningMean())}
+
+
+def average() -> dict[str, Any]:
+    return {"ema_decay": 0.8}
+
+
+@pytest.mark.parametrize("options", [mixture, dual_ascent, average])
+@pytest.mark.parametrize("host", [False, True], ids=["device", "host"])
+def test_a_killed_run_ends_at_the_same_weights(
+    two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Any, host: bool
+) -> None:
+    if host:
+        monkeypatch.setattr(host_segments, "fits", lambda *_: False)
+
+    def learn(folder: str) -> LatentBC:
+        train, test = two_ways.split(0.75)
+        callbacks = [HeldOut(test, every=3, patience=50), Killed()]
+        options_now = {"checkpoint": tmp_path / folder, "checkpoint_every": 5, "log_interval": 4}
+        return small(train, **options()).learn(20, callbacks, **options_now)
+
+    whole = weights(learn("whole"))
+    for at in (3, 7, 19):
+        monkeypatch.setattr(Killed, "at", at)
+        with pytest.raises(KeyboardInterrupt):
+            learn("killed")
+    (tmp_path / "killed" / ".last.1.part.pt").write_text("half of a file")
+    monkeypatch.setattr(Killed, "at", 10**9)
+    assert torch.equal(whole, weights(learn("killed")))
+    again = learn("killed")  # at once, as it is finished
+    assert again.num_timesteps == 20
+    assert torch.equal(whole, weights(again))
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["best.zip", "last.pt", "settings.json"]
+
+
+def test_another_run_is_refused(two_ways: Demonstrations, tmp_path: Path) -> None:
+    small(two_ways).learn(2, checkpoint=tmp_path)
+    for options, name in (({"batch_size": 4}, "batch_size"), ({"seed": 1}, "seed"), ({"ema_decay": 0.9}, "ema_decay")):
+        with pytest.raises(LatentRLError, match=rf"of another run .*{name}"):
+            small(two_ways, **options).learn(2, checkpoint=tmp_path)
+    with pytest.raises(LatentRLError, match=r"of another run .*data"):
+        small(two_ways.split(0.5)[0]).learn(2, checkpoint=tmp_path)
+    with pytest.raises(LatentRLError, match=r"of another run .*updates"):
+        small(two_ways).learn(3, checkpoint=tmp_path)
+    with pytest.raises(LatentRLError, match="checkpoint_every must be a whole number"):
+        small(two_ways).learn(2, checkpoint=tmp_path, checkpoint_every=0)
+    agent = small(two_ways)
+    agent.learn(2, checkpoint=tmp_path)  # it is finished
+    assert agent.num_timesteps == 2
+    agent.learn(2, checkpoint=tmp_path)
+
+
+def test_the_average_predicts_and_is_saved(two_ways: Demonstrations, tmp_path: Path) -> None:
+    """Against updates without it: the same training weights, whose average is what acts, is evaluated and saved."""
+    seen: list[torch.Tensor] = []
+    played: list[np.ndarray] = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            model = self.model.policy.model
+            seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
+            played.append(self.model.predict(two_ways.observations[:1], deterministic=True)[0])
+            return True
+
+    plain = small(two_ways).learn(6, Look())
+    raw, actions = [*seen], [*played]
+    agent = small(two_ways, ema_decay=0.7)
+    seen.clear()
+    played.clear()
+    agent.learn(6, Look())
+    for mine, theirs in zip(seen, raw, strict=True):
+        assert torch.equal(mine, theirs)
+    np.testing.assert_array_equal(played[0], actions[0])
+    assert not np.array_equal(played[5], actions[5])
+    factors = torch.tensor([0.7 ** (5 - i) for i in range(6)])
+    expected = (torch.stack(raw) * (factors / factors.sum())[:, None]).sum(0)
+    found = torch.cat([p.detach().flatten() for p in agent.policy.model.parameters()])
+    torch.testing.assert_close(found, expected)
+    agent.save(tmp_path / "bc")
+    loaded = LatentBC.load(tmp_path / "bc", demonstrations=two_ways, device="cpu")
+    assert torch.equal(weights(loaded), weights(agent))
+    for one in (agent, plain):
+        torch.manual_seed(2)
+        one.learn(1, reset_num_timesteps=False)
+    agent.policy.train()
+    assert torch.equal(weights(agent), weights(plain))
+
+
+def test_weights_that_are_loaded_replace_the_average(two_ways: Demonstrations) -> None:
+    agent, other = small(two_ways, ema_decay=0.9).learn(3), small(two_ways, policy_kwargs={"prior": "vamp"}, seed=1)
+    agent.set_parameters(other.get_parameters())
+    agent.policy.train()
+    assert torch.equal(weights(agent), weights(other))
+
+
+def test_held_out_bounds_are_logged_and_stop(two_ways: Demonstrations, tmp_path: Path) -> None:
+    """A learning rate that is far too high: the bound gets worse, and the best weights come back."""
+    train, test = two_ways.split(0.75)
+    agent = small(train, learning_rate=lambda left: 2e-3 if left > 0.8 else 0.3, kl_warmup=0.0, ema_decay=0.5)
+    agent.set_logger(configure(str(tmp_path / "log"), ["csv"]))
+    held_out = HeldOut(test, every=2, patience=3)
+    agent.learn(100, held_out, log_interval=2, checkpoint=tmp_path / "run")
+    agent.logger.close()
+    header, *rows = (tmp_path / "log" / "progress.csv").read_text().splitlines()
+    assert {"eval/elbo", "eval/reconstruction", "eval/kl", "eval/best_elbo"} <= set(header.split(","))
+    assert agent.num_timesteps == held_out.best_update + 6 < 100
+    assert held_out.best is not None
+    column = header.split(",").index("eval/elbo")
+    bounds = [float(row.split(",")[column]) for row in rows]
+    assert max(bounds) == pytest.approx(held_out.best.elbo)
+    assert held_out._segments is not None
+    assert held_out_bound(agent.policy.model.eval(), held_out._segments) == held_out.best
+    best = LatentBC.load(tmp_path / "run" / "best.zip", device="cpu")
+    assert torch.equal(weights(best), weights(agent))
+
+
+def test_held_out_bounds_do_not_disturb_training(two_ways: Demonstrations) -> None:
+    train, test = two_ways.split(0.75)
+    plain, watched = small(train).learn(6), small(train).learn(6, HeldOut(test, every=2))
+    assert torch.equal(weights(plain), weights(watched))
+    with pytest.raises(LatentRLError, match="patience must be a whole number of at least 1"):
+        HeldOut(test, patience=0)
+
+
+def test_a_batch_that_breaks_the_loss_is_kept(two_ways: Demonstrations, tmp_path: Path) -> None:
+    def rate(left: float) -> float:
+        return 1e-3 if left > 0.5 else 1e30
+
+    with pytest.raises(FloatingPointError, match=r"at update (1\d): .*non_finite_\1\.npz"):
+        small(two_ways, learning_rate=rate, kl_warmup=0.0).learn(
+            20, log_interval=100, checkpoint=tmp_path, checkpoint_every=2
+        )
+    (path,) = tmp_path.glob("non_finite_*.npz")
+    assert np.load(path)["observations"].shape == (8, 16, 2)
+    kept = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert all(bool(value.isfinite().all()) for value in kept["trainer"]["model"].values())
+
+
+def test_a_run_of_files_learns_as_of_arrays(two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the same random numbers, but the same task: the ELBO rises alike."""
+    monkeypatch.setattr(host_segments, "fits", lambda *_: False)
+    agent = small(two_ways)
+    trainer = agent._trainer(agent.demonstrations, 100)  # type: ignore[arg-type]
+    assert isinstance(trainer.segments, HostSegments)
+    first = float(trainer.update(0).value)
+    for step in range(1, 100):
+        last = float(trainer.update(step).value)
+    assert last > first + 10
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "16-mixed"}, "unknown precision '16-mixed': choose one of '32-true', 'bf16-mixed'|bf16-mixed"),
+        ({"devices": 0}, "devices must be a whole number of at least 1"),
+        ({"devices": 3}, "batch_size=8 .* cannot be split over devices=3: use a multiple, such as 9"),
+        ({"ema_decay": 1.5}, "ema_decay must lie between 0 and 1"),
+        ({"compile": True, "kl_weight": FreeBits(1.0)}, "compile=True needs a KL weight that does not read"),
+    ],
+)
+def test_bad_options(two_ways: Demonstrations, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(LatentRLError, match=message):
+        small(two_ways, **options).learn(1)
+
+
+def test_bfloat16_learns_as_float32(two_ways: Demonstrations) -> None:
+    """Weights stay float32; the first ELBO differs by rounding, and training raises it as far."""
+    for prior in ("normal", "vamp"):
+        bounds = []
+        for precision in ("32-true", "bf16-mixed"):
+            agent = small(two_ways, precision=precision, policy_kwargs={"prior": prior}).learn(1)
+            assert {p.dtype for p in agent.policy.model.parameters()} == {torch.float32}
+            segments = agent._segments_on(two_ways)("cpu")
+            agent.learn(60)
+            bounds.append(held_out_bound(agent.policy.model.eval(), segments).elbo)
+        assert bounds[1] == pytest.approx(bounds[0], abs=2.0)

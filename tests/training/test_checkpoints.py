@@ -1,0 +1,115 @@
+"""The folder of a run: whole files, the same settings, nothing that runs code."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latentrl import Demonstrations, LatentRLError
+from latentrl.randomness import random_state, same_randomness, set_random_state
+from latentrl.schedules import Constant, FadeIn, KLRange
+from latentrl.training.checkpoints import RunFolder
+from latentrl.training.fingerprint import describe, digest
+from latentrl.training.state import load_schedule_state, schedule_state
+
+CPU = torch.device("cpu")
+
+
+def test_a_state_comes_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run", {"seed": 1})
+    assert folder.read(CPU) is None
+    state = {"random": random_state(CPU), "step": 3, "range": schedule_state(FadeIn(KLRange(0.5, 3.0), 5))}
+    drawn = torch.rand(3), np.random.rand()  # noqa: NPY002
+    folder.write(state)
+    found = RunFolder(tmp_path / "run", {"seed": 1}).read(CPU)
+    assert found is not None
+    set_random_state(found["random"], CPU)
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert np.random.rand() == drawn[1]  # noqa: NPY002
+    assert found["range"] == state["range"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["last.pt", "settings.json"]
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path, {"seed": 1, "batch_size": 8})
+    with pytest.raises(LatentRLError, match=r"of another run \(batch_size: 8 there, 16 now\): give another folder"):
+        RunFolder(tmp_path, {"seed": 1, "batch_size": 16})
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    class Bad:
+        def __reduce__(self) -> object:
+            return (Path.touch, (tmp_path / "run_by_a_stranger",))
+
+    folder = RunFolder(tmp_path, {})
+    (tmp_path / "last.pt").write_bytes(pickle.dumps(Bad()))
+    with pytest.raises(LatentRLError, match="no checkpoint of this library, or damaged"):
+        folder.read(CPU)
+    torch.save({"model": Bad()}, tmp_path / "last.pt")
+    with pytest.raises(LatentRLError, match="no checkpoint of this library, or damaged"):
+        folder.read(CPU)
+    assert not (tmp_path / "run_by_a_stranger").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LatentRLError, match=r"checkpoint folder .*file' cannot be written"):
+        RunFolder(tmp_path / "file", {})
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "last.pt").write_text("")
+    with pytest.raises(LatentRLError, match="has no settings"):
+        RunFolder(tmp_path / "alone", {})
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".last.123.part.pt").write_text("half")
+    RunFolder(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_weight_that_learns_is_kept() -> None:
+    learned = KLRange(0.5, 3.0)
+    for _ in range(3):
+        learned.observe(0, torch.tensor(9.0), torch.tensor(0.0))
+    fresh = FadeIn(KLRange(0.5, 3.0), 0)
+    load_schedule_state(fresh, schedule_state(learned))
+    assert fresh.schedule.beta == learned.beta != 1.0  # type: ignore[attr-defined]
+    assert schedule_state(Constant(2.0)) == {}
+
+    class Strange(KLRange):
+        memory = None
+
+    strange = Strange(0.5, 3.0)
+    strange.memory = object()  # type: ignore[assignment]
+    with pytest.raises(LatentRLError, match=r"cannot hold Strange\.memory, a object"):
+        schedule_state(strange)
+
+
+def test_descriptions_tell_settings_apart() -> None:
+    learned = KLRange(0.5, 3.0)
+    before = describe(learned)
+    learned.observe(0, torch.tensor(9.0), torch.tensor(0.0))
+    assert describe(learned) == before != describe(KLRange(0.5, 4.0))
+    by, other = 2.0, 3.0
+    assert describe(lambda x: x * by) != describe(lambda x: x * other)
+    assert describe(np.arange(3)) != describe(np.arange(4)) == describe(torch.arange(4))
+    assert describe({"a": [Constant(1.0), None]})["a"][1] is None
+
+
+def test_data_are_told_apart(two_ways: Demonstrations) -> None:
+    changed = two_ways.actions.copy()
+    changed[5, 0] += 1e-3
+    other = Demonstrations.from_arrays(two_ways.observations, changed, two_ways.episode_lengths)
+    same = Demonstrations.from_arrays(two_ways.observations, two_ways.actions, two_ways.episode_lengths)
+    assert digest(same) == digest(two_ways) != digest(other)
+
+
+def test_a_seeded_block_leaves_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    with same_randomness(CPU, seed=3):
+        first = torch.rand(2)
+    with same_randomness(CPU, seed=3):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.equal(torch.get_rng_state(), before)
