@@ -8,7 +8,7 @@ from torch import Tensor
 from latentrl.checks import LatentRLError, count
 from latentrl.data.segments import Segments
 from latentrl.estimators import Estimator
-from latentrl.model import Elbo, LatentModel
+from latentrl.model import REMEMBERED, Elbo, LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import Schedule
 from latentrl.types import Batch
@@ -71,9 +71,12 @@ class ElboTrainer:
         if self._noise is None:
             return batch
         std, gain = self._noise
-        delta = std * torch.randn_like(batch.observations)
+        seen, history = batch.observations, self.segments.history
+        delta = std * torch.randn(*seen.shape[:-1], len(std), dtype=seen.dtype, device=seen.device)
         actions = batch.actions if gain is None else batch.actions + delta @ gain.T
-        return batch._replace(observations=batch.observations + delta, actions=actions)
+        # All of a history is as far off as the present is.
+        moved = seen + (delta if history == 1 else delta.repeat(*(1 for _ in seen.shape[:-1]), history))
+        return batch._replace(observations=moved, actions=actions)
 
     def _seed_prior(self) -> None:
         """Let the prior start where the posteriors of the data lie; once in its life."""
@@ -108,6 +111,11 @@ class ElboTrainer:
         if self._observes:
             self.kl_weight.observe(step, terms.kl, terms.reconstruction)  # type: ignore[attr-defined]
         return terms
+
+    def remember(self) -> None:
+        """Let the model act with latents of the data from now on, as many as it keeps; every episode counts alike."""
+        index = self.segments.random_index(REMEMBERED)
+        self.model.remember(self.segments.batch(part, self.steps_per_segment) for part in index.split(256))
 
     def diagnostic_batch(self, size: int = 256) -> Batch:
         """Different segments on which to look at the latent."""

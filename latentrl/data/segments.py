@@ -32,6 +32,7 @@ class Segments:
     :param pads: show the posterior the rows of a segment with fewer than that as they follow one another, and tell it
         how many there are, instead of spacing them evenly
     :param raw_observations: keep observations flat but raw, for a model with a trunk
+    :param history: H, observations that the policy sees side by side; an episode's first stands for those before it
     :raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``
     """
 
@@ -45,19 +46,25 @@ class Segments:
         chunk: int = 1,
         pads: bool = False,
         raw_observations: bool = False,
+        history: int = 1,
     ) -> None:
         data = demonstrations
         _check_lengths(data.episode_lengths, hold, chunk)
         flatten = raw if raw_observations else features
         self.observations = flatten(data.observation_space, _tensors(data.observations, device))
         self.actions = features(data.action_space, _tensors(data.actions, device))
+        rows = torch.as_tensor(_windows(data.episode_lengths, chunk), device=device)
         if chunk > 1:
-            rows = torch.as_tensor(_windows(data.episode_lengths, chunk), device=device)
-            ahead = torch.arange(chunk, device=device)
+            self.actions = _gather(self.actions, rows[:, None] + torch.arange(chunk, device=device)).flatten(1)
+        self._past: Tensor | None = None
+        if history > 1:
+            ago = torch.arange(history - 1, -1, -1, device=device)
+            first = torch.as_tensor(data.episode_starts.repeat(data.episode_lengths), device=device)
+            self._past = torch.maximum(rows[:, None] - ago, first[rows, None])
+        elif chunk > 1:
             self.observations = _gather(self.observations, rows)
-            self.actions = _gather(self.actions, rows[:, None] + ahead).flatten(1)
         starts, lengths = _cut(data.episode_lengths - chunk + 1, hold if hold < 2 else hold - chunk + 1)
-        self.hold, self.chunk = hold, chunk
+        self.hold, self.chunk, self.history = hold, chunk, history
         self.starts = torch.as_tensor(starts, device=device)
         self.lengths = torch.as_tensor(lengths, device=device)
         self._context_rows: Tensor | None = None
@@ -87,7 +94,13 @@ class Segments:
         """
         # With hold = 1 segments are rows.
         rows = index if self._context_rows is None else self._context_rows[index]
-        return _gather(self.observations, rows), _gather(self.actions, rows)
+        return self._observed(rows), _gather(self.actions, rows)
+
+    def _observed(self, rows: Tensor) -> Tensor:
+        """What the policy sees at rows: (*rows, O), or (*rows, H·O) with a history."""
+        if self._past is None:
+            return _gather(self.observations, rows)
+        return _gather(self.observations, self._past[rows]).flatten(-2)
 
     def batch(self, index: Tensor, steps: int | None = None) -> Batch:
         """The given segments for training: ``steps`` random rows of each, or all where they are equally long.
@@ -106,7 +119,7 @@ class Segments:
             weight = (lengths if self.chunk == 1 else (lengths + self.chunk - 1) // self.chunk) / steps
         rows = self.starts[index, None] + ahead
         seen = None if self._context_lengths is None else self._context_lengths[index]
-        return Batch(_gather(self.observations, rows), _gather(self.actions, rows), *context, weight, seen, index)
+        return Batch(self._observed(rows), _gather(self.actions, rows), *context, weight, seen, index)
 
     def _common_length(self, lengths: Tensor) -> int:
         if not bool((lengths == lengths[0]).all()):

@@ -235,6 +235,8 @@ class LatentBC(BaseAlgorithm):
                 break
             if self.num_timesteps % log_interval == 0 or self.num_timesteps == total_timesteps:
                 self._log(trainer, terms)
+        if self.policy.config.latents == "aggregate":
+            trainer.remember()
         if self._agent is not None:
             follow(self._agent.policy)
         callback.on_training_end()
@@ -250,11 +252,12 @@ class LatentBC(BaseAlgorithm):
             chunk=config.chunk,
             pads=config.pads,
             raw_observations=model.trunk is not None,
+            history=config.history,
         )
         if self.kl_weight is None:  # made once, so that a continued run goes on with its β
             self.kl_weight = default_kl_weight(segments)
         if not bool(model.standardized):
-            model.standardize(segments.observations, segments.actions)
+            model.standardize(segments.observations.repeat(1, config.history), segments.actions)
         return ElboTrainer(
             model,
             segments,
