@@ -25,10 +25,10 @@ from latentrl.distributions import (
     TanhNormal,
     choices,
 )
-from latentrl.nets import Centers, ConditionedTrunk, ScaleKind, UnboundedScale, Unstandardize, positive
+from latentrl.nets import Centers, ConditionedTrunk, DecoderTrunk, ScaleKind, UnboundedScale, Unstandardize, positive
 
-MakeTrunk = Callable[[int, int], nn.Module]
-"""(O, Z) -> a trunk: features (..., features_dim) of observations and latents."""
+MakeTrunk = Callable[[int, int], DecoderTrunk]
+"""(O, Z) -> a trunk."""
 Hidden = Sequence[int] | MakeTrunk
 """Layer sizes of a perceptron over (s, z), or what makes another trunk."""
 
@@ -45,7 +45,7 @@ class NetworkDecoder(Decoder):
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, outputs: int) -> None:
         super().__init__()
-        make = partial(ConditionedTrunk, hidden=hidden) if isinstance(hidden, Sequence) else hidden
+        make: MakeTrunk = partial(ConditionedTrunk, hidden=hidden) if isinstance(hidden, Sequence) else hidden
         self.trunk = make(observation_dim, latent_dim)
         self.head = nn.Linear(self.trunk.features_dim, outputs)
 

@@ -141,7 +141,17 @@ class ObservationTrunk(nn.Module):
         raise NotImplementedError
 
 
-class ConditionedTrunk(nn.Module):
+class DecoderTrunk(nn.Module):
+    """Base of networks over observations and latents, whose features make the law of a decoder."""
+
+    features_dim: int
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
+        """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
+        raise NotImplementedError
+
+
+class ConditionedTrunk(DecoderTrunk):
     """Perceptron over (observation, latent).
 
     With z held over a segment, the first layer is split in two summands: z's is computed once per segment and
@@ -161,7 +171,6 @@ class ConditionedTrunk(nn.Module):
         self.features_dim = sizes[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
-        """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
         if self.observation_dim == 0:
             observations = observations[..., :0]
         scaled = self.observation_scale(observations)

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError
-from latentrl.nets import MLP, Standardize
+from latentrl.nets import MLP, DecoderTrunk, Standardize
 
 Hidden = Sequence[int]
 
 
-class HistoryTrunk(nn.Module):
+class HistoryTrunk(DecoderTrunk):
     """Base of both: standardises, and gives the network all steps of all segments as rows of one batch.
 
     :param observation_dim: O, all of the history
@@ -25,8 +25,6 @@ class HistoryTrunk(nn.Module):
     :param history: H
     :raises LatentRLError: a decoder of the latent alone, which has no history
     """
-
-    features_dim: int
 
     def __init__(self, observation_dim: int, latent_dim: int, history: int) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor
 from latentrl import LatentConfig, LatentRLError
 from latentrl.diffusion import DataBox, Denoised, DiffusionDecoder
 
-O, A = 3, 2
+O, A = 3, 2  # noqa: E741  (the glossary's letters)
 
 
 def test_schedule_is_the_cosine() -> None:

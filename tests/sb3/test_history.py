@@ -1,5 +1,6 @@
 """Policies that see the last observations: what predict carries, what cloning is shown; latents to act with."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_a_latent_of_each_plan() -> None:
             _, state = made.predict(seen, state)
             assert state is not None
             drawn.append(state[0].copy())
-        assert [not np.array_equal(a, b) for a, b in zip(drawn[:-1], drawn[1:], strict=True)] == changes
+        assert [not np.array_equal(a, b) for a, b in pairwise(drawn)] == changes
 
 
 @pytest.mark.parametrize("hold", [0, 1, 3])
@@ -88,10 +89,8 @@ def test_cloning_sees_what_predict_shows(hold: int, chunk: int) -> None:
         torch.testing.assert_close(seen[:, 2 - ago], torch.maximum(now - ago, start))
     for ahead in range(chunk):
         torch.testing.assert_close(did[:, ahead], now + ahead)
-    context = batch.context_observations
-    torch.testing.assert_close(
-        context[..., 1], torch.maximum(context[..., 2] - 1, context[..., 2] - context[..., 2] % 100)
-    )
+    before, last = batch.context_observations[..., 1], batch.context_observations[..., 2]
+    torch.testing.assert_close(before, torch.maximum(last - 1, last - last % 100))
 
 
 @pytest.mark.filterwarnings("ignore:the latent has collapsed")
@@ -165,8 +164,7 @@ def test_latents_of_the_aggregate_posterior(tmp_path: Path) -> None:
     for one in (agent, LatentBC.load(tmp_path / "bc", device="cpu")):
         _, state = one.predict(np.zeros((50, 3), np.float32))
         assert state is not None
-        apart = torch.cdist(torch.as_tensor(state[0]), kept).amin(1)
-        assert float(apart.max()) < 1e-4
+        assert bool((torch.as_tensor(state[0])[:, None] == kept).all(-1).any(1).all())
         assert len(np.unique(state[0], axis=0)) > 30
         _, state = one.predict(np.zeros((2, 3), np.float32), deterministic=True)
         np.testing.assert_array_equal(state[0], np.zeros((2, 2)))  # the prior's mode
@@ -178,13 +176,11 @@ def test_temperature_narrows_latents(prior: str, posterior: str) -> None:
     torch.manual_seed(0)
     cold = policy(prior=prior, posterior=posterior, n_components=3, temperature=1e-3)
     z = cold.model.sample_latent(torch.zeros(200, 3))
-    assert len(torch.unique((z * 20).round(), dim=0)) <= (3 if prior == "vamp" else 1)
+    around = torch.cdist(z, z).flatten().sort().values
+    assert float(around[len(around) // 4]) < 0.01  # to a quarter of the others at least, its own component's
     torch.manual_seed(0)
-    warm = policy(prior=prior, posterior=posterior, n_components=3)
-    assert (
-        float(warm.model.sample_latent(torch.zeros(200, 3)).std()) > 10 * float((z - z.mean(0)).std())
-        or prior == "vamp"
-    )
+    warm = policy(prior=prior, posterior=posterior, n_components=3).model.sample_latent(torch.zeros(200, 3))
+    assert float(torch.pdist(warm).median()) > 0.3
 
 
 def test_refused() -> None:
