@@ -194,6 +194,9 @@ class FullGaussianMixture(Mixture):
         log_weights = self.log_weights.expand(components.batch_shape)
         return FullGaussianMixture(log_weights, components.loc, components.scale_tril)
 
+    def tempered(self, temperature: float) -> "FullGaussianMixture":
+        return FullGaussianMixture(self.log_weights, self.components.loc, self.components.scale_tril * temperature)
+
     def _draw(self, index: Tensor) -> Tensor:
         loc = self._pick(index, self.components.loc)
         scale_tril = self._pick(index, self.components.scale_tril, event_dims=2)
