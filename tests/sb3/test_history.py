@@ -13,6 +13,7 @@ from latentrl import Demonstrations, LatentRLError
 from latentrl.data import Segments
 from latentrl.noise import CorrectiveNoise
 from latentrl.sb3 import LatentBC, LatentPolicy
+from latentrl.sb3.latent_actions import LatentActions
 
 BOX = spaces.Box(-1.0, 1.0, (3,))
 SMALL = {"latent_dim": 2, "hidden": (8,), "encoder_hidden": (8,), "prior": "normal", "context_length": 4}
@@ -193,3 +194,8 @@ def test_refused() -> None:
     ):
         with pytest.raises(LatentRLError, match=message):
             policy(**options)
+
+
+def test_no_latent_actions_through_a_history() -> None:
+    with pytest.raises(LatentRLError, match=r"sees history=2 observations.*VecFrameStack"):
+        LatentActions(policy(history=2), 3.0, None, None)
