@@ -50,7 +50,7 @@ class LatentActions:
             raise LatentRLError("the policy has latent_dim=0, so there is no latent to act in: clone one with a latent")
         if self.policy.config.history > 1:
             raise LatentRLError(
-                f"the policy sees history={self.policy.config.history} observations, and somebody would have to keep them: "
+                f"the policy sees history={self.policy.config.history} observations, which nobody keeps here: "
                 "clone with history=1 from stacked observations, and stack the environment's (VecFrameStack)"
             )
         at_least("reach", reach, 1e-6)
