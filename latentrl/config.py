@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,14 +11,17 @@ from gymnasium import spaces
 from latentrl.checks import LatentRLError, at_least, count, one_of
 from latentrl.decoders import (
     BernoulliDecoder,
+    BinsDecoder,
     CategoricalDecoder,
     Decoder,
     DiscretizedLogisticDecoder,
     GaussianDecoder,
+    Hidden,
     MixtureDecoder,
     TanhGaussianDecoder,
     box_corners,
 )
+from latentrl.diffusion import DiffusionDecoder
 from latentrl.encoders import Encoder, GRUEncoder, SequenceEncoder, TransformerEncoder, TransitionEncoder
 from latentrl.model import LatentModel
 from latentrl.nets import SCALE_KINDS, ObservationTrunk, ScaleKind
@@ -40,6 +44,7 @@ from latentrl.priors import (
     VampPrior,
 )
 from latentrl.spaces import choice_counts, size
+from latentrl.trunks import GRUTrunk, TransformerTrunk
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class LatentConfig:
     """"normal" N(0, I), "gaussian" (learned), "mixture" of Gaussians, "vamp", "flow"; "categorical"."""
     decoder: str = "auto"
     """"gaussian", "tanh_gaussian", "mixture", "discretized_logistic"; "categorical", "bernoulli"; "auto" for what suits
-    the action space."""
+    the action space. Without latent also "bins" and "diffusion", which others clone with."""
     n_components: int = 64
     """Components of a mixture or VampPrior; fewer than demonstrations, or the prior can only memorise."""
     learn_prior_weights: bool = True
@@ -71,39 +76,54 @@ class LatentConfig:
     factors: int = 1
     """Choices of a categorical latent, with latent_dim / factors options each."""
     decoder_components: int = 20
-    """Components of a mixture decoder."""
+    """Components of a mixture decoder, or bins of actions."""
     decoder_scale: ScaleKind = "per_dimension"
     """Spread of actions given (s, z): "shared" by all dimensions, "per_dimension", or read off the "state"."""
     decoder_sees_state: bool = True
     """p(a|s, z), or p(a|z), where the latent must carry what the state says."""
     bins: int = 256
     """Intervals of a discretized logistic decoder."""
+    denoising_steps: int = 10
+    """Passes through the network of a diffusion decoder for one draw, of the 100 steps of its process."""
     hidden: tuple[int, ...] = (128, 128, 128)
     """Layer sizes of the decoder."""
+    trunk: str = "mlp"
+    """The decoder's network: "mlp"; "gru" over the history; "transformer" over history, latent and planned actions."""
+    history: int = 1
+    """Observations that the policy sees, the latest and those before it; an episode's first one stands for those before
+    the start."""
     encoder: str = "patches"
     """What reads a segment: "patches" (convolutions without overlap), "gru", "transformer"."""
     encoder_hidden: tuple[int, ...] = (128, 128)
     """Layer sizes of transition encoders and conditional priors; a sequence encoder takes the last one."""
     hold: int = 0
-    """Steps over which one latent is held: 0 the episode, k steps, 1 every step."""
+    """Steps over which one latent is held: 0 the episode, k steps, 1 every step or every plan."""
     chunk: int = 1
     """Actions that the decoder plans from one observation; they are played one after another. With hold = k at most k;
-    with hold = 1 a plan is made at every step and its first action played."""
+    with hold = 1 a latent belongs to one plan, whatever its length."""
+    execute: int | None = None
+    """Actions of a plan that are played before the next one is made; None for all of them, or 1 with hold = 1."""
     context_length: int = 32
     """Most steps of a segment that the posterior sees, evenly spaced over it. "gru" and "transformer" see shorter
     segments step by step; "patches" always see this many."""
     latent_clip: float | None = None
     """Latents drawn from the prior to act are clipped to ±this; None does not clip."""
+    temperature: float = 1.0
+    """Spread of the latents drawn from the prior to act: of its Gaussians, or of its logits; 1 is the prior itself."""
+    latents: str = "prior"
+    """Where latents to act come from: "prior", or "aggregate", 1024 draws from posteriors of the data."""
 
     def __post_init__(self) -> None:
         one_of("posterior", self.posterior, POSTERIORS)
         one_of("prior", self.prior, PRIORS)
         one_of("decoder", self.decoder, {"auto", *DECODERS})
         one_of("encoder", self.encoder, ENCODERS)
+        one_of("trunk", self.trunk, TRUNKS)
+        one_of("latents", self.latents, ("prior", "aggregate"))
         one_of("decoder_scale", self.decoder_scale, SCALE_KINDS)
         for name, minimum in {
             "latent_dim": 0, "n_components": 1, "posterior_components": 1, "factors": 1, "decoder_components": 1,
-            "bins": 2, "hold": 0, "chunk": 1, "context_length": 2,
+            "bins": 2, "denoising_steps": 1, "history": 1, "hold": 0, "chunk": 1, "context_length": 2,
         }.items():  # fmt: skip
             count(name, getattr(self, name), minimum)
         for name in ("hidden", "encoder_hidden"):
@@ -112,6 +132,17 @@ class LatentConfig:
                 raise LatentRLError(f"{name} must be positive layer sizes such as (128, 128), but {sizes!r} was given")
         if self.latent_clip is not None:
             at_least("latent_clip", self.latent_clip, 0.0)
+        at_least("temperature", self.temperature, 1e-6)
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """:raises LatentRLError: options that are each allowed, but not together"""
+        if self.execute is not None and count("execute", self.execute, 1) > self.chunk:
+            raise LatentRLError(
+                f"execute={self.execute} actions of plans of chunk={self.chunk}: plan more, or play fewer"
+            )
+        if self.latent_dim and self.decoder == "diffusion":
+            raise LatentRLError("decoder='diffusion' has no density to train a latent with: set latent_dim=0")
         if self.latent_dim and (self.posterior == "categorical") != (self.prior == "categorical"):
             raise LatentRLError(
                 f"posterior={self.posterior!r} and prior={self.prior!r} live on different latents: "
@@ -139,6 +170,21 @@ class LatentConfig:
         """Whether the posterior sees short segments step by step, padded, instead of evenly spaced steps."""
         return self.hold != 1 and self.encoder != "patches"
 
+    @property
+    def plays(self) -> int:
+        """Actions of a plan that are played."""
+        return self.execute or (1 if self.hold == 1 else self.chunk)
+
+    @property
+    def held_steps(self) -> int:
+        """Steps after which a new latent is drawn; 0 for never."""
+        return self.plays if self.hold == 1 else self.hold
+
+    @property
+    def network(self) -> Hidden:
+        """What decoders take as ``hidden``."""
+        return TRUNKS[self.trunk](self)
+
     def build(
         self,
         observation_space: spaces.Space[Any],
@@ -150,15 +196,25 @@ class LatentConfig:
         :param trunk: features of raw observations; None takes them as they are
         :raises LatentRLError: where the decoder does not suit the action space, or the observations need a trunk
         """
-        observation_dim = size("observation", observation_space) if trunk is None else trunk.features_dim
+        frame_dim = size("observation", observation_space) if trunk is None else trunk.features_dim
+        observation_dim = self.history * frame_dim
         action_dim = self.chunk * size("action", action_space)
         name = self._decoder_for(action_space)
         decoder = DECODERS[name](self, observation_dim if self.decoder_sees_state else 0, action_dim, action_space)
         if self.latent_dim == 0:
-            return LatentModel(None, None, decoder, trunk)
+            return LatentModel(None, None, decoder, trunk, history=self.history)
         posterior = self.make_posterior(observation_dim, action_dim)
         prior = PRIORS[self.prior](self, observation_dim if self.prior_sees_state else None, posterior)
-        return LatentModel(posterior, prior, decoder, trunk, self.latent_clip)
+        return LatentModel(
+            posterior,
+            prior,
+            decoder,
+            trunk,
+            self.latent_clip,
+            self.history,
+            self.temperature,
+            self.latents == "aggregate",
+        )
 
     def make_posterior(self, observation_dim: int, action_dim: int) -> AmortizedPosterior:
         """The posterior alone, for features of observations and actions of these sizes."""
@@ -184,7 +240,7 @@ def _fitting_decoders(space: spaces.Space[Any]) -> tuple[str, ...]:
         return ("categorical",)
     if isinstance(space, spaces.MultiBinary):
         return ("bernoulli",)
-    return "gaussian", "tanh_gaussian", "mixture", "discretized_logistic"
+    return "gaussian", "tanh_gaussian", "mixture", "discretized_logistic", "bins", "diffusion"
 
 
 def _box(config: LatentConfig, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,6 +248,12 @@ def _box(config: LatentConfig, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = box_corners(space.low, space.high)
     return low.repeat(config.chunk), high.repeat(config.chunk)
 
+
+TRUNKS: dict[str, Callable[[LatentConfig], Hidden]] = {
+    "mlp": lambda c: c.hidden,
+    "gru": lambda c: partial(GRUTrunk, hidden=c.hidden, history=c.history),
+    "transformer": lambda c: partial(TransformerTrunk, hidden=c.hidden, history=c.history, chunk=c.chunk),
+}
 
 ENCODERS: dict[str, Callable[[int, int, int, int], Encoder]] = {
     "patches": lambda o, a, length, features: SequenceEncoder(o, a, length, features_dim=features),
@@ -222,12 +284,14 @@ PRIORS: dict[str, Callable[[LatentConfig, int | None, AmortizedPosterior], Prior
 }
 
 DECODERS: dict[str, Callable[[LatentConfig, int, int, Any], Decoder]] = {
-    "gaussian": lambda c, o, a, _s: GaussianDecoder(o, c.latent_dim, a, c.hidden, c.decoder_scale),
-    "tanh_gaussian": lambda c, o, _a, s: TanhGaussianDecoder(o, c.latent_dim, *_box(c, s), c.hidden, c.decoder_scale),
-    "mixture": lambda c, o, a, _s: MixtureDecoder(o, c.latent_dim, a, c.decoder_components, c.hidden),
+    "gaussian": lambda c, o, a, _s: GaussianDecoder(o, c.latent_dim, a, c.network, c.decoder_scale),
+    "tanh_gaussian": lambda c, o, _a, s: TanhGaussianDecoder(o, c.latent_dim, *_box(c, s), c.network, c.decoder_scale),
+    "mixture": lambda c, o, a, _s: MixtureDecoder(o, c.latent_dim, a, c.decoder_components, c.network),
+    "bins": lambda c, o, a, _s: BinsDecoder(o, c.latent_dim, a, c.decoder_components, c.network),
+    "diffusion": lambda c, o, a, _s: DiffusionDecoder(o, c.latent_dim, a, c.network, sampling_steps=c.denoising_steps),
     "discretized_logistic": lambda c, o, _a, s: DiscretizedLogisticDecoder(
-        o, c.latent_dim, *_box(c, s), c.bins, c.hidden, c.decoder_scale
+        o, c.latent_dim, *_box(c, s), c.bins, c.network, c.decoder_scale
     ),
-    "categorical": lambda c, o, _a, s: CategoricalDecoder(o, c.latent_dim, choice_counts(s) * c.chunk, c.hidden),
-    "bernoulli": lambda c, o, a, _s: BernoulliDecoder(o, c.latent_dim, a, c.hidden),
+    "categorical": lambda c, o, _a, s: CategoricalDecoder(o, c.latent_dim, choice_counts(s) * c.chunk, c.network),
+    "bernoulli": lambda c, o, a, _s: BernoulliDecoder(o, c.latent_dim, a, c.network),
 }

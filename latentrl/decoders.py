@@ -6,7 +6,8 @@ decoder looks at the latent alone, p(a|z), whatever observations it is given: wh
 the p(x|z) of a variational autoencoder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,13 +20,17 @@ from latentrl.distributions import (
     DiagonalNormal,
     DiscretizedLogistic,
     GaussianMixture,
+    NearestComponent,
     OneHots,
     TanhNormal,
     choices,
 )
-from latentrl.nets import ConditionedTrunk, ScaleKind, UnboundedScale, Unstandardize, positive
+from latentrl.nets import Centers, ConditionedTrunk, DecoderTrunk, ScaleKind, UnboundedScale, Unstandardize, positive
 
-Hidden = Sequence[int]
+MakeTrunk = Callable[[int, int], DecoderTrunk]
+"""(O, Z) -> a trunk."""
+Hidden = Sequence[int] | MakeTrunk
+"""Layer sizes of a perceptron over (s, z), or what makes another trunk."""
 
 
 class Decoder(nn.Module):
@@ -40,7 +45,8 @@ class NetworkDecoder(Decoder):
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, outputs: int) -> None:
         super().__init__()
-        self.trunk = ConditionedTrunk(observation_dim, latent_dim, hidden)
+        make: MakeTrunk = partial(ConditionedTrunk, hidden=hidden) if isinstance(hidden, Sequence) else hidden
+        self.trunk = make(observation_dim, latent_dim)
         self.head = nn.Linear(self.trunk.features_dim, outputs)
 
 
@@ -129,6 +135,37 @@ class MixtureDecoder(NetworkDecoder):
         shape = (*logits.shape, -1)
         loc = self.raw_units(loc.reshape(shape))
         return GaussianMixture(logits, loc, self.raw_units.scale(self.sigma(features).reshape(shape)))
+
+
+class BinsDecoder(NetworkDecoder):
+    """One of K bins of actions and an offset from its center: Behavior Transformers (Shafiullah et al. 2022, sec. 3).
+
+    The centers are k-means of the data's actions. Trained on the likelihood of the bin that an action lies in and of
+    its offset there; their focal loss is left out.
+
+    :param n_bins: K
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        action_dim: int,
+        n_bins: int,
+        hidden: Hidden = (128, 128, 128),
+    ) -> None:
+        super().__init__(observation_dim, latent_dim, hidden, count("bins", n_bins, 1) * (1 + action_dim))
+        self.raw_units = Unstandardize(action_dim, "action")
+        self.sigma = UnboundedScale(self.trunk.features_dim, action_dim)
+        self.bins = Centers(n_bins, action_dim)
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> NearestComponent:
+        features = self.trunk(observations, z)
+        outputs, centers = self.head(features), self.bins.centers
+        logits, offsets = outputs[..., : len(centers)], outputs[..., len(centers) :]
+        loc = self.raw_units(centers + offsets.reshape(*logits.shape, -1))
+        scale = self.raw_units.scale(self.sigma(features))
+        return NearestComponent(logits, loc, scale, self.raw_units(centers), self.raw_units.gain)
 
 
 class DiscretizedLogisticDecoder(BoxDecoder):

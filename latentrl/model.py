@@ -1,6 +1,7 @@
 """The latent-variable policy π(a|s) = ∫ p(a|s, z) p(z|s) dz, composed of a posterior, a prior and a decoder."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -15,10 +16,12 @@ from latentrl.distributions.discrete import Discrete
 from latentrl.elbo import Beta, Elbo, Form, Parts, evidence_lower_bound
 from latentrl.estimators import Estimator
 from latentrl.estimators.enumerate import MOST_VALUES
-from latentrl.nets import Affine, ObservationTrunk
+from latentrl.nets import Fitted, ObservationTrunk
 from latentrl.posteriors import AmortizedPosterior, Posterior
 from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
+
+REMEMBERED = 1024
 
 
 class LatentModel(nn.Module):
@@ -30,8 +33,13 @@ class LatentModel(nn.Module):
     :param trunk: features of raw observations, (..., O) -> (..., O'), which is what the other three then see; None
         passes observations on. It is trained with them.
     :param latent_clip: latents drawn to act are clipped to ± this; None does not clip
+    :param history: how many observations, side by side, the members see; the trunk sees one at a time
+    :param temperature: of the latents that are drawn to act, as :meth:`Law.tempered` takes it
+    :param aggregate: draw the latents to act from the posteriors of data instead of the prior, see :meth:`remember`
     """
 
+    remembered: Tensor | None
+    """(1024, Z), draws from posteriors of the data; None where latents come from the prior."""
     standardized: Tensor
     """Whether :meth:`standardize` was called; saved with the weights, which mean nothing in other units."""
 
@@ -42,6 +50,9 @@ class LatentModel(nn.Module):
         decoder: Decoder,
         trunk: ObservationTrunk | None = None,
         latent_clip: float | None = None,
+        history: int = 1,
+        temperature: float = 1.0,
+        aggregate: bool = False,
     ) -> None:
         super().__init__()
         if (posterior is None) != (prior is None):
@@ -57,12 +68,13 @@ class LatentModel(nn.Module):
                 f"the posterior's latent is {_named(kinds[0])}, the prior's {_named(kinds[1])}: make them the same"
             )
         self.posterior, self.prior, self.decoder, self.trunk = posterior, prior, decoder, trunk
-        self.latent_clip = latent_clip
+        self.latent_clip, self.history, self.temperature = latent_clip, history, temperature
         self.latent_dim = 0 if prior is None else prior.latent_dim
+        self.register_buffer("remembered", torch.full((REMEMBERED, self.latent_dim), torch.nan) if aggregate else None)
         self.register_buffer("standardized", torch.tensor(False))
 
     def standardize(self, observations: Float[Tensor, "N O"], actions: Float[Tensor, "N A"]) -> None:
-        """Fit every module's standardisation to data; log densities stay in raw units.
+        """Fit every module's standardisation to data of single steps; log densities stay in raw units.
 
         Of a trunk's features, those of the first 4096 observations count, as they are before training.
         """
@@ -70,10 +82,12 @@ class LatentModel(nn.Module):
             observations, actions = observations[:4096], actions[:4096]
             with torch.no_grad():
                 observations = self.trunk(observations)
+        if self.history > 1:
+            observations = observations.repeat(1, self.history)
         joined = torch.cat([observations, actions], dim=-1)
         data = {"observation": observations, "action": actions, "transition": joined}
         for module in self.modules():
-            if isinstance(module, Affine):
+            if isinstance(module, Fitted):
                 module.fit(data[module.kind])
         self.standardized.fill_(True)
 
@@ -91,35 +105,68 @@ class LatentModel(nn.Module):
             self.prior.seed_from(self.posterior, inputs)
         self.prior.seeded.fill_(True)
 
+    @torch.no_grad()
+    def remember(self, batches: Iterable[Batch]) -> None:
+        """Draw z ~ q(z|·) of each element of batches, 1024 in all, to act with from now on."""
+        self.remembered = torch.cat([self.infer(batch).sample() for batch in batches])
+
+    def _features(self, observations: Tensor) -> Tensor:
+        """What the members see of raw observations: through the trunk, those of a history one at a time."""
+        if self.trunk is None:
+            return observations
+        return self.trunk(observations.unflatten(-1, (self.history, -1))).flatten(-2)
+
     def _seen(self, batch: Batch) -> Batch:
         """The batch as the trunk sees it."""
         if self.trunk is None:
             return batch
-        context = observations = self.trunk(batch.observations)
+        context = observations = self._features(batch.observations)
         if batch.context_observations is not batch.observations:
-            context = self.trunk(batch.context_observations)
+            context = self._features(batch.context_observations)
         return batch._replace(observations=observations, context_observations=context)
 
     # -- acting ------------------------------------------------------------------------------------------------
 
     def sample_latent(self, observations: Float[Tensor, "B O"], deterministic: bool = False) -> Float[Tensor, "B Z"]:
-        """Draw z ~ p(z|s) for each state, or take the mean of the prior's heaviest component."""
+        """Draw z ~ p(z|s) for each state, or take the mean of the prior's heaviest component.
+
+        :raises LatentRLError: draws from posteriors are asked for, but none were made
+        """
         if self.prior is None:
             return observations.new_empty(len(observations), 0, dtype=torch.get_default_dtype())
-        law = self.latent_law(observations)
-        z = law.mode if deterministic else law.sample()
+        if self.remembered is not None and not deterministic:
+            z = self._recalled(len(observations))
+        else:
+            law = self.latent_law(observations)
+            z = law.mode if deterministic else law.sample()
         return z if self.latent_clip is None else z.clamp(-self.latent_clip, self.latent_clip)
 
-    def latent_law(self, observations: Float[Tensor, "B O"]) -> Distribution:
-        """p(z|s) of each state, batch_shape (B,)."""
-        assert self.prior is not None
-        law = self.prior(observations if self.trunk is None else self.trunk(observations))
-        return law.expand(observations.shape[:1])
+    def _recalled(self, number: int) -> Float[Tensor, "B Z"]:
+        assert self.remembered is not None
+        if bool(self.remembered.isnan().any()):
+            raise LatentRLError(
+                "latents='aggregate' draws from posteriors of the data: learn from demonstrations first"
+            )
+        return self.remembered[torch.randint(len(self.remembered), (number,), device=self.remembered.device)]
 
-    def act(self, observations: Observations, z: Latents, action_noise: bool = False) -> Actions:
-        """Actions for given latents: the law's mode, or with ``action_noise`` a draw from p(a|s, z)."""
-        law = self.decoder(observations if self.trunk is None else self.trunk(observations), z)
-        return law.sample() if action_noise else law.mode
+    def latent_law(self, observations: Float[Tensor, "B O"]) -> Distribution:
+        """p(z|s) of each state at the temperature to act with, batch_shape (B,)."""
+        assert self.prior is not None
+        law = self.prior(self._features(observations)).expand(observations.shape[:1])
+        return law if self.temperature == 1.0 else law.tempered(self.temperature)
+
+    def act(
+        self, observations: Observations, z: Latents, action_noise: bool = False, deterministic: bool = False
+    ) -> Actions:
+        """Actions for given latents: one of the peaks of p(a|s, z) by chance, which most laws have but one of.
+
+        :param action_noise: a draw from p(a|s, z) instead
+        :param deterministic: the law's mode instead
+        """
+        law = self.decoder(self._features(observations), z)
+        if deterministic:
+            return law.mode
+        return law.sample() if action_noise else law.sample_mode()
 
     # -- bounds ------------------------------------------------------------------------------------------------
 

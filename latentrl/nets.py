@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,29 +18,42 @@ UNIT_SCALE = math.log(math.e - 1.0)
 """Where softplus is 1."""
 SCALE_FLOOR = 1e-4
 """Smallest standard deviation of a law, in standardised units: data without spread must not make a density infinite."""
+MOST_CLUSTERED = 20_000
+"""Data, evenly spaced among all, that k-means looks at."""
 
 
-class Affine(nn.Module):
+class Fitted(nn.Module):
+    """Base of modules that look at the data once, before training.
+
+    :param kind: the data that :meth:`LatentModel.standardize` fits it to; a transition is observation and action joined
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def fit(self, data: Float[Tensor, "N D"]) -> None:
+        """Set the buffers from the data."""
+        raise NotImplementedError
+
+
+class Affine(Fitted):
     """x -> shift + gain · x, the identity until it is fitted to data; one fused operation.
 
-    Modules own their standardisation, so they take and give raw units, and a saved policy carries it along.
+    Modules own their standardisation, so they take and give raw units, and a saved policy carries it along. Fitting
+    sets shift and gain from the mean and standard deviation of data; a constant feature keeps its scale.
 
     :param size: number of features
-    :param kind: the data that :meth:`LatentModel.standardize` fits it to; a transition is observation and action joined
+    :param kind: as for :class:`Fitted`
     """
 
     shift: Tensor
     gain: Tensor
 
     def __init__(self, size: int, kind: Kind) -> None:
-        super().__init__()
-        self.kind = kind
+        super().__init__(kind)
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("gain", torch.ones(size))
-
-    def fit(self, data: Float[Tensor, "N D"]) -> None:
-        """Set shift and gain from the mean and standard deviation of data; a constant feature keeps its scale."""
-        raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         return torch.addcmul(self.shift, self.gain, x)
@@ -77,6 +91,28 @@ class Unstandardize(Affine):
         return torch.addcmul(self.floor, self.gain, F.softplus(unbounded))
 
 
+class Centers(Fitted):
+    """k-means of the data's actions in standardised units; random until they are fitted.
+
+    :param number: K
+    :param size: A
+    """
+
+    centers: Tensor
+    """(K, A)"""
+
+    def __init__(self, number: int, size: int) -> None:
+        super().__init__("action")
+        self.register_buffer("centers", torch.randn(number, size))
+
+    def fit(self, data: Float[Tensor, "N A"]) -> None:
+        mean, spread = _moments(data)
+        rows = torch.linspace(0, len(data) - 1, min(len(data), MOST_CLUSTERED), device=data.device).long()
+        scaled = ((data[rows].double() - mean) / spread).cpu().numpy()
+        centers, _ = kmeans2(scaled, len(self.centers), iter=50, minit="++", seed=0)
+        self.centers.copy_(torch.as_tensor(centers))
+
+
 def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation in float64; 1 in place of a deviation that is nothing beside the rounding."""
     data = data.double()
@@ -105,7 +141,17 @@ class ObservationTrunk(nn.Module):
         raise NotImplementedError
 
 
-class ConditionedTrunk(nn.Module):
+class DecoderTrunk(nn.Module):
+    """Base of networks over observations and latents, whose features make the law of a decoder."""
+
+    features_dim: int
+
+    def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
+        """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
+        raise NotImplementedError
+
+
+class ConditionedTrunk(DecoderTrunk):
     """Perceptron over (observation, latent).
 
     With z held over a segment, the first layer is split in two summands: z's is computed once per segment and
@@ -125,7 +171,6 @@ class ConditionedTrunk(nn.Module):
         self.features_dim = sizes[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
-        """Observations (B, O) with z (..., B, Z), or (B, T, O) with z (..., B, Z) held over T."""
         if self.observation_dim == 0:
             observations = observations[..., :0]
         scaled = self.observation_scale(observations)

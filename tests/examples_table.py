@@ -4,11 +4,13 @@ A new posterior, prior or decoder adds one row here.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from latentrl.decoders import (
     BernoulliDecoder,
+    BinsDecoder,
     CategoricalDecoder,
     Decoder,
     DiscretizedLogisticDecoder,
@@ -35,6 +37,7 @@ from latentrl.priors import (
     StandardNormalPrior,
     VampPrior,
 )
+from latentrl.trunks import GRUTrunk, TransformerTrunk
 
 O, A, Z, T = 5, 2, 4, 12  # noqa: E741  (the glossary's letters)
 
@@ -87,6 +90,11 @@ DECODERS: dict[str, Callable[[int], Decoder]] = {
     "gaussian, scale of the state": lambda z: GaussianDecoder(O, z, A, (16, 16), "state"),
     "tanh_gaussian": lambda z: TanhGaussianDecoder(O, z, LOW, HIGH, (16, 16)),
     "mixture": lambda z: MixtureDecoder(O, z, A, 3, (16, 16)),
+    "bins": lambda z: BinsDecoder(O, z, A, 3, (16, 16)),
+    "gaussian of a gru": lambda z: GaussianDecoder(O, z, A, partial(GRUTrunk, hidden=(16, 16), history=O)),
+    "mixture of a transformer": lambda z: MixtureDecoder(
+        O, z, A, 3, partial(TransformerTrunk, hidden=(16, 16), history=O, chunk=2)
+    ),
     "discretized_logistic": lambda z: DiscretizedLogisticDecoder(O, z, LOW, HIGH, 16, (16, 16)),
     "categorical": lambda z: CategoricalDecoder(O, z, (A,), (16, 16)),
     "bernoulli": lambda z: BernoulliDecoder(O, z, A, (16, 16)),

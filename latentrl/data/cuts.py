@@ -26,11 +26,12 @@ class Cuts:
     :param chunk: T, actions planned from one observation
     :param pads: show the posterior the rows of a segment with fewer than that as they follow one another, and tell it
         how many there are, instead of spacing them evenly
+    :param history: H, observations that the policy sees side by side; an episode's first stands for those before it
     :raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``
     """
 
     observation_dim: int
-    """O as the model reads it."""
+    """Features of one observation, of which the model reads H."""
     action_dim: int
     """A, or T·A."""
     device: torch.device
@@ -44,10 +45,11 @@ class Cuts:
         device: torch.device | str,
         chunk: int,
         pads: bool,
+        history: int = 1,
     ) -> None:
         _check_lengths(episode_lengths, hold, chunk)
         starts, lengths = _cut(episode_lengths - chunk + 1, hold if hold < 2 else hold - chunk + 1)
-        self.hold, self.chunk = hold, chunk
+        self.hold, self.chunk, self.history = hold, chunk, history
         self.starts = torch.as_tensor(starts, device=device)
         self.lengths = torch.as_tensor(lengths, device=device)
         self._context_rows: Tensor | None = None
@@ -61,6 +63,10 @@ class Cuts:
                 short = self.lengths[:, None] < size
                 self._context_rows = torch.where(short, self.starts[:, None] + in_turn, self._context_rows)
                 self._context_lengths = self.lengths.clamp_max(size)
+        if history > 1:
+            rows = episode_lengths - chunk + 1
+            self._ago = torch.arange(history - 1, -1, -1, device=device)
+            self._episode = torch.as_tensor((rows.cumsum() - rows).repeat(rows), device=device)
 
     def _spaced(self, size: int) -> Tensor:
         """``size`` rows of each segment, evenly spaced over it."""
@@ -73,11 +79,18 @@ class Cuts:
     def _observations_at(self, rows: Tensor) -> Shaped[Tensor, "*rows O"]:
         raise NotImplementedError
 
+    def _seen_at(self, rows: Tensor) -> Shaped[Tensor, "*rows HO"]:
+        """What the policy sees at rows: the observation, behind those before it."""
+        if self.history == 1:
+            return self._observations_at(rows)
+        past = torch.maximum(rows.unsqueeze(-1) - self._ago, self._episode[rows].unsqueeze(-1))
+        return self._observations_at(past).flatten(-2)
+
     def _actions_at(self, rows: Tensor) -> Shaped[Tensor, "*rows A"]:
         raise NotImplementedError
 
     def sample_rows(self) -> tuple[Tensor, Tensor]:
-        """Observations (N, O) and actions (N, A) to fit standardisation to."""
+        """Single observations (N, O) and actions (N, A) to fit standardisation to."""
         raise NotImplementedError
 
     def context(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +100,7 @@ class Cuts:
         """
         # With hold = 1 segments are rows.
         rows = index if self._context_rows is None else self._context_rows[index]
-        return self._observations_at(rows), self._actions_at(rows)
+        return self._seen_at(rows), self._actions_at(rows)
 
     def batch(self, index: Tensor, steps: int | None = None, generator: torch.Generator | None = None) -> Batch:
         """The given segments for training: ``steps`` random rows of each, or all where they are equally long.
@@ -107,7 +120,7 @@ class Cuts:
             weight = (lengths if self.chunk == 1 else (lengths + self.chunk - 1) // self.chunk) / steps
         rows = self.starts[index, None] + ahead
         seen = None if self._context_lengths is None else self._context_lengths[index]
-        return Batch(self._observations_at(rows), self._actions_at(rows), *context, weight, seen, index)
+        return Batch(self._seen_at(rows), self._actions_at(rows), *context, weight, seen, index)
 
     def _common_length(self, lengths: Tensor) -> int:
         if not bool((lengths == lengths[0]).all()):

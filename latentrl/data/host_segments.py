@@ -43,9 +43,10 @@ class HostSegments(Cuts):
         chunk: int = 1,
         pads: bool = False,
         raw_observations: bool = False,
+        history: int = 1,
     ) -> None:
         data = demonstrations
-        super().__init__(data.episode_lengths, hold, context_length, "cpu", chunk, pads)
+        super().__init__(data.episode_lengths, hold, context_length, "cpu", chunk, pads, history)
         self.device = torch.device(device)
         self._flatten = raw if raw_observations else features
         self._observation_space, self._action_space = data.observation_space, data.action_space

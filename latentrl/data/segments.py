@@ -26,6 +26,7 @@ class Segments(Cuts):
     :param chunk: T, actions planned from one observation
     :param pads: whether the posterior is told how many rows there are
     :param raw_observations: keep observations flat but raw, for a model with a trunk
+    :param history: H, observations that the policy sees side by side
     :raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``
     """
 
@@ -39,9 +40,10 @@ class Segments(Cuts):
         chunk: int = 1,
         pads: bool = False,
         raw_observations: bool = False,
+        history: int = 1,
     ) -> None:
         data = demonstrations
-        super().__init__(data.episode_lengths, hold, context_length, device, chunk, pads)
+        super().__init__(data.episode_lengths, hold, context_length, device, chunk, pads, history)
         flatten = raw if raw_observations else features
         self.observations = flatten(data.observation_space, _tensors(data.observations, device))
         self.actions = features(data.action_space, _tensors(data.actions, device))

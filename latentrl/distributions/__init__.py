@@ -11,7 +11,7 @@ from latentrl.distributions.divergence import ANALYTIC_KL, MonteCarlo, monte_car
 from latentrl.distributions.flows import FlowLaw
 from latentrl.distributions.gaussian import DiagonalNormal, FullNormal, StandardNormal
 from latentrl.distributions.law import Law, Remembering
-from latentrl.distributions.mixtures import FullGaussianMixture, GaussianMixture, Mixture
+from latentrl.distributions.mixtures import FullGaussianMixture, GaussianMixture, Mixture, NearestComponent
 from latentrl.distributions.squashed import TanhNormal
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Law",
     "Mixture",
     "MonteCarlo",
+    "NearestComponent",
     "OneHot",
     "OneHots",
     "Remembering",

@@ -109,6 +109,9 @@ class OneHots(Discrete):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "OneHots":
         return OneHots(self.logits.expand(torch.Size(batch_shape) + self.event_shape), self.sizes)
 
+    def tempered(self, temperature: float) -> "OneHots":
+        return choices(self.logits / temperature, self.sizes)
+
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():
             logits = self.logits.expand(self._extended_shape(sample_shape))

@@ -11,18 +11,19 @@ from latentrl.distributions.law import Law
 
 
 class FlowLaw(Law):
-    """The law of ``loc + scale · T(u)`` with u ~ N(0, I): a normalizing flow (Rezende & Mohamed 2015).
+    """The law of ``loc + scale · T(u)`` with u ~ N(0, base_scale² I): a normalizing flow (Rezende & Mohamed 2015).
 
     :param loc: (..., D)
     :param scale: positive, (..., D)
     :param transform: T, an invertible map of (..., D) whose ``call_and_ladj`` gives T(u) and log |det dT/du|, as the
         transforms of zuko do; its parameters' batch dimensions broadcast with those of ``loc``
+    :param base_scale: standard deviation of u
     """
 
     has_rsample = True
 
-    def __init__(self, loc: Tensor, scale: Tensor, transform: Transform) -> None:
-        self.loc, self.scale, self.transform = loc, scale, transform
+    def __init__(self, loc: Tensor, scale: Tensor, transform: Transform, base_scale: float = 1.0) -> None:
+        self.loc, self.scale, self.transform, self.base_scale = loc, scale, transform, base_scale
         super().__init__(torch.broadcast_shapes(loc.shape, scale.shape)[:-1], loc.shape[-1:])
 
     @property
@@ -32,7 +33,7 @@ class FlowLaw(Law):
     @property
     def _base(self) -> DiagonalNormal:
         zeros = torch.zeros(self.batch_shape + self.event_shape, dtype=self.loc.dtype, device=self.loc.device)
-        return DiagonalNormal(zeros, torch.ones_like(zeros))
+        return DiagonalNormal(zeros, torch.full_like(zeros, self.base_scale))
 
     @property
     def mode(self) -> Tensor:
@@ -46,7 +47,11 @@ class FlowLaw(Law):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FlowLaw":
         shape = torch.Size(batch_shape) + self.event_shape
-        return FlowLaw(self.loc.expand(shape), self.scale.expand(shape), self.transform)
+        return FlowLaw(self.loc.expand(shape), self.scale.expand(shape), self.transform, self.base_scale)
+
+    def tempered(self, temperature: float) -> "FlowLaw":
+        """u ~ N(0, temperature² I) (Kingma & Dhariwal 2018, section 6)."""
+        return FlowLaw(self.loc, self.scale, self.transform, self.base_scale * temperature)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.loc + self.scale * self.transform(self._base.sample(sample_shape))

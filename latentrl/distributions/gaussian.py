@@ -56,6 +56,9 @@ class DiagonalNormal(Gaussian):
         shape = torch.Size(batch_shape) + self.event_shape
         return DiagonalNormal(self.loc.expand(shape), self.scale.expand(shape))
 
+    def tempered(self, temperature: float) -> "DiagonalNormal":
+        return DiagonalNormal(self.loc, self.scale * temperature)
+
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         loc = self.loc.expand(self._extended_shape(sample_shape)) if sample_shape else self.loc
         return torch.addcmul(loc, self.scale, torch.randn_like(loc))
@@ -116,6 +119,9 @@ class FullNormal(Gaussian):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FullNormal":
         shape = torch.Size(batch_shape) + self.event_shape
         return FullNormal(self.loc.expand(shape), self.scale_tril.expand(shape + self.event_shape))
+
+    def tempered(self, temperature: float) -> "FullNormal":
+        return FullNormal(self.loc, self.scale_tril * temperature)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self._bent(self._noise(sample_shape))

@@ -23,6 +23,17 @@ class Law(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def sample_mode(self) -> Tensor:
+        """One of the law's peaks, drawn: of a mixture a component's mode, of a law with one peak the mode."""
+        return self.mode
+
+    def tempered(self, temperature: float) -> "Law":
+        """The law with another spread, narrower below 1: Gaussian standard deviations times it, logits over it.
+
+        :raises NotImplementedError: a law that no prior has
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no temperature")
+
     def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
         """Draw with gradients, and the log density of the draws, which some laws know from the drawing.
 

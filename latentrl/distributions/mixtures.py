@@ -56,6 +56,15 @@ class Mixture(Law):
         shape = (*batch_shape, self.log_weights.shape[-1])
         return Mixture(self.log_weights.expand(shape), self.components.expand(shape))
 
+    def tempered(self, temperature: float) -> "Mixture":
+        """Of its components; the weights stay."""
+        assert isinstance(self.components, Law)
+        return Mixture(self.log_weights, self.components.tempered(temperature))
+
+    def sample_mode(self) -> Tensor:
+        index = gumbel_argmax(self.log_weights, self.batch_shape)
+        return self._pick(index, self.components.mode)
+
     def component_log_prob(self, value: Tensor) -> Tensor:
         """log p_k(value) for every component, (..., K)."""
         return self.components.log_prob(value.unsqueeze(-2))
@@ -121,6 +130,9 @@ class GaussianMixture(Mixture):
         scale = self.scale.expand(self.loc.shape)
         return GaussianMixture(self.log_weights.expand(shape[:-1]), self.loc.expand(shape), scale.expand(shape))
 
+    def tempered(self, temperature: float) -> "GaussianMixture":
+        return GaussianMixture(self.log_weights, self.loc, self.scale * temperature)
+
     def _draw(self, index: Tensor) -> Tensor:
         loc, scale = self._pick(index, self.loc), self._pick(index, self.scale.expand(self.loc.shape))
         return loc + scale * torch.randn_like(loc)
@@ -137,6 +149,30 @@ class GaussianMixture(Mixture):
             return by_weights.tril(-1) + torch.diag_embed((density * inverse).sum(-2))
 
         return _implicit(z, self.log_weights, whitened, scale.log(), jacobian)
+
+
+class NearestComponent(GaussianMixture):
+    """A Gaussian mixture whose density is told by one component alone: that of the center nearest to the value.
+
+    log π_k + log N(value; loc_k, scale²) with k = argmin ‖(value − center_k) / unit‖, at most the mixture's density.
+
+    :param logits: unnormalised log weights, (..., K)
+    :param loc: component means, (..., K, D)
+    :param scale: standard deviations that all components share, (D,) or (..., 1, D)
+    :param centers: (K, D)
+    :param unit: (D,)
+    """
+
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, centers: Tensor, unit: Tensor) -> None:
+        self.centers, self.unit = centers, unit
+        super().__init__(logits, loc, scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        nearest = torch.cdist(value / self.unit, self.centers / self.unit).argmin(-1, keepdim=True)
+        joint = self.log_weights + self.component_log_prob(value)
+        return joint.gather(-1, nearest.expand(*joint.shape[:-1], 1)).squeeze(-1)
 
 
 class FullGaussianMixture(Mixture):
@@ -157,6 +193,9 @@ class FullGaussianMixture(Mixture):
         components = self.components.expand((*batch_shape, self.log_weights.shape[-1]))
         log_weights = self.log_weights.expand(components.batch_shape)
         return FullGaussianMixture(log_weights, components.loc, components.scale_tril)
+
+    def tempered(self, temperature: float) -> "FullGaussianMixture":
+        return FullGaussianMixture(self.log_weights, self.components.loc, self.components.scale_tril * temperature)
 
     def _draw(self, index: Tensor) -> Tensor:
         loc = self._pick(index, self.components.loc)

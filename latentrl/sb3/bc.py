@@ -274,6 +274,7 @@ class LatentBC(BaseAlgorithm):
             chunk=config.chunk,
             pads=config.pads,
             raw_observations=self.policy.model.trunk is not None,
+            history=config.history,
         )
 
     def _trainer(

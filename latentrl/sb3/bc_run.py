@@ -137,8 +137,10 @@ class Run:
         for part in self._callbacks:
             if (weights := getattr(part, "best_weights", None)) is not None:
                 policy.choose(weights)
-        if policy.average is not None:
+        if policy.average is not None or policy.config.latents == "aggregate":
             policy.set_training_mode(False)
+        if policy.config.latents == "aggregate":
+            self.trainer.remember()
         if self._agent._agent is not None:
             follow_actor(self._agent._agent.policy)
         return self._agent

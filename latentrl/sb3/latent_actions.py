@@ -35,7 +35,8 @@ class LatentActions:
     :param reach: u lies within ± this
     :param loc: (Z,) or one number; None for the mean of the prior
     :param scale: (Z,) or one number; None for the standard deviation of the prior
-    :raises LatentRLError: no such file, something that is no latent policy, one without latent, units that do not fit
+    :raises LatentRLError: no such file, something that is no latent policy, one without latent or with a history, units
+        that do not fit
     """
 
     def __init__(self, source: Source, reach: float, loc: ArrayLike | None, scale: ArrayLike | None) -> None:
@@ -47,6 +48,11 @@ class LatentActions:
         prior = self.policy.model.prior
         if prior is None:
             raise LatentRLError("the policy has latent_dim=0, so there is no latent to act in: clone one with a latent")
+        if self.policy.config.history > 1:
+            raise LatentRLError(
+                f"the policy sees history={self.policy.config.history} observations, which nobody keeps here: "
+                "clone with history=1 from stacked observations, and stack the environment's (VecFrameStack)"
+            )
         at_least("reach", reach, 1e-6)
         self.latent_dim = prior.latent_dim
         self.sizes: tuple[int, ...] | None = getattr(prior, "sizes", None)

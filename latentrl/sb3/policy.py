@@ -1,5 +1,6 @@
 """A cloned latent policy as a stable-baselines3 policy, with the latent carried as its recurrent state."""
 
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any, Self
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
-from latentrl.sb3.held import State, carry, checked, given, refuse_tuple
+from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.in_place import config_of, model_of
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
@@ -29,17 +30,19 @@ class LatentPolicy(BasePolicy):
     ``predict`` carries (z, age) as recurrent state: z (n_envs, Z) and the steps since it was drawn (n_envs, 1). A new
     z is drawn where an episode starts and, for ``hold = k``, every k steps. With chunks of T actions the state is
     (z, age, plan): what is left of the actions planned (n_envs, T·A), NaN behind the last. They are played one after
-    another; a new plan is made where none is left, where z is new, and where a latent is given.
+    another; a new plan is made where none is left, where z is new, and where a latent is given. With a history of H
+    observations the last part of the state are the H − 1 before, oldest first (n_envs, (H−1)·O).
 
     What ``predict`` plays:
 
-    - ``deterministic=False``: z drawn from the prior; given z, the mean action (the mode of p(a|s, z)), because
-      sampled action noise adds up and ruins cloned behaviour; ``action_noise=True`` turns it on;
+    - ``deterministic=False``: z drawn from the prior; given z, the mean action, because sampled action noise adds up
+      and ruins cloned behaviour; ``action_noise=True`` turns it on. Of a mixture, a component is drawn and its mean
+      played;
     - ``deterministic=True``: z is the mean of the prior's heaviest component; the same behaviour every time.
 
     Pictures may be channel-last or channel-first, in ``predict`` too.
 
-    :param action_noise: sample from p(a|s, z) instead of taking its mode
+    :param action_noise: sample from p(a|s, z) instead of taking its mode, or one of its modes
     :param features_extractor_class: one of stable-baselines3's, or your own, between observations and the latent
         model, trained with it. None takes NatureCNN for pictures and CombinedExtractor for a Dict; other observations
         need none
@@ -159,8 +162,9 @@ class LatentPolicy(BasePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Actions (B, A) with a fresh latent each, the first of a plan each; :meth:`predict` is what holds them."""
         flat = self._flat(observation)
+        flat = flat.repeat(1, self.config.history)
         z = self.model.sample_latent(flat, deterministic)
-        return self.model.act(flat, z, self.action_noise and not deterministic)[:, : self._action_dim]
+        return self.model.act(flat, z, self.action_noise, deterministic)[:, : self._action_dim]
 
     @property
     def _action_dim(self) -> int:
@@ -187,39 +191,57 @@ class LatentPolicy(BasePolicy):
         refuse_tuple(observation)
         leaves("observations", self.observation_space, observation)
         tensor, vectorized = self.obs_to_tensor(observation)
-        noise = self.action_noise and not deterministic
         with torch.no_grad():
             flat = self._flat(tensor)
             if state is not None:
-                state = self._checked(state, len(flat))
-            z, age, new = self._carry(flat, state, episode_start, deterministic, latent)
-            left: tuple[np.ndarray, ...] = ()
+                state = self._checked(state, flat.shape)
+            seen, further = self._remembered(flat, state, episode_start)
+            z, age, new = self._carry(seen, state, episode_start, deterministic, latent)
+            act = partial(self.model.act, seen, z, self.action_noise, deterministic)
             if self.config.chunk == 1:
-                actions = self.model.act(flat, z, noise)
+                actions = act()
             else:
-                actions, plan = self._play(flat, z, new, None if state is None else state[2], noise)
-                left = (plan.cpu().numpy(),)
+                actions, plan = self._play(act, new, None if state is None else state[2])
+                further = plan, *further
         played = from_features(self.action_space, actions)
-        return played if vectorized else played[0, ...], (z.cpu().numpy().copy(), (age + 1).cpu().numpy(), *left)
+        after = (z.cpu().numpy().copy(), (age + 1).cpu().numpy(), *(part.cpu().numpy() for part in further))
+        return played if vectorized else played[0, ...], after
+
+    def _remembered(
+        self, flat: Float[Tensor, "B O"], state: State | None, episode_start: NDArray[Any] | None
+    ) -> tuple[Float[Tensor, "B HO"], tuple[Tensor, ...]]:
+        """The observation behind those before it, and what of them the next call needs: nothing without history."""
+        earlier = self.config.history - 1
+        if earlier == 0:
+            return flat, ()
+        first = flat.repeat(1, earlier)
+        if state is None:
+            past = first
+        else:
+            past = torch.as_tensor(state[-1], device=flat.device)
+            past = torch.where(due(torch.as_tensor(state[1], device=flat.device), episode_start, 0), first, past)
+        seen = torch.cat([past, flat], -1)
+        return seen, (seen[:, flat.shape[1] :],)
 
     def _play(
-        self,
-        flat: Float[Tensor, "B O"],
-        z: Float[Tensor, "B Z"],
-        new: Bool[Tensor, "B 1"],
-        left: NDArray[Any] | None,
-        noise: bool,
+        self, act: Callable[[], Float[Tensor, "B TA"]], new: Bool[Tensor, "B 1"], left: NDArray[Any] | None
     ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B TA"]]:
         """The next action of every plan, and what is then left; plans are made anew where the latent is or none is."""
         if left is None:
-            plan = self.model.act(flat, z, noise)
+            plan = self._planned(act)
         else:
-            plan = torch.as_tensor(left, device=flat.device)
-            due = new | plan[:, :1].isnan()
-            if bool(due.any()):
-                plan = torch.where(due, self.model.act(flat, z, noise), plan)
+            plan = torch.as_tensor(left, device=new.device)
+            empty = new | plan[:, :1].isnan()
+            if bool(empty.any()):
+                plan = torch.where(empty, self._planned(act), plan)
         now, later = plan.tensor_split((self._action_dim,), -1)
         return now, torch.cat([later, torch.full_like(now, torch.nan)], -1)
+
+    def _planned(self, act: Callable[[], Float[Tensor, "B TA"]]) -> Float[Tensor, "B TA"]:
+        """New plans, with nothing behind what is played of them."""
+        plan = act()
+        plan[:, self.config.plays * self._action_dim :] = torch.nan
+        return plan
 
     def _carry(
         self,
@@ -232,15 +254,18 @@ class LatentPolicy(BasePolicy):
         """The latents to play now, their ages (B, 1) and which are new: kept, drawn where due, or the user's."""
         shape = len(flat), self.model.latent_dim
         draw = partial(self.model.sample_latent, flat, deterministic)
-        z, age, new = carry(draw, self.config.hold, state, episode_start, shape, flat.device)
+        z, age, new = carry(draw, self.config.held_steps, state, episode_start, shape, flat.device)
         if latent is not None:
             z, new = given(latent, shape, flat.device), torch.ones_like(new)
         return z, age, new
 
-    def _checked(self, state: State, count: int) -> State:
+    def _checked(self, state: State, observed: tuple[int, ...]) -> State:
+        count, features_dim = observed
         expected = {"latent": (count, self.model.latent_dim), "age": (count, 1)}
         if self.config.chunk > 1:
             expected["plan"] = (count, self.config.chunk * self._action_dim)
+        if self.config.history > 1:
+            expected["observations"] = (count, (self.config.history - 1) * features_dim)
         return checked(state, expected)
 
 

@@ -11,9 +11,9 @@ from latentrl.data.cuts import Cuts
 from latentrl.data.host_segments import HostSegments
 from latentrl.elbo import Elbo
 from latentrl.estimators import Estimator
-from latentrl.model import LatentModel
+from latentrl.model import REMEMBERED, LatentModel
 from latentrl.noise import CorrectiveNoise
-from latentrl.randomness import seed_of
+from latentrl.randomness import same_randomness, seed_of
 from latentrl.schedules import Schedule
 from latentrl.training.ahead import Ahead
 from latentrl.training.average import WeightAverage
@@ -119,9 +119,12 @@ class ElboTrainer:
         if self._noise is None:
             return batch
         std, gain = self._noise
-        delta = std * torch.randn_like(batch.observations)
+        seen, history = batch.observations, self.segments.history
+        delta = std * torch.randn(*seen.shape[:-1], len(std), dtype=seen.dtype, device=seen.device)
         actions = batch.actions if gain is None else batch.actions + delta @ gain.T
-        return batch._replace(observations=batch.observations + delta, actions=actions)
+        # All of a history is as far off as the present is.
+        moved = seen + (delta if history == 1 else torch.cat([delta] * history, -1))
+        return batch._replace(observations=moved, actions=actions)
 
     def _new_batch(self) -> Batch:
         index = self.segments.random_index(self.batch_size // self._size)
@@ -135,6 +138,12 @@ class ElboTrainer:
             size, seeds = self.batch_size // self._size, (self.draw_data_seed(), self._rank)
             self._ahead = Ahead(self.segments, size, self.steps_per_segment, seeds)
         return self._perturbed(self._ahead(step))
+
+    def remember(self) -> None:
+        """Let the model act with latents of the data from now on: the same ones at each call."""
+        with same_randomness(self.segments.device, 0):
+            index = self.segments.random_index(REMEMBERED)
+            self.model.remember(self.segments.batch(part, self.steps_per_segment) for part in index.split(256))
 
     def diagnostic_batch(self, size: int = 256) -> Batch:
         """Different segments on which to look at the latent."""
