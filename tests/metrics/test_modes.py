@@ -69,10 +69,8 @@ def test_laws_of_order_and_units() -> None:
     """Groups stay the same in another order and another unit, and are numbered as they appear."""
     trajectories, _ = mixture([12, 9, 6], seed=1)
     found = metrics.find_modes(trajectories)
-    assert found.labels[np.unique(found.labels, return_index=True)[1]].tolist() == [0, 1, 2]
-    assert np.unique(found.labels, return_index=True)[1].tolist() == sorted(
-        np.unique(found.labels, return_index=True)[1]
-    )
+    firsts = np.unique(found.labels, return_index=True)[1]
+    assert (np.diff(firsts) > 0).all()
     order = np.random.default_rng(2).permutation(27)
     assert agreement(metrics.find_modes(trajectories[order]).labels, found.labels[order]) == 1.0
     tiny = metrics.find_modes(1e-9 * trajectories)
