@@ -76,7 +76,8 @@ def held_out(model: LatentModel, played: Played, num_samples: int = 100, seed: i
     try:
         model.eval()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            # Only the generator that is drawn from, as the others' states are not kept.
+            (torch.cuda if device.type == "cuda" else torch.default_generator).manual_seed(seed)
             for index, weights, exact in _passes(model, played, num_samples):
                 bound = importance_weighted(weights)
                 value = bound.value if exact is None else exact.double()

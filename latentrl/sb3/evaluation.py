@@ -46,11 +46,15 @@ class Evaluation:
 
     @property
     def mean_return(self) -> Mean:
+        """Over episodes, with its standard error and interval."""
         return metrics.mean(self.returns)
 
     @property
     def success_rate(self) -> Mean:
-        """:raises LatentRLError: the environment tells of no success"""
+        """Share of episodes that succeeded, with Wilson's interval.
+
+        :raises LatentRLError: the environment tells of no success
+        """
         if self.successes is None:
             raise LatentRLError("no episode ended with info['success'] or info['is_success']: the environment must say")
         return metrics.share(int(self.successes.sum()), len(self.successes))
@@ -111,7 +115,9 @@ def evaluate_behaviour(
     with nullcontext() if seed is None else same_randomness(device):
         if seed is not None:
             venv.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
         try:
             if normalizer is not None:
