@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentrl.data.demonstrations import Demonstrations
-from latentrl.data.segments import Segments
+from latentrl.data.segments import Segments, check_lengths
 
 
 class Played(NamedTuple):
@@ -41,9 +41,8 @@ def played(
 
     :raises LatentRLError: episodes shorter than ``chunk``, or a ``hold`` shorter than that
     """
-    if 1 < hold < chunk or (demonstrations.episode_lengths < chunk).any():
-        Segments(demonstrations, hold if 1 < hold < chunk else 0, context_length, chunk=chunk)  # says what is wrong
-        raise AssertionError
+    # An episode may be shorter than ``hold``: it is then one segment.
+    check_lengths(demonstrations.episode_lengths, hold if hold < chunk else 0, chunk)
     size = chunk if hold == 1 else hold
     cut, episodes = demonstrations.episode_lengths, np.arange(demonstrations.num_episodes)
     if size:

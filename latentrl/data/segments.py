@@ -47,7 +47,7 @@ class Segments:
         raw_observations: bool = False,
     ) -> None:
         data = demonstrations
-        _check_lengths(data.episode_lengths, hold, chunk)
+        check_lengths(data.episode_lengths, hold, chunk)
         flatten = raw if raw_observations else features
         self.observations = flatten(data.observation_space, _tensors(data.observations, device))
         self.actions = features(data.action_space, _tensors(data.actions, device))
@@ -130,7 +130,8 @@ def _gather(values: Float[Tensor, "N D"], rows: Tensor) -> Float[Tensor, "*rows 
     return picked if rows.dim() == 1 else picked.unflatten(0, rows.shape)
 
 
-def _check_lengths(lengths: NDArray[np.int64], hold: int, chunk: int) -> None:
+def check_lengths(lengths: NDArray[np.int64], hold: int, chunk: int) -> None:
+    """:raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``"""
     if 1 < hold < chunk:
         raise LatentRLError(
             f"chunk={chunk} actions do not fit into hold={hold} steps: use a smaller chunk, hold 0 (per episode), or "
