@@ -52,6 +52,15 @@ def test_known_mixtures(sizes: list[int]) -> None:
     assert sorted(np.bincount(found.labels)) == sorted(sizes)
 
 
+def test_modes_in_far_groups_are_told_apart() -> None:
+    """Three groups of two modes each, so far from one another that fewer than six clusters have the largest
+    silhouette."""
+    trajectories, labels = mixture([15] * 6, seed=0)
+    trajectories[..., 0] += 40.0 * (labels // 2)[:, None]
+    assert len(np.unique(_best_cut(trajectories.reshape(90, -1))[1])) < 6
+    assert agreement(metrics.find_modes(trajectories).labels, labels) == 1.0
+
+
 def test_one_mode_is_seldom_taken_for_several() -> None:
     """30 sets of one mode each, of three kinds; at 5 % more than 6 alarms have probability 4e-4."""
     generator = np.random.default_rng(0)
