@@ -10,13 +10,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from tqdm import tqdm
 
 from latentrl.cells import Cells, Record
 from latentrl.randomness import same_randomness
-from latentrl.sb3 import TorchVecEnvAdapter
+from latentrl.sb3 import TorchVecEnvAdapter, evaluate_behaviour
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.multi_goal import MultiGoal
 
@@ -30,42 +29,26 @@ def batch(env_id: str, num_envs: int, seed: int, **kwargs: Any) -> VecEnv:
 
 
 def judge(agent: Any, venv: VecEnv, episodes: int, n_modes: int = 0, deterministic: bool = False) -> Record:
-    """Play episodes: mean return, share of successes and, of ``n_modes`` kinds, how many successes showed each.
+    """Play episodes: mean return, share of successes where the environments tell of them, and how many showed each of
+    ``n_modes`` kinds.
 
     :param agent: anything with stable-baselines3's ``predict``
     :param venv: with a monitor inside
     """
-    counts, successes = np.zeros(max(n_modes, 1), int), []
-
-    def note(step: dict[str, Any], _: dict[str, Any]) -> None:
-        if step["done"]:
-            info = step["info"]
-            successes.append(bool(info.get("success", False)))
-            if n_modes and successes[-1]:
-                counts[int(info["mode"])] += 1
-
-    returns, _ = evaluate_policy(
-        agent, venv, episodes, deterministic=deterministic, callback=note, return_episode_rewards=True
-    )
-    record: Record = {"return": float(np.mean(returns)), "success": float(np.mean(successes))}
-    return record | ({"counts": counts.tolist()} if n_modes else {})
+    shown = evaluate_behaviour(agent, venv, episodes, deterministic)
+    record: Record = {"return": shown.mean_return.value}
+    if shown.successes is not None:
+        record["success"] = shown.success_rate.value
+    return record | ({"counts": shown.counts(n_modes).tolist()} if n_modes else {})
 
 
 def paths(agent: Any, venv: VecEnv, episodes: int) -> list[list[list[float]]]:
     """Where as many environments went in their first episode: for each, rows of the observation, in hundredths."""
-    seen, start, over = venv.reset(), np.ones(venv.num_envs, bool), np.zeros(venv.num_envs, bool)
-    found: list[list[list[float]]] = [[] for _ in range(episodes)]
-    state = None
-    while not over[:episodes].all():
-        places = seen["observation"] if isinstance(seen, dict) else seen
-        normalizer = unwrap_vec_normalize(venv)
-        places = places if normalizer is None else normalizer.unnormalize_obs(places)
-        for row in np.flatnonzero(~over[:episodes]):
-            found[row].append(np.round(places[row].astype(float), 2).tolist())
-        actions, state = agent.predict(seen, state, start)
-        seen, _, start, _ = venv.step(actions)
-        over |= start
-    return found
+    shown = evaluate_behaviour(agent, venv, venv.num_envs, trajectories=True)
+    assert shown.trajectories is not None
+    places = [shown.trajectories[i] for i in shown.environments.argsort()[:episodes]]
+    places = [seen["observation"] if isinstance(seen, dict) else seen for seen in places]
+    return [np.round(seen.astype(float), 2).tolist() for seen in places]
 
 
 def landmarks(env_id: str) -> list[tuple[tuple[float, float], float, str]]:

@@ -25,7 +25,7 @@ from latentrl.data import Segments
 from latentrl.demo import handwriting
 from latentrl.files import whole
 from latentrl.report import environment
-from latentrl.sb3 import LatentBC
+from latentrl.sb3 import LatentBC, held_out
 
 COLUMNS = {
     "bound": "held-out bound (nats per step)",
@@ -106,19 +106,11 @@ def segments_of(agent: LatentBC, data: Demonstrations) -> Segments:
     return Segments(data, config.hold, config.context_length, chunk=config.chunk, pads=config.pads)
 
 
-def held_out_bound(agent: LatentBC, data: Demonstrations) -> float:
-    """Importance-weighted bound of log p(actions | states) with 100 draws per episode, nats per step."""
-    model, segments = agent.policy.model.eval(), segments_of(agent, data)
-    # One by one: episodes differ in length.
-    bounds = [model.log_likelihood(segments.batch(torch.tensor([i])), 100).value for i in range(len(segments))]
-    return float(torch.cat(bounds).sum() / len(data))
-
-
 def run(job: Job) -> dict[str, Any]:
     """Train, roll out, judge."""
     torch.set_num_threads(1)
     behaviour = BEHAVIOURS[job.data]
-    train, held_out = behaviour.split(job.path)
+    train, others = behaviour.split(job.path)
     agent = LatentBC(demonstrations=train, seed=job.seed, device="cpu", **job.settings)
     agent.learn(job.updates)
     segments = segments_of(agent, train)
@@ -128,7 +120,7 @@ def run(job: Job) -> dict[str, Any]:
         "data": job.data,
         "variant": job.variant,
         "seed": job.seed,
-        "bound": held_out_bound(agent, held_out),
+        "bound": held_out(agent, others).likelihood.per_step.value,
         **diagnostics._asdict(),
         **behaviour.score(agent, job),
     }

@@ -280,18 +280,13 @@ class LatentModel(nn.Module):
         """
         if batch.weight is not None:
             raise LatentRLError("log_likelihood needs all steps of a segment: make the batch without steps=")
-        exact = self._enumerated(batch)
+        exact = self.exact_log_likelihood(batch)
         if exact is not None:
             return MonteCarlo(exact, torch.zeros_like(exact))
-        weights = self.log_weights(batch, count("num_samples", num_samples, 1))
-        bound = weights.logsumexp(0) - math.log(num_samples)
-        # Standard deviation of the weights over their mean, over √K.
-        excess = (2.0 * (weights - bound)).logsumexp(0).exp() / num_samples - 1.0
-        spread = excess.clamp_min(0.0) / max(num_samples - 1, 1)
-        return MonteCarlo(bound, spread.sqrt() if num_samples > 1 else torch.full_like(bound, math.inf))
+        return importance_weighted(self.log_weights(batch, count("num_samples", num_samples, 1)))
 
-    def _enumerated(self, batch: Batch) -> Tensor | None:
-        """log π(a|s) as a sum over all latents; None where they are too many."""
+    def exact_log_likelihood(self, batch: Batch) -> Tensor | None:
+        """log π(a|s) (B,), without latent or as a sum over all latents; None where they are too many."""
         batch = self._seen(batch)
         if self.prior is None:
             return self._without_latent(batch)
@@ -312,6 +307,16 @@ class LatentModel(nn.Module):
         q = self._infer(batch)
         z = q.sample()
         return diagnose(q, self.prior(batch.start), z, self._given(batch, z))
+
+
+def importance_weighted(log_weights: Float[Tensor, "K B"]) -> MonteCarlo:
+    """log (1/K) Σ_k w_k of K importance weights, and its standard error by the delta method; infinite for K = 1."""
+    number = len(log_weights)
+    bound = log_weights.logsumexp(0) - math.log(number)
+    # Standard deviation of the weights over their mean, over √K.
+    excess = (2.0 * (log_weights - bound)).logsumexp(0).exp() / number - 1.0
+    spread = excess.clamp_min(0.0) / max(number - 1, 1)
+    return MonteCarlo(bound, spread.sqrt() if number > 1 else torch.full_like(bound, math.inf))
 
 
 def _named(sizes: tuple[int, ...] | None) -> str:

@@ -27,6 +27,7 @@ class Cuts:
     :param pads: show the posterior the rows of a segment with fewer than that as they follow one another, and tell it
         how many there are, instead of spacing them evenly
     :param history: H, observations that the policy sees side by side; an episode's first stands for those before it
+    :param memory: lengths of the stretches that a history does not reach beyond; None for the episodes
     :raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``
     """
 
@@ -46,8 +47,9 @@ class Cuts:
         chunk: int,
         pads: bool,
         history: int = 1,
+        memory: NDArray[np.int64] | None = None,
     ) -> None:
-        _check_lengths(episode_lengths, hold, chunk)
+        check_lengths(episode_lengths, hold, chunk)
         starts, lengths = _cut(episode_lengths - chunk + 1, hold if hold < 2 else hold - chunk + 1)
         self.hold, self.chunk, self.history = hold, chunk, history
         self.starts = torch.as_tensor(starts, device=device)
@@ -63,10 +65,12 @@ class Cuts:
                 short = self.lengths[:, None] < size
                 self._context_rows = torch.where(short, self.starts[:, None] + in_turn, self._context_rows)
                 self._context_lengths = self.lengths.clamp_max(size)
+        # Where values lie for each row; None where they lie row by row.
+        self._place = torch.as_tensor(windows(episode_lengths, chunk), device=device) if chunk > 1 else None
         if history > 1:
-            rows = episode_lengths - chunk + 1
+            stretches = episode_lengths if memory is None else memory
             self._ago = torch.arange(history - 1, -1, -1, device=device)
-            self._episode = torch.as_tensor((rows.cumsum() - rows).repeat(rows), device=device)
+            self._first = torch.as_tensor((stretches.cumsum() - stretches).repeat(stretches), device=device)
 
     def _spaced(self, size: int) -> Tensor:
         """``size`` rows of each segment, evenly spaced over it."""
@@ -76,14 +80,15 @@ class Cuts:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def _observations_at(self, rows: Tensor) -> Shaped[Tensor, "*rows O"]:
+    def _observations_at(self, places: Tensor) -> Shaped[Tensor, "*places O"]:
         raise NotImplementedError
 
     def _seen_at(self, rows: Tensor) -> Shaped[Tensor, "*rows HO"]:
         """What the policy sees at rows: the observation, behind those before it."""
+        places = rows if self._place is None else self._place[rows]
         if self.history == 1:
-            return self._observations_at(rows)
-        past = torch.maximum(rows.unsqueeze(-1) - self._ago, self._episode[rows].unsqueeze(-1))
+            return self._observations_at(places)
+        past = torch.maximum(places.unsqueeze(-1) - self._ago, self._first[places].unsqueeze(-1))
         return self._observations_at(past).flatten(-2)
 
     def _actions_at(self, rows: Tensor) -> Shaped[Tensor, "*rows A"]:
@@ -132,7 +137,8 @@ class Cuts:
         return torch.randint(len(self), (batch_size,), device=self.starts.device, generator=generator)
 
 
-def _check_lengths(lengths: NDArray[np.int64], hold: int, chunk: int) -> None:
+def check_lengths(lengths: NDArray[np.int64], hold: int, chunk: int) -> None:
+    """:raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``"""
     if 1 < hold < chunk:
         raise LatentRLError(
             f"chunk={chunk} actions do not fit into hold={hold} steps: use a smaller chunk, hold 0 (per episode), or "

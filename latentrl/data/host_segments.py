@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentrl.data.cuts import Cuts, windows
+from latentrl.data.cuts import Cuts
 from latentrl.data.demonstrations import Demonstrations
 from latentrl.data.row_reader import Reader, is_mapped
 from latentrl.data.segments import Segments
@@ -53,32 +53,32 @@ class HostSegments(Cuts):
         parts = leaves("observations", data.observation_space, data.observations)
         self._readers = {name: Reader(values) for name, _, values in parts}
         self._actions = Reader(data.actions)
-        self._first = torch.as_tensor(windows(data.episode_lengths, chunk)) if chunk > 1 else None
         one = torch.zeros(1, dtype=torch.int64)
         self.observation_dim, self.action_dim = (
             self._observations_at(one).shape[1],
             self._actions_at(one).shape[1],
         )
 
-    def _observations_at(self, rows: Tensor) -> Tensor:
-        flat = (rows if self._first is None else self._first[rows]).flatten().numpy()
+    def _observations_at(self, places: Tensor) -> Tensor:
+        flat = places.flatten().numpy()
         parts = {name: torch.from_numpy(reader(flat)) for name, reader in self._readers.items()}
         values: Any = parts.get("", parts)
-        return self._flatten(self._observation_space, values).unflatten(0, rows.shape)
+        return self._flatten(self._observation_space, values).unflatten(0, places.shape)
 
     def _actions_at(self, rows: Tensor) -> Tensor:
-        if self._first is not None:
-            rows = self._first[rows].unsqueeze(-1) + torch.arange(self.chunk)
+        if self._place is not None:
+            rows = self._place[rows].unsqueeze(-1) + torch.arange(self.chunk)
         picked = features(self._action_space, torch.from_numpy(self._actions(rows.flatten().numpy())))
         picked = picked.unflatten(0, rows.shape)
-        return picked if self._first is None else picked.flatten(-2)
+        return picked if self._place is None else picked.flatten(-2)
 
     def sample_rows(self) -> tuple[Tensor, Tensor]:
         """Up to :data:`MOMENTS` of them, evenly spaced."""
         limit = 4096 if self._flatten is raw else MOMENTS  # of a trunk's features, as many count
         count = int(self.lengths.sum()) if self.hold == 0 else int(self.starts[-1] + self.lengths[-1])
         rows = torch.from_numpy(np.unique(np.linspace(0, count - 1, min(limit, count)).astype(np.int64)))
-        return self._observations_at(rows).to(self.device), self._actions_at(rows).to(self.device)
+        places = rows if self._place is None else self._place[rows]
+        return self._observations_at(places).to(self.device), self._actions_at(rows).to(self.device)
 
     def batch(self, index: Tensor, steps: int | None = None, generator: torch.Generator | None = None) -> Batch:
         """As of :class:`Segments`, on the device."""

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from latentrl.data.cuts import Cuts, windows
+from latentrl.data.cuts import Cuts
 from latentrl.data.demonstrations import Demonstrations
 from latentrl.data.row_reader import blocks
 from latentrl.spaces import features, raw
@@ -27,6 +28,7 @@ class Segments(Cuts):
     :param pads: whether the posterior is told how many rows there are
     :param raw_observations: keep observations flat but raw, for a model with a trunk
     :param history: H, observations that the policy sees side by side
+    :param memory: lengths of the stretches that a history does not reach beyond; None for the episodes
     :raises LatentRLError: episodes shorter than ``hold`` or ``chunk``, or a ``hold`` shorter than ``chunk``
     """
 
@@ -41,22 +43,23 @@ class Segments(Cuts):
         pads: bool = False,
         raw_observations: bool = False,
         history: int = 1,
+        memory: NDArray[np.int64] | None = None,
     ) -> None:
         data = demonstrations
-        super().__init__(data.episode_lengths, hold, context_length, device, chunk, pads, history)
+        super().__init__(data.episode_lengths, hold, context_length, device, chunk, pads, history, memory)
         flatten = raw if raw_observations else features
         self.observations = flatten(data.observation_space, _tensors(data.observations, device))
         self.actions = features(data.action_space, _tensors(data.actions, device))
-        if chunk > 1:
-            rows = torch.as_tensor(windows(data.episode_lengths, chunk), device=device)
-            ahead = torch.arange(chunk, device=device)
-            self.observations = _gather(self.observations, rows)
-            self.actions = _gather(self.actions, rows[:, None] + ahead).flatten(1)
+        if self._place is not None:
+            steps = self._place[:, None] + torch.arange(chunk, device=device)
+            self.actions = _gather(self.actions, steps).flatten(1)
+            if history == 1:
+                self.observations, self._place = _gather(self.observations, self._place), None
         self.device = self.observations.device
         self.observation_dim, self.action_dim = self.observations.shape[1], self.actions.shape[1]
 
-    def _observations_at(self, rows: Tensor) -> Tensor:
-        return _gather(self.observations, rows)
+    def _observations_at(self, places: Tensor) -> Tensor:
+        return _gather(self.observations, places)
 
     def _actions_at(self, rows: Tensor) -> Tensor:
         return _gather(self.actions, rows)

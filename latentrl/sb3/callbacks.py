@@ -16,6 +16,7 @@ from latentrl.checks import LatentRLError, count
 from latentrl.metrics import behaviour_entropy, modes_covered
 from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
+from latentrl.sb3.evaluation import Recorder
 from latentrl.sb3.held import WithLatent
 
 ACTIVE = 0.01
@@ -35,7 +36,7 @@ class ModeCoverage(EvalCallback):
     :param n_eval_episodes: of each evaluation
     :param minimum: successes that cover a mode
     :param kwargs: of EvalCallback
-    :raises LatentRLError: fewer than two modes; an evaluation whose episodes name no mode, or one outside
+    :raises LatentRLError: fewer than two modes; an evaluation whose successes name no mode, or one outside
     """
 
     def __init__(
@@ -51,24 +52,20 @@ class ModeCoverage(EvalCallback):
         self.n_modes, self.minimum = count("n_modes", n_modes, 2), count("minimum", minimum, 1)
         self.counts = np.zeros(self.n_modes, dtype=np.int64)
         """(n_modes,) successful episodes of the last evaluation."""
+        self._recorder = Recorder()
 
     def _on_step(self) -> bool:
-        self.counts = np.zeros(self.n_modes, dtype=np.int64)
+        self._recorder = Recorder()
         with same_randomness(self.model.device):
             return super()._on_step()
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
         super()._log_success_callback(locals_, globals_)
-        if not locals_["done"]:
-            return
-        info = locals_["info"]
-        mode = info.get("mode")
-        if mode is None or not 0 <= int(mode) < self.n_modes:
-            raise LatentRLError(
-                f"an episode ended with info['mode'] = {mode}: the environment must name one of 0 … {self.n_modes - 1}"
-            )
-        self.counts[int(mode)] += bool(info.get("success", info.get("is_success", True)))
         # After each episode, as the parent writes the log before it comes back.
+        if not self._recorder.note(locals_):
+            return
+        shown = self._recorder.evaluation()
+        self.counts = shown.counts(self.n_modes)
         entropy = behaviour_entropy(self.counts)
         self.logger.record("eval/modes", modes_covered(self.counts, self.minimum))
         self.logger.record("eval/behaviour_entropy", entropy.value)

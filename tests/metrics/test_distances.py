@@ -1,45 +1,10 @@
-"""Metrics against closed forms, scipy and simulation."""
+"""Distances between trajectories against closed forms, scipy and the textbook."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from latentrl import LatentRLError, metrics
-
-
-def test_entropy_of_known_counts() -> None:
-    assert metrics.behaviour_entropy(np.array([10, 0, 0])).value == 0.0
-    even = metrics.behaviour_entropy(np.full(26, 20))
-    assert even.value == 1.0
-    assert even.ci[0] > 0.98
-    assert metrics.behaviour_entropy(np.zeros(4, int)).value == 0.0
-    counts = np.array([50, 30, 20])
-    plug_in = stats.entropy(counts / 100) / np.log(3)
-    assert metrics.behaviour_entropy(counts).value == pytest.approx(plug_in + 2 / 200 / np.log(3))
-
-
-@pytest.mark.parametrize("weights", [np.full(26, 1.0), np.arange(1.0, 27.0), 0.8 ** np.arange(26.0)])
-def test_entropy_is_less_biased_than_plug_in_and_its_interval_covers(weights: np.ndarray) -> None:
-    """2000 draws of 200 rollouts: bias below half the plug-in's, 95 % interval covers in ≥ 90 % (binomial at 95 %
-    nominal: false alarm < 1e-15)."""
-    p = weights / weights.sum()
-    truth = stats.entropy(p) / np.log(26)
-    generator = np.random.default_rng(0)
-    draws = generator.multinomial(200, p, size=2000)
-    estimates = [metrics.behaviour_entropy(counts) for counts in draws]
-    plug_in = np.mean([stats.entropy(counts) / np.log(26) for counts in draws]) - truth
-    assert abs(np.mean([e.value for e in estimates]) - truth) < 0.5 * abs(plug_in)
-    assert np.mean([e.ci[0] <= truth <= e.ci[1] + 1e-9 for e in estimates]) > 0.90
-
-
-@pytest.mark.parametrize("counts", [np.array([3]), np.array([1, -1]), np.ones((2, 2))])
-def test_entropy_refuses(counts: np.ndarray) -> None:
-    with pytest.raises(LatentRLError, match="one number ≥ 0 per mode"):
-        metrics.behaviour_entropy(counts)
-
-
-def test_modes_covered() -> None:
-    assert metrics.modes_covered(np.array([4, 5, 6, 0])) == 2
 
 
 def test_distances_and_leave_one_out() -> None:
@@ -103,3 +68,54 @@ def test_resample() -> None:
     np.testing.assert_allclose(metrics.resample(path, 5), [[0, 0], [0.5, 0], [1, 0], [2.5, 1], [4, 2]])
     with pytest.raises(LatentRLError, match="points"):
         metrics.resample(path, 1)
+
+
+def test_the_nearest_demonstration_is_found_whatever_the_lengths() -> None:
+    """Lines to four corners, drawn at three numbers of points; each is nearest to that of its corner."""
+    corners = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    shown = [np.linspace(0, 1, 20 + i)[:, None] * corner for i, corner in enumerate(corners)]
+    drawn = [np.linspace(0, 1, 7)[:, None] * (corners[2] + [0.0, 0.1]), np.linspace(0, 1, 300)[:, None] * corners[1]]
+    for measure in ("time", "dtw"):
+        found = metrics.nearest_demonstration(drawn, shown, measure)
+        assert found.which.tolist() == [2, 1]
+        assert found.distance[1] == pytest.approx(0.0, abs=1e-12)
+    # The distance grows along the line from 0 to .1, so its mean over equal times is half of that.
+    assert metrics.nearest_demonstration(drawn, shown).distance[0] == pytest.approx(0.05)
+
+
+def test_nearest_by_time_equals_distances_where_lengths_agree() -> None:
+    generator = np.random.default_rng(4)
+    x, y = generator.normal(size=(5, 30, 3)), generator.normal(size=(8, 30, 3))
+    found = metrics.nearest_demonstration(list(x), list(y), points=30)
+    table = metrics.distances(x, y)
+    np.testing.assert_allclose(found.distance, table.min(1))
+    assert (found.which == table.argmin(1)).all()
+    warped = metrics.nearest_demonstration(list(x), list(y), "dtw", points=30)
+    slow = np.array([[slow_dtw(a, b) for b in y] for a in x])
+    np.testing.assert_allclose(warped.distance, slow.min(1))
+
+
+def test_pace_counts_in_time_and_not_in_dtw() -> None:
+    time = np.linspace(0, 1, 101)
+    even, late = np.stack([time, time], -1), np.stack([time**2, time**2], -1)
+    by_time, warped = (metrics.nearest_demonstration([late], [even], m).distance[0] for m in ("time", "dtw"))
+    assert warped < 0.1 * by_time
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (([], [np.zeros((3, 2))]), "there are no rollouts"),
+        (([np.zeros((3, 2))], []), "there are no demonstrations"),
+        (([np.zeros((1, 2))], [np.zeros((3, 2))]), "at least two points"),
+        (([np.zeros(3)], [np.zeros((3, 2))]), r"must be \(T, D\)"),
+        (([np.full((3, 2), np.nan)], [np.zeros((3, 2))]), r"rollouts\[0\] are not finite, first at \(0, 0\)"),
+        (([np.zeros((3, 2)), np.zeros((3, 1))], [np.zeros((3, 2))]), "with one D"),
+        (([np.zeros((3, 1))], [np.zeros((3, 2))]), "equal T and D"),
+        (([np.zeros((3, 2))], [np.zeros((3, 2))], "space"), "choose one of 'dtw', 'time'"),
+        (([np.zeros((3, 2))], [np.zeros((3, 2))], "time", 1), "points must be"),
+    ],
+)
+def test_nearest_refuses(given: tuple, words: str) -> None:
+    with pytest.raises(LatentRLError, match=words):
+        metrics.nearest_demonstration(*given)

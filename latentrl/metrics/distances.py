@@ -1,63 +1,12 @@
-"""What a cloned behaviour is worth: coverage of modes, entropy, distances to demonstrations.
+"""How far trajectories (N, T, D) are from one another, in their own unit."""
 
-Trajectories are NumPy arrays (N, T, D) at equal times. Nothing here knows a task.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import xlogy
-from scipy.stats import norm
 
-from latentrl.checks import LatentRLError, count
-
-Array = NDArray[np.floating]
-Integers = NDArray[np.integer]
-
-
-@dataclass(frozen=True)
-class Entropy:
-    """Entropy of a distribution over modes in units of log(number of modes): 0 one mode, 1 all alike."""
-
-    value: float
-    ci: tuple[float, float]
-    """95 % confidence interval."""
-
-
-def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
-    """Entropy of observed mode counts (M,), to the base of the number of modes M, bias-corrected.
-
-    The plug-in estimate is biased low by about (M' − 1) / 2N nats, M' the modes seen and N the rollouts; the
-    Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
-    second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
-    Rollouts that all show one mode give an interval without width: no other mode was seen to estimate from.
-
-    :param counts: (M,) rollouts that showed each mode; zeros count as modes
-    :raises LatentRLError: with fewer than two modes or negative counts
-    """
-    counts = np.asarray(counts)
-    if counts.ndim != 1 or len(counts) < 2 or (counts < 0).any():
-        raise LatentRLError("counts must be one number ≥ 0 per mode, for at least two modes")
-    total = int(counts.sum())
-    if total == 0:
-        return Entropy(0.0, (0.0, 1.0))
-    p = counts / total
-    seen = int((counts > 0).sum())
-    plug_in = -xlogy(p, p).sum()
-    corrected = plug_in + (seen - 1) / (2 * total)
-    variance = max(0.0, (xlogy(p, p) * np.log(np.where(p > 0, p, 1.0))).sum() - plug_in**2) / total
-    variance += (seen - 1) / (2 * total**2)
-    half = norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
-    low, value, high = np.clip(
-        np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0
-    )
-    return Entropy(float(value), (float(low), float(high)))
-
-
-def modes_covered(counts: Integers, minimum: int = 5) -> int:
-    """Modes shown by at least ``minimum`` successful rollouts."""
-    return int((np.asarray(counts) >= minimum).sum())
+from latentrl.checks import LatentRLError, count, one_of
+from latentrl.metrics.arrays import Array, Integers, finite
 
 
 def distances(trajectories: Array, references: Array) -> Array:
@@ -99,7 +48,11 @@ def energy_distance(first: Array, second: Array) -> float:
     the distance between two sets of demonstrations.
     """
     _same_shape(first, second)
-    return float(2 * _rms(first, second).mean() - _rms(first, first).mean() - _rms(second, second).mean())
+    return float(
+        2 * root_mean_square(first, second).mean()
+        - root_mean_square(first, first).mean()
+        - root_mean_square(second, second).mean()
+    )
 
 
 def variety(trajectories: Array, modes: Integers) -> float:
@@ -108,7 +61,7 @@ def variety(trajectories: Array, modes: Integers) -> float:
     for mode in np.unique(modes):
         members = trajectories[modes == mode]
         if len(members) > 1:
-            spreads.append(_rms(members, members).sum() / (len(members) * (len(members) - 1)))
+            spreads.append(root_mean_square(members, members).sum() / (len(members) * (len(members) - 1)))
     return float(np.mean(spreads)) if spreads else 0.0
 
 
@@ -119,8 +72,60 @@ def resample(trajectory: Array, points: int) -> Array:
     return np.stack([np.interp(new, old, axis) for axis in trajectory.T], axis=-1)
 
 
-def _rms(first: Array, second: Array) -> Array:
-    """Root-mean-square distance over time of every pair: (N, M)."""
+class Nearest(NamedTuple):
+    """The nearest demonstration of each of N rollouts."""
+
+    distance: Array
+    """(N,) in the unit of the trajectories."""
+    which: Integers
+    """(N,) its number."""
+
+
+def nearest_demonstration(
+    rollouts: Sequence[Array],
+    demonstrations: Sequence[Array],
+    measure: Literal["time", "dtw"] = "time",
+    points: int = 100,
+) -> Nearest:
+    """How far each rollout is from the nearest demonstration, whatever their lengths.
+
+    All are brought to the same number of points at equal shares of their own time. So an episode that took longer, but
+    went the same way at an even pace, is near.
+
+    :param rollouts: N trajectories (T, D), each with a length of its own
+    :param demonstrations: M trajectories (T, D)
+    :param measure: "time" compares what happened after equal shares of the time (:func:`distances`); "dtw" aligns
+        first (:func:`dtw`), so that only the way counts, not its pace
+    :param points: to which all are resampled
+    :raises LatentRLError: an unknown measure, no trajectories, one of fewer than two points, values that are not
+        finite, or other features in rollouts than in demonstrations
+    """
+    one_of("measure", measure, ("time", "dtw"))
+    drawn, shown = _resampled("rollouts", rollouts, points), _resampled("demonstrations", demonstrations, points)
+    _same_shape(drawn, shown)
+    if measure == "time":
+        table = distances(drawn, shown)
+    else:  # one demonstration at a time, as the alignment of a pair takes points² numbers
+        table = np.stack([dtw(drawn, np.broadcast_to(one, drawn.shape)) for one in shown], axis=1)
+    return Nearest(table.min(1), table.argmin(1))
+
+
+def _resampled(what: str, trajectories: Sequence[Array], points: int) -> Array:
+    count("points", points, 2)
+    if not len(trajectories):
+        raise LatentRLError(f"there are no {what}: give at least one trajectory (T, D)")
+    checked = [finite(f"{what}[{i}]", one, "T D") for i, one in enumerate(trajectories)]
+    shapes = {one.shape[1] for one in checked}
+    if len(shapes) > 1 or min(map(len, checked)) < 2:
+        raise LatentRLError(
+            f"{what} must be (T, D) with one D and at least two points each, but lengths go from "
+            f"{min(map(len, checked))}, and D is {', '.join(map(str, sorted(shapes)))}"
+        )
+    return np.stack([resample(one, points) for one in checked])
+
+
+def root_mean_square(first: Array, second: Array) -> Array:
+    """Root-mean-square distance over time of every pair of (N, T, D) and (M, T, D): (N, M)."""
     x, y = first.reshape(len(first), -1).astype(np.float64), second.reshape(len(second), -1).astype(np.float64)
     squared = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
     if first is second:

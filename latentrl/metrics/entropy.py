@@ -1,0 +1,87 @@
+"""How evenly behaviour is spread over modes: coverage and entropy of counts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import xlogy
+from scipy.stats import norm
+
+from latentrl.checks import LatentRLError
+from latentrl.metrics.arrays import Integers, mean
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropy of a distribution over modes in units of log(number of modes): 0 one mode, 1 all alike."""
+
+    value: float
+    ci: tuple[float, float]
+    """95 % confidence interval."""
+
+
+def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
+    """Entropy of observed mode counts (M,), to the base of the number of modes M, bias-corrected.
+
+    The plug-in estimate is biased low by about (M' − 1) / 2N nats, M' the modes seen and N the rollouts; the
+    Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
+    second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
+    Rollouts that all show one mode give an interval without width: no other mode was seen to estimate from.
+
+    :param counts: (M,) rollouts that showed each mode; zeros count as modes
+    :raises LatentRLError: with fewer than two modes or negative counts
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or len(counts) < 2 or (counts < 0).any():
+        raise LatentRLError("counts must be one number ≥ 0 per mode, for at least two modes")
+    if not counts.sum():
+        return Entropy(0.0, (0.0, 1.0))
+    corrected, variance = _corrected(counts)
+    half = norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
+    low, value, high = np.clip(
+        np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0
+    )
+    return Entropy(float(value), (float(low), float(high)))
+
+
+def conditional_entropy(counts: Integers) -> Entropy:
+    """Mean over contexts of the entropy of behaviour in each, to the base of the number of modes M, bias-corrected.
+
+    H = −(1/C) Σ_c Σ_b π(b|c) log_M π(b|c) over successful rollouts (Jia et al. 2024, D3IL), with the correction of
+    :func:`behaviour_entropy` in each context; a context without success counts as 0. A policy that does one thing in
+    each context, and other things in others, has 0 here and may have 1 there. The correction needs about as many
+    successes in each context as there are modes; with fewer the value is still too low.
+
+    The interval is for contexts like these: Student's t over them, whose spread holds both how contexts differ and
+    how few rollouts each has. One context alone has the interval of :func:`behaviour_entropy`.
+
+    :param counts: (C, M) successful rollouts of each context that showed each mode; zeros count as modes
+    :raises LatentRLError: without contexts, with fewer than two modes or negative counts
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 2 or not len(counts) or counts.shape[1] < 2 or (counts < 0).any():
+        raise LatentRLError(
+            "counts must be (contexts, modes), numbers ≥ 0 for at least one context and two modes, but "
+            f"{'some are negative' if counts.size and (counts < 0).any() else f'the shape is {counts.shape}'}"
+        )
+    if len(counts) == 1:
+        return behaviour_entropy(counts[0])
+    # Clipped only as a mean, or what one context has too much would be lost and the others' lack not.
+    entropies = [_corrected(row)[0] if row.sum() else 0.0 for row in counts]
+    found = mean(np.array(entropies) / np.log(counts.shape[1]))
+    low, value, high = np.clip([found.ci[0], found.value, found.ci[1]], 0.0, 1.0)
+    return Entropy(float(value), (float(low), float(high)))
+
+
+def _corrected(counts: Integers) -> tuple[float, float]:
+    """Miller–Madow entropy of counts (M,) in nats and its variance; at least one count is not 0."""
+    total = int(counts.sum())
+    p = counts / total
+    seen = int((counts > 0).sum())
+    plug_in = -xlogy(p, p).sum()
+    variance = max(0.0, (xlogy(p, p) * np.log(np.where(p > 0, p, 1.0))).sum() - plug_in**2) / total
+    return plug_in + (seen - 1) / (2 * total), variance + (seen - 1) / (2 * total**2)
+
+
+def modes_covered(counts: Integers, minimum: int = 5) -> int:
+    """Modes shown by at least ``minimum`` successful rollouts."""
+    return int((np.asarray(counts) >= minimum).sum())

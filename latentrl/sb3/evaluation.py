@@ -1,0 +1,246 @@
+"""What an agent does when it is left to play, and how likely it finds what others did."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+
+from latentrl import metrics
+from latentrl.checks import LatentRLError, count
+from latentrl.data import Demonstrations, played
+from latentrl.metrics import Entropy, HeldOut, Mean
+from latentrl.randomness import same_randomness
+from latentrl.sb3.bc import LatentBC
+from latentrl.sb3.in_place import as_seen, in_space
+from latentrl.sb3.policy import LatentPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """N episodes in the order in which they ended."""
+
+    returns: NDArray[np.float64]
+    """(N,) the monitor's where there is one, else sums of the rewards as they were before VecNormalize."""
+    lengths: NDArray[np.int64]
+    """(N,) steps, the monitor's likewise."""
+    max_rewards: NDArray[np.float64]
+    """(N,) largest reward of one step, before VecNormalize: the score of tasks such as Push-T."""
+    environments: NDArray[np.int64]
+    """(N,) which of the environments played it."""
+    successes: NDArray[np.bool_] | None = None
+    """(N,) what the last info called "success" (or "is_success"); None where no episode said."""
+    modes: NDArray[np.int64] | None = None
+    """(N,) what the last info called "mode", −1 where it was silent; None where no episode said."""
+    trajectories: list[Any] | None = None
+    """N arrays (T, *shape), or dicts of them, if asked for: what was seen before each action, as demonstrations hold
+    it, before VecNormalize."""
+    ms_per_action: float = 0.0
+    """Median over calls of the milliseconds that ``predict`` took, divided by the number of environments."""
+
+    @property
+    def mean_return(self) -> Mean:
+        """Over episodes, with its standard error and interval."""
+        return metrics.mean(self.returns)
+
+    @property
+    def success_rate(self) -> Mean:
+        """Share of episodes that succeeded, with Wilson's interval.
+
+        :raises LatentRLError: the environment tells of no success
+        """
+        if self.successes is None:
+            raise LatentRLError("no episode ended with info['success'] or info['is_success']: the environment must say")
+        return metrics.share(int(self.successes.sum()), len(self.successes))
+
+    def counts(self, n_modes: int) -> NDArray[np.int64]:
+        """(n_modes,) successful episodes that showed each mode; all episodes where the environment tells of no success.
+
+        :raises LatentRLError: one of them names no mode, or one outside 0 … n_modes − 1
+        """
+        modes = np.full(len(self.returns), -1) if self.modes is None else self.modes
+        shown = modes if self.successes is None else modes[self.successes]
+        wrong = shown[(shown < 0) | (shown >= n_modes)]
+        if len(wrong):
+            named = "no info['mode']" if wrong[0] == -1 else f"info['mode'] = {wrong[0]}"
+            raise LatentRLError(
+                f"an episode ended with {named}: the environment must name one of 0 … {n_modes - 1} where it succeeds"
+            )
+        return np.bincount(shown, minlength=n_modes)
+
+    def entropy(self, n_modes: int) -> Entropy:
+        """:func:`latentrl.metrics.behaviour_entropy` of the counts."""
+        return metrics.behaviour_entropy(self.counts(n_modes))
+
+    def covered(self, n_modes: int, minimum: int = 5) -> int:
+        """Modes shown by at least ``minimum`` successful episodes."""
+        return metrics.modes_covered(self.counts(n_modes), minimum)
+
+
+def evaluate_behaviour(
+    policy: Any,
+    env: gym.Env[Any, Any] | VecEnv,
+    n_episodes: int = 100,
+    deterministic: bool = False,
+    seed: int | None = None,
+    trajectories: bool = False,
+) -> Evaluation:
+    """Play whole episodes and note what they show.
+
+    They are played by stable-baselines3's :func:`evaluate_policy`: recurrent states are carried and restarted where an
+    episode starts, and every environment plays the same number of episodes, or one more, as to take those that end
+    first would favour short ones. Statistics of a VecNormalize are not updated.
+
+    :param policy: anything with stable-baselines3's ``predict``
+    :param env: one environment or several
+    :param deterministic: unlike in :func:`evaluate_policy` not by default, as a latent policy then shows one mode only
+    :param seed: of environments and latents, for the same episodes each time; random numbers elsewhere then stay as
+        they were. None draws on
+    :param trajectories: keep what was seen
+    :raises LatentRLError: ``n_episodes`` below 1
+    """
+    count("n_episodes", n_episodes, 1)
+    venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
+    normalizer = unwrap_vec_normalize(venv)
+    training = normalizer is not None and normalizer.training
+    watched = _Watched(policy, venv.num_envs, normalizer, trajectories)
+    recorder = Recorder(watched)
+    device = torch.device(getattr(policy, "device", "cpu"))
+    with nullcontext() if seed is None else same_randomness(device):
+        if seed is not None:
+            venv.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
+        try:
+            if normalizer is not None:
+                normalizer.training = False
+            evaluate_policy(watched, venv, n_episodes, deterministic, callback=recorder, warn=False)
+        finally:
+            if normalizer is not None:
+                normalizer.training = training
+    return recorder.evaluation()
+
+
+class _Watched:
+    """A policy whose calls are timed, and what it is shown kept: raw, as it was before VecNormalize."""
+
+    def __init__(self, policy: Any, num_envs: int, normalizer: VecNormalize | None, keep: bool) -> None:
+        self.policy, self.num_envs, self.normalizer, self.keep = policy, num_envs, normalizer, keep
+        self.seconds: list[float] = []
+        self.now: Any = None
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        if self.keep:
+            self.now = observation if self.normalizer is None else self.normalizer.get_original_obs()
+        start = time.perf_counter()
+        result = self.policy.predict(observation, state, episode_start, deterministic)
+        self.seconds.append(time.perf_counter() - start)
+        return result
+
+
+@dataclass
+class _Running:
+    """An episode that goes on."""
+
+    rewards: list[float] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)
+
+
+class Recorder:
+    """Callback of :func:`evaluate_policy` that notes each episode.
+
+    :param watched: through which the policy acts, for its time and what it saw; None does without
+    """
+
+    def __init__(self, watched: _Watched | None = None) -> None:
+        self.watched = watched
+        self._running: dict[int, _Running] = {}
+        self._ended: list[tuple[float, int, float, int, dict[str, Any], list[Any]]] = []
+
+    def __call__(self, step: dict[str, Any], _: dict[str, Any]) -> None:
+        self.note(step)
+
+    def note(self, step: dict[str, Any]) -> bool:
+        """Note one step of one environment, given evaluate_policy's variables; True where its episode ended."""
+        row, info = int(step["i"]), step["info"]
+        normalizer = unwrap_vec_normalize(step["env"])
+        rewards = step["rewards"] if normalizer is None else normalizer.get_original_reward()
+        running = self._running.setdefault(row, _Running())
+        running.rewards.append(float(rewards[row]))
+        if self.watched is not None and self.watched.keep:
+            now = self.watched.now
+            running.seen.append(
+                {k: v[row].copy() for k, v in now.items()} if isinstance(now, dict) else now[row].copy()
+            )
+        # With a monitor an episode ends where that says so: a lost life may look like an end, too.
+        if not step["done"] or (step["is_monitor_wrapped"] and "episode" not in info):
+            return False
+        told = info["episode"] if step["is_monitor_wrapped"] else {"r": sum(running.rewards), "l": len(running.rewards)}
+        kept = {key: info[key] for key in ("mode", "success", "is_success") if info.get(key) is not None}
+        self._ended.append((float(told["r"]), int(told["l"]), max(running.rewards), row, kept, running.seen))
+        del self._running[row]
+        return True
+
+    def evaluation(self) -> Evaluation:
+        """What has ended so far."""
+        returns, lengths, most, rows, told, seen = zip(*self._ended, strict=True)
+        successes = [info.get("success", info.get("is_success")) for info in told]
+        modes = [info.get("mode") for info in told]
+        seconds = [] if self.watched is None else self.watched.seconds
+        return Evaluation(
+            returns=np.array(returns, np.float64),
+            lengths=np.array(lengths, np.int64),
+            max_rewards=np.array(most, np.float64),
+            environments=np.array(rows, np.int64),
+            successes=None if _none(successes) else np.array([bool(success) for success in successes]),
+            modes=None if _none(modes) else np.array([-1 if mode is None else int(mode) for mode in modes]),
+            trajectories=[_stacked(path) for path in seen] if self.watched is not None and self.watched.keep else None,
+            ms_per_action=1e3 * float(np.median(seconds)) / self.watched.num_envs if self.watched and seconds else 0.0,
+        )
+
+
+def _none(values: list[Any]) -> bool:
+    return all(value is None for value in values)
+
+
+def _stacked(path: list[Any]) -> Any:
+    if isinstance(path[0], dict):
+        return {name: np.stack([seen[name] for seen in path]) for name in path[0]}
+    return np.stack(path)
+
+
+def held_out(
+    agent: LatentBC | LatentPolicy, demonstrations: Demonstrations, num_samples: int = 100, seed: int = 0
+) -> HeldOut:
+    """How likely a cloned policy finds demonstrations: :func:`latentrl.metrics.held_out`, cut as the policy plays.
+
+    They are taken as in training: in the policy's spaces, normalised as those of the agent whose policy is trained.
+
+    :raises LatentRLError: demonstrations of other spaces, shorter than a chunk; ``num_samples`` below 1
+    """
+    policy = agent.policy if isinstance(agent, LatentBC) else agent
+    shown = in_space(demonstrations, policy.observation_space, policy.action_space)
+    if isinstance(agent, LatentBC) and agent._agent is not None:
+        shown = as_seen(agent._agent, shown)
+    model, config = policy.model, policy.config
+    cut = played(
+        shown,
+        config.hold,
+        config.context_length,
+        policy.device,
+        chunk=config.chunk,
+        pads=config.pads,
+        raw_observations=model.trunk is not None,
+        history=config.history,
+    )
+    return metrics.held_out(model, cut, num_samples, seed)
