@@ -177,17 +177,19 @@ class Demonstrations(Readers):
             arrays[name] = np.array(to_json(space))
         save_npz(Path(path), arrays)
 
-    def to_minari(self, dataset_id: str, description: str | None = None) -> Any:
+    def to_minari(self, dataset_id: str, **about: Any) -> Any:
         """Write all of it as a Minari dataset on this machine, which :meth:`from_minari` reads back exactly.
 
         Minari wants three things that demonstrations do not know: the observation after an episode's last action is
         that before it once more, episodes are truncated, not terminated, and rewards are 0 where there are none.
 
         :param dataset_id: such as ``"maze/human-v0"``
+        :param about: what Minari warns of where it is not told, and more that ``minari.create_dataset_from_buffers``
+            takes: ``author``, ``author_email``, ``code_permalink``, ``algorithm_name``, ``description``, ``env``, …
         :return: the ``minari.MinariDataset``
         :raises LatentRLError: without the package (``latentrl[minari]``), or where the dataset exists already
         """
-        return write_minari(self, dataset_id, description)
+        return write_minari(self, dataset_id, about)
 
     # -- parts -------------------------------------------------------------------------------------------------
 

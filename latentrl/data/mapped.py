@@ -41,10 +41,11 @@ class Rows:
     def __getitem__(self, key: Any) -> Any:
         """As of an array; reads the rows that the first part of the key takes."""
         first, *others = key if isinstance(key, tuple) else (key,)
-        taken = np.asarray(self.source[self.rows[first]])
-        if not others:
-            return taken
-        return taken[tuple(others) if np.ndim(self.rows[first]) == 0 else (slice(None), *others)]
+        rows = self.rows[first]
+        single = np.ndim(rows) == 0
+        taken = np.array(self.source[rows]) if single else self.source[rows]
+        release(self.source)  # the system maps far more around a row than the row
+        return taken[tuple(others) if single else (slice(None), *others)] if others else taken
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """All of them in memory."""

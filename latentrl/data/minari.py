@@ -96,7 +96,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def write_minari(data: Any, dataset_id: str, description: str | None) -> Any:
+def write_minari(data: Any, dataset_id: str, about: dict[str, Any]) -> Any:
     """A Minari dataset of demonstrations, whole or not at all; see ``Demonstrations.to_minari``."""
     minari = require("minari", "minari")
     folder = Path(import_module("minari.storage.datasets_root_dir").get_dataset_path(dataset_id))
@@ -106,10 +106,12 @@ def write_minari(data: Any, dataset_id: str, description: str | None) -> Any:
         dataset = minari.create_dataset_from_buffers(
             dataset_id,
             _buffers(data, import_module("minari.data_collector").EpisodeBuffer),
-            observation_space=data.observation_space,
-            action_space=data.action_space,
-            description=description,
-            jpeg_encoding=False,  # which would lose digits of pictures
+            **{
+                "observation_space": data.observation_space,
+                "action_space": data.action_space,
+                "jpeg_encoding": False,  # which would change pictures
+                **about,
+            },
         )
         if data.modes is not None:
             dataset.storage.update_episode_metadata([{MODE: int(mode)} for mode in data.modes])

@@ -1,7 +1,7 @@
 """Trajectories of the imitation library (Gleave et al. 2022).
 
 ``obs`` (T + 1, *shape), ``acts`` (T, *shape) and, where they are known, ``rews`` (T,). What its ``serialize.save``
-writes is a folder of the package datasets: Arrow files, a row per trajectory, nested lists. Versions before 1.0 wrote an
+writes is a folder of the package datasets: Arrow files, a row per trajectory, nested lists. Before 1.0 it was an
 .npz: trajectories one after another, ``indices`` (E - 1,) the actions before each but the first. ``infos`` are pickled
 there and are not opened. The observation after the last action is left out.
 """
@@ -20,6 +20,9 @@ from latentrl.data.arrow import numbers
 from latentrl.data.checks import as_integers, as_observations
 from latentrl.data.npz import load_npz
 from latentrl.data.reading import Episodes, reading
+
+END = b"\xff\xff\xff\xff\0\0\0\0"
+"""Of an Arrow file. Without it some trajectories may be missing."""
 
 
 def trajectory_arguments(
@@ -86,8 +89,12 @@ def _of_folder(path: Path) -> Episodes:
         state = json.loads((path / "state.json").read_text())
         tables = []
         for entry in state["_data_files"]:
-            with reading(path / entry["filename"], "an Arrow file"):
-                tables.append(ipc.open_stream(pa.memory_map(str(path / entry["filename"]))).read_all())
+            file = path / entry["filename"]
+            with reading(file, "an Arrow file"):
+                mapped = pa.memory_map(str(file))
+                if mapped.size() < len(END) or mapped.read_at(len(END), mapped.size() - len(END)) != END:
+                    raise LatentRLError(f"{str(file)!r} is cut off: fetch or save it again")
+                tables.append(ipc.open_stream(mapped).read_all())
         columns = [name for name in ("obs", "acts", "rews") if name in tables[0].column_names]
         if not {"obs", "acts"} <= set(columns):
             raise LatentRLError(f"has columns {', '.join(tables[0].column_names)}: it needs obs and acts")
