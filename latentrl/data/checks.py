@@ -82,7 +82,7 @@ def check_finite(name: str, array: NDArray[Any]) -> None:
 
 def bad_rows(array: Any, good: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> NDArray[np.int64]:
     """Rows with a value that is not good."""
-    found = [first + np.flatnonzero(~good(rows).reshape(len(rows), -1).all(1)) for first, rows in blocks(array)]
+    found = [first + np.flatnonzero(~good(rows).all(axis=tuple(range(1, rows.ndim)))) for first, rows in blocks(array)]
     return np.concatenate([np.empty(0, np.int64), *found])
 
 

@@ -1,5 +1,9 @@
 """Arrays that are too large for memory: they stay in a file, and what is asked for is read.
 
+Pages that were read count as memory of the process until the system wants them back, which costs it nothing. Where all
+of an array is looked at, they are given back on the way (:func:`blocks`); where rows are drawn, they stay for the next
+time.
+
 Which arrays those are is decided in one place, :func:`too_large`. All else is as for other arrays: ``shape``,
 ``dtype``, ``len`` and indexing by rows; what is read are NumPy arrays in memory.
 """
@@ -44,7 +48,6 @@ class Rows:
         rows = self.rows[first]
         single = np.ndim(rows) == 0
         taken = np.array(self.source[rows]) if single else self.source[rows]
-        release(self.source)  # the system maps far more around a row than the row
         return taken[tuple(others) if single else (slice(None), *others)] if others else taken
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:

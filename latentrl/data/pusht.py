@@ -28,9 +28,10 @@ def pusht_arguments(path: Path, observations: str) -> dict[str, Any]:
     arrays = load_npz(path)
     lengths = lengths_of(path, arrays)
     for name, shape in shapes.items():
-        if name not in arrays or arrays[name].shape != (lengths.sum(), *shape):
+        needed = (int(lengths.sum()), *shape)
+        if name not in arrays or arrays[name].shape != needed:
             given = f"of shape {arrays[name].shape}" if name in arrays else "missing"
-            raise LatentRLError(f"{path} holds no Push-T: {name} is {given}, but needs ({lengths.sum()}, *{shape})")
+            raise LatentRLError(f"{path} holds no Push-T: {name} is {given}, but needs {needed}")
     seen = arrays["state"]
     if observations == "keypoints":
         seen = np.concatenate([arrays["keypoint"].reshape(-1, 18), seen[:, :2]], axis=1)

@@ -67,7 +67,7 @@ def _of_npz(path: Path) -> Episodes:
         inner = as_integers("indices", arrays["indices"]) if arrays["indices"].size else np.empty(0, np.int64)
         ends = np.append(inner, len(acts))
         lengths = np.diff(ends, prepend=0)
-        if (lengths < 1).any():
+        if arrays["indices"].ndim != 1 or (lengths < 1).any():
             raise LatentRLError(f"indices do not increase to {len(acts)}, first at trajectory {(lengths < 1).argmax()}")
         if len(obs) != len(acts) + len(ends) or len(arrays.get("rews", acts)) != len(acts):
             raise LatentRLError(

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from latentrl import Demonstrations, LatentRLError
 from latentrl.data import mapped
 from latentrl.data.npz import load_npz, save_npz
-from latentrl.memory import available_memory, peak_memory
+from latentrl.memory import PEAK, available_memory, peak_memory
 from tests.data.strategies import CHOICES, OBSERVATIONS, boxes, cut, same, values
 
 DRAWN = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 MB = 2**20
 
@@ -146,6 +146,12 @@ def test_wrong_values_in_a_file_name_it(tmp_path: Path) -> None:
         Demonstrations.from_npz(tmp_path / "demos.npz")
 
 
+def anonymous() -> int:
+    """Bytes of the process that are in no file."""
+    line = next(line for line in PEAK.read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
 def test_large_data_stay_in_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """96 MB are opened, validated, split, written, and read in batches, in a third of that."""
     free = available_memory()
@@ -167,14 +173,17 @@ def test_large_data_stay_in_their_file(tmp_path: Path, monkeypatch: pytest.Monke
         data = Demonstrations.from_npz(folder)
         data.save(tmp_path / "demos.npz")
         data = Demonstrations.from_npz(tmp_path / "demos.npz")
-        for part in (*data.split(0.5, seed=1), data.split(0.5, seed=1)[0].split(0.4)[0]):
-            chosen = np.random.default_rng(0).integers(0, len(part), 16)
-            expected = part.actions[chosen, 0]
-            assert (part.observations["numbers"][chosen] == expected[:, None]).all()
-            assert (part.observations["pictures"][chosen, :3] == expected[:, None] % 251).all()
-    assert all(mapped.is_mapped(array) for array in part.observations.values())
+        parts = [*data.split(0.5, seed=1), data.split(0.5, seed=1)[0].split(0.4)[0]]
     if peak.bytes is not None:
         assert peak.bytes < 32 * MB
+    before = anonymous()
+    for part in parts:
+        chosen = np.random.default_rng(0).integers(0, len(part), 16)
+        expected = part.actions[chosen, 0]
+        assert all(mapped.is_mapped(array) for array in part.observations.values())
+        assert (part.observations["numbers"][chosen] == expected[:, None]).all()
+        assert (part.observations["pictures"][chosen, :3] == expected[:, None] % 251).all()
+    assert anonymous() - before < 8 * MB
     numbers[400, 3] = np.nan
     with pytest.raises(LatentRLError, match=r"observations/numbers holds NaN .* in 1 of 600 rows, first in row 400"):
         Demonstrations.from_npz(folder)
