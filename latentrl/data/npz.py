@@ -47,7 +47,7 @@ def _member(path: Path, archive: zipfile.ZipFile, file: IO[bytes], info: zipfile
     if not too_large(info.file_size):
         with archive.open(info) as member:
             array = npy.read_array(member, allow_pickle=False)
-            if member.read(1):  # the end of it, where its checksum is looked at
+            if member.read(1):
                 raise LatentRLError(f"{str(path)!r}: {info.filename} is longer than its shape {array.shape} says")
             return array
     if info.compress_type != zipfile.ZIP_STORED:

@@ -44,7 +44,8 @@ class Readers(ABC):
         :raises LatentRLError: without the package (``latentrl[minari]``), without the dataset, on a damaged one, or on
             spaces that are not supported
         """
-        return cls.from_arrays(**minari_arguments(dataset, episodes, keys, download))
+        arguments = minari_arguments(dataset, episodes, keys, download)
+        return _named(cls, f"Minari dataset {dataset if isinstance(dataset, str) else dataset.id}", arguments)
 
     @classmethod
     def from_trajectories(
@@ -113,7 +114,8 @@ class Readers(ABC):
         :param episodes: how many
         :param deterministic: handed to ``predict``
         :param seed: makes episodes the same each time
-        :raises LatentRLError: fewer than one episode, or environments that do not fit the agent
+        :raises LatentRLError: fewer than one episode, an environment of another kind, or VecNormalize inside of
+            wrappers that change observations
         """
         return cls.from_arrays(**_sb3().agent_arguments(agent, env, episodes, deterministic, seed))
 
@@ -165,7 +167,7 @@ class Readers(ABC):
 
 
 def _named(cls: Any, path: Any, arguments: dict[str, Any]) -> Any:
-    """``from_arrays`` with errors that name the file, where it is one."""
+    """``from_arrays`` with errors that name what was read, where it has a name."""
     if not isinstance(path, str | Path):
         return cls.from_arrays(**arguments)
     with reading(path, "demonstrations"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -30,6 +31,10 @@ def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, se
     other, or one more: taking the first to end would prefer short ones.
     """
     count("episodes", episodes, 1)
+    if not isinstance(env, VecEnv | gym.Env):
+        raise LatentRLError(
+            f"{type(env).__name__} is no environment: give a gymnasium.Env or stable-baselines3's VecEnv"
+        )
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     inside = unwrap_vec_wrapper(venv, VecNormalize)
     outside = getattr(agent, "get_vec_normalize_env", lambda: None)() if inside is None else None

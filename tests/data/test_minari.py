@@ -156,6 +156,12 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         Demonstrations.from_minari([1])
     with pytest.raises(LatentRLError, match="without names: leave out keys="):
         Demonstrations.from_minari("tests/some-v0", keys="camera")
+    (described,) = tmp_path.rglob("metadata.json")
+    told = described.read_text()
+    described.write_text(told.replace('\\"n\\": 5', '\\"n\\": 2'))
+    with pytest.raises(LatentRLError, match=r"tests/some-v0.* actions lie outside Discrete\(2\)"):
+        Demonstrations.from_minari("tests/some-v0")
+    described.write_text(told)
     (file,) = tmp_path.rglob("main_data.hdf5")
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(LatentRLError, match=r"tests/some-v0.* cannot be read"):

@@ -140,6 +140,14 @@ def test_what_cannot_be_mapped(tmp_path: Path) -> None:
         load_npz(tmp_path / "short.npz")
 
 
+def test_an_array_that_is_longer_than_it_says_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones(9))
+    with zipfile.ZipFile(tmp_path / "long.npz", "w") as archive:
+        archive.writestr("a.npy", (tmp_path / "a.npy").read_bytes() + bytes(8))
+    with pytest.raises(LatentRLError, match=r"long\.npz'.*is longer than its shape \(9,\) says"):
+        load_npz(tmp_path / "long.npz")
+
+
 def test_wrong_values_in_a_file_name_it(tmp_path: Path) -> None:
     np.savez(tmp_path / "demos.npz", observations=np.full((3, 2), np.nan), actions=np.ones((3, 1)), episode_lengths=[3])
     with pytest.raises(LatentRLError, match=r"demos\.npz': observations holds NaN .* in 3 of 3 rows"):

@@ -137,6 +137,8 @@ class Walk(gym.Env[Any, Any]):
 def test_bad_rollouts() -> None:
     with pytest.raises(LatentRLError, match="episodes must be a whole number"):
         Demonstrations.from_sb3_agent(Copycat(), Corridor(), 0)
+    with pytest.raises(LatentRLError, match="str is no environment: give a gymnasium"):
+        Demonstrations.from_sb3_agent(Copycat(), "Pendulum-v1", 1)
     stacked = VecFrameStack(VecNormalize(DummyVecEnv([Corridor])), 2)
     with pytest.raises(LatentRLError, match="VecNormalize is inside of wrappers"):
         Demonstrations.from_sb3_agent(Copycat(), stacked, 1)
