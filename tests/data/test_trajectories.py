@@ -147,6 +147,16 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, share: float, name: 
         Demonstrations.from_trajectories(path / name if name == "old.npz" else path)
 
 
+def test_whole_batches_that_are_missing_are_noticed(tmp_path: Path) -> None:
+    """Cut between two batches of trajectories, an Arrow file reads as a shorter one."""
+    path = save_new(tmp_path / "rollouts", columns_of(rollouts([1, 1, 1])))
+    content = (path / "data.arrow").read_bytes()
+    for size in range(0, len(content), 8):
+        (path / "data.arrow").write_bytes(content[:size])
+        with pytest.raises(LatentRLError, match=r"data\.arrow"):
+            Demonstrations.from_trajectories(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
