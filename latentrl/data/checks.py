@@ -20,8 +20,8 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         raise LatentRLError(f"{name} is ragged: give one flat array of transitions and episode_lengths") from error
     if array.dtype == bool:
         return np.asarray(array).view(np.int8)
-    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise LatentRLError(f"{name} has dtype {array.dtype}: give numbers, one flat array of transitions")
+    if array.dtype.kind not in "iuf":
+        raise LatentRLError(f"{name} has dtype {array.dtype}: give real numbers, one flat array of transitions")
     if array.ndim == 0:
         raise LatentRLError(f"{name} is a single number: give an array with one row per transition")
     return array

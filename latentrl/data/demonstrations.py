@@ -66,6 +66,9 @@ class Demonstrations(Readers):
                     f"episode_lengths sum to {total}, but there are {len(array)} {name}: "
                     "give one row per transition, without the observation after an episode's last action"
                 )
+        for name, array in (named("rewards", self.rewards) | named("modes", self.modes)).items():
+            if array.ndim != 1:
+                raise LatentRLError(f"{name} have shape {array.shape}: give one number each, in a flat array")
         if self.modes is not None and len(self.modes) != len(self.episode_lengths):
             raise LatentRLError(
                 f"there are {len(self.modes)} modes for {len(self.episode_lengths)} episodes: give one per episode"

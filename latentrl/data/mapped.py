@@ -29,6 +29,8 @@ BLOCK = 16 * 2**20
 class Rows:
     """Some rows of a mapped array, in some order: only the row numbers are kept in memory.
 
+    Indexing reads; ``numpy.asarray`` reads all. PyTorch does not know this class: hand it what was read.
+
     :param source: (M, *shape)
     :param rows: (N,) rows of it
     """
