@@ -88,7 +88,7 @@ BEHAVIOURS = {
         "--lander",
     ),
     "Push-T": Behaviour(
-        lambda path: push_t.read(_given(path)).split(0.8, seed=0),
+        lambda path: Demonstrations.from_pusht(_given(path)).split(0.8, seed=0),
         lambda agent, job: push_t.score(agent, job.rollouts, job.seed),
         "--push-t",
     ),

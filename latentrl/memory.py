@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its peak."""
+"""How much memory there is, and how much a piece of work takes at its peak."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 PEAK, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MACHINE, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 class Peak:
@@ -47,3 +48,20 @@ def _forget() -> bool:
 def _resident(field: str) -> int:
     line = next(line for line in PEAK.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping: what the machine has left or, if less, its control group (Linux).
+
+    None where the system does not tell.
+    """
+    try:
+        line = next(line for line in MACHINE.read_text().splitlines() if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    free = int(line.split()[1]) * 1024
+    try:
+        limit, used = ((GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, max(int(limit) - int(used), 0))

@@ -36,7 +36,6 @@ from experiments import (
     no_price,
     ppo,
     priors,
-    push_t,
     skills,
     vae,
     variational_inference,
@@ -297,16 +296,6 @@ def test_behaviour_without_labelled_kinds_leaves_cells_empty() -> None:
     assert study.table(records).splitlines()[2].startswith("| Push-T | a | 1 [1, 1] | 1 [1, 1] |  |  |")
     figure = study.draw(records)
     assert [axis.get_visible() for axis in figure.axes] == [True, True, False, True]
-
-
-def test_push_t_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "push_t.npz"
-    np.savez(path, state=np.ones((9, 5), np.float32), action=np.full((9, 2), 500.0), episode_ends=np.array([4, 9]))
-    data = push_t.read(path)
-    assert data.episode_lengths.tolist() == [4, 5]
-    assert data.action_space == push_t.BOARD
-    with pytest.raises(LatentRLError, match="holds no Push-T"):
-        push_t.read(tmp_path / "nowhere.npz")
 
 
 def save_landings(path: Path, flights: np.ndarray) -> None:

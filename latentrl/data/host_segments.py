@@ -1,6 +1,5 @@
 """Segments whose values stay in the host's memory or in files, for data that a device cannot hold."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,10 @@ from torch import Tensor
 
 from latentrl.data.cuts import Cuts
 from latentrl.data.demonstrations import Demonstrations
-from latentrl.data.row_reader import Reader, is_mapped
+from latentrl.data.mapped import is_mapped
+from latentrl.data.row_reader import Reader
 from latentrl.data.segments import Segments
+from latentrl.memory import available_memory
 from latentrl.spaces import features, leaves, raw, size
 from latentrl.types import Batch
 
@@ -127,18 +128,5 @@ def fits(demonstrations: Demonstrations, device: torch.device, chunk: int = 1, r
     numbers = sum(int(np.prod(leaf.shape or ())) if raw_observations else size("observation", leaf) for leaf in parts)
     bytes_each = 1 if raw_observations and all(leaf.dtype == np.uint8 for leaf in parts) else 4
     needed = len(data) * (numbers * bytes_each + chunk * size("action", data.action_space) * 4)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return needed <= SHARE * free
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take from the host: what the system has, and what its group is allowed."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return UNKNOWN
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-    free = int(line.split()[1]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    return needed <= SHARE * (UNKNOWN if free is None else free)

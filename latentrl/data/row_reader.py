@@ -1,36 +1,15 @@
-"""Arrays that are files in memory (``numpy.memmap`` and views of it): found, read without keeping what was read."""
+"""Random rows of arrays that are files in memory, read without the process growing."""
 
 import mmap
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrl.data.mapped import pages
+
 BLOCK = 2**26
-"""Bytes that are read at once, and after which a mapped file's pages are given back."""
-
-
-def root(array: Any) -> "np.memmap[Any, Any] | None":
-    """The file in memory of which an array is a view, or from which it takes rows (``.source``); None elsewhere."""
-    found = None
-    while array is not None:
-        if isinstance(array, np.memmap):
-            found = array
-        array = array.base if isinstance(array, np.ndarray) else getattr(array, "source", None)
-    return found
-
-
-def is_mapped(values: Any) -> bool:
-    """Whether an array, or one of a dict of them, is a file in memory."""
-    parts = values.values() if isinstance(values, Mapping) else [values]
-    return any(root(part) is not None for part in parts)
-
-
-def blocks(array: NDArray[Any]) -> Iterator[slice]:
-    """Rows of an array in parts of about :data:`BLOCK` bytes."""
-    size = max(1, BLOCK // max(1, array.nbytes // max(1, len(array))))
-    return (slice(start, start + size) for start in range(0, len(array), size))
+"""Bytes after which a mapped file's pages are given back."""
 
 
 class Reader:
@@ -45,7 +24,7 @@ class Reader:
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
-        self._pages = _pages(array)
+        self._pages = pages(array)
         self._read = 0
         if self._pages is not None:
             self._pages.madvise(mmap.MADV_RANDOM)
@@ -59,11 +38,3 @@ class Reader:
                 self._pages.madvise(mmap.MADV_DONTNEED)
                 self._read = 0
         return found
-
-
-def _pages(array: NDArray[Any]) -> mmap.mmap | None:
-    """The mapping whose pages may be given back: None where there is none, or where that would lose changes."""
-    file = root(array)
-    if file is None or file.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
-        return None
-    return file.base if isinstance(file.base, mmap.mmap) else None

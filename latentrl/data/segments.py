@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latentrl.data.cuts import Cuts
 from latentrl.data.demonstrations import Demonstrations
-from latentrl.data.row_reader import blocks
+from latentrl.data.mapped import blocks
 from latentrl.spaces import features, raw
 
 
@@ -81,8 +81,8 @@ def _tensor(values: Any, device: torch.device | str) -> Tensor:
     # torch does not take arrays that cannot be written to, such as files in memory: they are copied, block by block.
     first = torch.as_tensor(np.array(values[:1]))
     made = torch.empty(values.shape, dtype=first.dtype, device=device)
-    for rows in blocks(values):
-        made[rows] = torch.as_tensor(np.array(values[rows]), device=device)
+    for start, rows in blocks(values):
+        made[start : start + len(rows)] = torch.as_tensor(np.array(rows), device=device)
     return made
 
 

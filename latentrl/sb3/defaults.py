@@ -8,7 +8,7 @@ from gymnasium import spaces
 from latentrl.config import LatentConfig
 from latentrl.data import Cuts, Demonstrations
 from latentrl.data.host_segments import MOMENTS
-from latentrl.data.row_reader import is_mapped
+from latentrl.data.mapped import is_mapped
 from latentrl.model import LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import KLRange
@@ -32,5 +32,5 @@ def default_noise(demonstrations: Demonstrations, model: LatentModel, config: La
         return None
     if is_mapped(demonstrations.observations):  # of a file that may be larger than the memory, the first episodes do
         episodes = np.searchsorted(demonstrations.episode_lengths.cumsum(), MOMENTS, side="right")
-        demonstrations = demonstrations.select(np.arange(max(1, episodes)))
+        demonstrations = demonstrations.select(np.arange(max(1, int(episodes))))
     return CorrectiveNoise.estimate(demonstrations)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError, count, one_of, require
-from latentrl.data.row_reader import root
+from latentrl.data.mapped import root
 
 Precision = Literal["32-true", "bf16-mixed"]
 

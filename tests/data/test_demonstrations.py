@@ -62,7 +62,7 @@ INF[4] = np.inf
         (changed(actions=np.arange(6), action_space=spaces.Discrete(4)), "2 of 6 actions lie outside"),
         (changed(actions=np.linspace(0, 1, 6), action_space=spaces.Discrete(4)), "give integers"),
         (changed(observations=[[1.0, 2.0], [3.0]]), "ragged"),
-        (changed(observations=np.array([["a", "b"]] * 6)), "give numbers"),
+        (changed(observations=np.array([["a", "b"]] * 6)), "give real numbers"),
         (changed(actions=3.0), "actions is a single number: give an array"),
         (changed(observation_space=spaces.Dict({})), "observations are no dict, but the space is a Dict"),
         (

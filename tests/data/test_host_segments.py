@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 
 from latentrl import Demonstrations
-from latentrl.data import HostSegments, Segments, host_segments, make_segments, row_reader
+from latentrl.data import HostSegments, Segments, host_segments, make_segments, mapped, row_reader
 from latentrl.training.ahead import Ahead
 from latentrl.training.parallel import _dumps
 
@@ -65,7 +65,7 @@ def test_what_fits_lies_on_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     mapped_data = Demonstrations.from_arrays(file, np.zeros((21, 2), np.float32), LENGTHS)
     needed = 21 * (3 * 64 + 2 * 4)
     for free, kind in ((2 * needed, Segments), (2 * needed - 1, HostSegments)):
-        monkeypatch.setattr(host_segments, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(host_segments, "available_memory", lambda free=free: free)
         assert type(make_segments(mapped_data, 1, 2, raw_observations=True)) is kind
         assert type(make_segments(data("pictures"), 1, 2, raw_observations=True)) is Segments
     assert type(make_segments(data("pictures"), 1, 2, resident=False)) is HostSegments
@@ -87,13 +87,13 @@ def test_files_travel_as_their_names(tmp_path: Path) -> None:
     whole = np.random.default_rng(0).integers(0, 255, (500, 8, 6, 3), dtype=np.uint8)
     np.save(tmp_path / "pictures.npy", whole)
     view = np.asarray(np.load(tmp_path / "pictures.npy", mmap_mode="r")).transpose(0, 3, 1, 2)[100:, :, ::-1]
-    assert row_reader.is_mapped(view)
+    assert mapped.is_mapped(view)
     packed = _dumps(view)
     assert len(packed) < 2000
     found = pickle.loads(packed)
     np.testing.assert_array_equal(found, whole.transpose(0, 3, 1, 2)[100:, :, ::-1])
-    assert row_reader.is_mapped(found)
-    assert not row_reader.is_mapped(whole)
+    assert mapped.is_mapped(found)
+    assert not mapped.is_mapped(whole)
 
 
 def test_changes_of_a_copied_file_are_kept(tmp_path: Path) -> None:
@@ -101,6 +101,8 @@ def test_changes_of_a_copied_file_are_kept(tmp_path: Path) -> None:
     np.save(tmp_path / "numbers.npy", np.zeros((10, 4)))
     file = np.load(tmp_path / "numbers.npy", mmap_mode="c")
     file[3] = 1.0
+    for _ in mapped.blocks(file):
+        pass
     reader = row_reader.Reader(file)
     reader._read = row_reader.BLOCK
     for _ in range(2):

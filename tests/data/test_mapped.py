@@ -1,0 +1,68 @@
+"""Rows of mapped arrays are as those of arrays in memory."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentrl import Demonstrations, LatentRLError
+from latentrl.data import mapped
+from latentrl.data.mapped import Rows, is_mapped, room, take
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Any:
+    np.save(tmp_path / "a.npy", np.arange(120.0).reshape(20, 3, 2))
+    return np.load(tmp_path / "a.npy", mmap_mode="r")
+
+
+KEYS: list[Any] = [
+    3, np.int64(-1), slice(2, 7, 2), [4, 4, 0], np.arange(10) % 3 == 0, np.array([[1, 2], [3, 0]]), ...,
+    (2, 1), (slice(None), 0), ([1, 5], slice(1), 1), (4, slice(None), 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
+def test_indexing(source: Any, key: Any) -> None:
+    rows = np.random.default_rng(0).integers(0, 20, 10)
+    some, expected = take(source, rows), np.array(source)[rows]
+    read = some[key]
+    np.testing.assert_array_equal(read, expected[key], strict=True)
+    assert not is_mapped(read)
+    again = take(some, np.array([7, 7, 2]))
+    assert isinstance(again, Rows)
+    np.testing.assert_array_equal(np.asarray(again), expected[[7, 7, 2]], strict=True)
+    assert (some.shape, some.ndim, len(some), some.nbytes) == (expected.shape, 3, 10, expected.nbytes)
+
+
+def test_what_is_mapped(source: Any) -> None:
+    assert is_mapped(source)
+    assert is_mapped(source[2:5].view(np.int64))
+    assert not is_mapped(source[[2, 5]])
+    assert not is_mapped([1.0])
+    assert isinstance(take(np.ones(3), np.array([0])), np.ndarray)
+
+
+def test_truth_values_stay_in_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    np.savez(tmp_path / "a.npz", observations=np.eye(4) > 0, actions=np.zeros((4, 1)), episode_lengths=[4])
+    data = Demonstrations.from_npz(tmp_path / "a.npz")
+    assert is_mapped(data.observations)
+    assert data.observations.tolist() == np.eye(4, dtype=int).tolist()
+
+
+def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    array = room((3, 2), np.dtype(np.float32))
+    array[:] = 7
+    assert is_mapped(array)
+    assert array.sum() == 42
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(LatentRLError, match=r"temporary file of .* \(No space left on device\): let .* TMPDIR name"):
+        room((3, 2), np.dtype(np.float32))
