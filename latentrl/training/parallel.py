@@ -96,10 +96,17 @@ def check_processes(devices: Any, precision: str, batch_size: int, device: torch
             f"batch_size={batch_size} is that of all devices together and cannot be split over devices={devices}: "
             f"use a multiple, such as {batch_size + devices - batch_size % devices}"
         )
+    if devices == 1 and (precision == "32-true" or device.type in ("cpu", "cuda")):
+        return
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise LatentRLError(f"devices={devices}, but there are {torch.cuda.device_count()} GPUs: use as many at most")
-    if device.type not in ("cpu", "cuda") and devices > 1:
-        raise LatentRLError(f"devices={devices} needs CPU or CUDA, but the device is {device}: use devices=1")
+    if device.type not in ("cpu", "cuda") or device.index not in (None, 0):
+        raise LatentRLError(
+            f"several devices are CPU processes or the first GPUs, and bfloat16 is for CPU and CUDA, but the device is "
+            f"{device}: use device='cuda' or 'cpu', or devices=1 and precision='32-true'"
+        )
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise LatentRLError(f"devices={devices} starts processes of its own, but this is one of a group: use devices=1")
 
 
 Job = Callable[[Processes], None]
