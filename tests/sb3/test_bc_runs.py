@@ -224,3 +224,14 @@ def test_bfloat16_learns_as_float32(two_ways: Demonstrations) -> None:
             agent.learn(60)
             bounds.append(held_out_bound(agent.policy.model.eval(), segments).elbo)
         assert bounds[1] == pytest.approx(bounds[0], abs=2.0)
+
+
+def test_what_the_docs_show(two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/training.md, cut short, with its progress bar."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    block = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"demonstrations": two_ways}
+    exec(block.replace("50_000", "4").replace("every=500", "every=2"), namespace)
+    assert namespace["agent"].num_timesteps == 4
+    assert (tmp_path / "runs" / "clone" / "best.zip").exists()
