@@ -22,7 +22,9 @@ def test_values_and_gradients_are_those_of_eager_mode() -> None:
     run = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found = dict(line.split(": ", 1) for line in run.stdout.splitlines())
-    assert set(found.values()) == {"same"}, found
+    refused = {name for name, result in found.items() if result.startswith("refused: compile=True cannot compile")}
+    assert refused == {"gru", "flow"}, found  # of torch 2.13
+    assert {result for name, result in found.items() if name not in refused} == {"same"}, found
 
 
 def test_what_cannot_be_compiled_says_what_to_do(two_ways: Demonstrations) -> None:
