@@ -55,7 +55,10 @@ def report(folder: Path, learner: ElboTrainer, data: Demonstrations, processes: 
     (folder / "done").touch()
 
 
-@pytest.mark.parametrize("kl_weight", [KLConstraint(0.1), FreeBits(0.05)], ids=["observes", "reads"])
+@pytest.mark.parametrize(
+    "kl_weight",
+    [pytest.param(KLConstraint(0.1), id="observes"), pytest.param(FreeBits(0.05), id="reads", marks=pytest.mark.slow)],
+)
 def test_two_processes_are_one(two_ways: Demonstrations, tmp_path: Path, kl_weight: Schedule) -> None:
     """In float64: gradients, bounds, β and weights, over 4 updates with clipping; both processes have the same bits."""
     alone, both = exact(two_ways, kl_weight), exact(two_ways, kl_weight)
@@ -89,6 +92,7 @@ def crash(pid_file: Path, processes: Processes) -> None:
         raise NonFiniteLossError(7, float("nan"), None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_a_helper_raises_is_raised_here(tmp_path: Path) -> None:
     with (
         pytest.raises(NonFiniteLossError, match="at update 7"),
@@ -102,6 +106,7 @@ def wait(pid_file: Path, processes: Processes) -> None:
     processes.mean(torch.ones(3))
 
 
+@pytest.mark.slow
 def test_helpers_end_with_the_block(tmp_path: Path) -> None:
     """However it ends; here while they wait for an average."""
 
