@@ -113,14 +113,21 @@ MEASURED = """
 import sys
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from latentrl import Demonstrations
 from latentrl.data import host_segments, row_reader
 from latentrl.memory import _resident
 from latentrl.sb3 import LatentBC
 
 host_segments.SHARE, row_reader.BLOCK = 0.0, 2**22
-options = {"latent_dim": 0, "hold": 1, "hidden": (8,), "features_extractor_class": FlattenExtractor}
+class Brightness(BaseFeaturesExtractor):
+    def __init__(self, space):
+        super().__init__(space, 1)
+
+    def forward(self, observations):
+        return observations.mean((1, 2, 3)).unsqueeze(-1)
+
+options = {"latent_dim": 0, "hold": 1, "hidden": (8,), "features_extractor_class": Brightness}
 
 def learn(pictures, updates):
     data = Demonstrations.from_arrays(pictures, np.zeros((len(pictures), 1), np.float32), [50] * (len(pictures) // 50))
