@@ -10,6 +10,8 @@ from latentrl.data.mapped import pages
 
 BLOCK = 2**26
 """Bytes after which a mapped file's pages are given back."""
+AROUND = 2**16
+"""Bytes that Linux maps around what is read."""
 
 
 class Reader:
@@ -25,16 +27,24 @@ class Reader:
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
         self._pages = pages(array)
-        self._read = 0
+        each = array.nbytes // max(1, len(array))
+        self._part = max(1, BLOCK // max(each, AROUND))
+        self._left = self._part
         if self._pages is not None:
             self._pages.madvise(mmap.MADV_RANDOM)
 
     def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(len(rows), *shape), a copy whose rows lie one after another."""
-        found = np.ascontiguousarray(self._array[rows])
-        if self._pages is not None:
-            self._read += found.nbytes
-            if self._read > BLOCK:
+        if self._pages is None:
+            return np.ascontiguousarray(self._array[rows])
+        found = np.empty((len(rows), *self._array.shape[1:]), self._array.dtype)
+        start = 0
+        while start < len(rows):
+            stop = start + self._left
+            found[start:stop] = self._array[rows[start:stop]]
+            self._left -= min(stop, len(rows)) - start
+            start = stop
+            if self._left <= 0:
                 self._pages.madvise(mmap.MADV_DONTNEED)
-                self._read = 0
+                self._left = self._part
         return found

@@ -13,7 +13,6 @@ from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillRe
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.from_demonstrations import DemonstrationDictReplayBuffer, DemonstrationReplayBuffer
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.held_out import HeldOut
 from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
 from latentrl.sb3.latent_noise import LatentNoiseExtractor, LatentNoiseWrapper
 from latentrl.sb3.mixture_policy import (
@@ -24,6 +23,7 @@ from latentrl.sb3.mixture_policy import (
 from latentrl.sb3.on_policy import LatentA2C, LatentDictRolloutBuffer, LatentPPO, LatentRolloutBuffer
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.sb3.sac_policy import LatentSACCnnPolicy, LatentSACMultiInputPolicy, LatentSACPolicy
+from latentrl.sb3.stopping import HeldOut
 from latentrl.sb3.td3_policy import LatentTD3CnnPolicy, LatentTD3MultiInputPolicy, LatentTD3Policy
 from latentrl.sb3.traversal import LatentTraversal
 from latentrl.sb3.trunk import FeaturesTrunk
