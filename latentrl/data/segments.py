@@ -66,7 +66,8 @@ class Segments(Cuts):
 
     def sample_rows(self) -> tuple[Tensor, Tensor]:
         """All of them."""
-        return self.observations, self.actions
+        seen = self.observations if self._place is None else self._observations_at(self._place)
+        return seen, self.actions
 
 
 def _tensors(values: Any, device: torch.device | str) -> Any:

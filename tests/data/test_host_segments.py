@@ -1,5 +1,6 @@
 """Segments on the host: the same batches as on the device, from arrays and from files in memory."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def data(kind: str) -> Demonstrations:
     ("hold", "chunk", "pads"), [(0, 1, False), (0, 1, True), (0, 2, False), (4, 2, False), (1, 1, False), (1, 3, False)]
 )
 def test_batches_are_those_of_segments(kind: str, hold: int, chunk: int, pads: bool) -> None:
-    options: Any = {"chunk": chunk, "pads": pads, "raw_observations": kind != "numbers"}
+    options: Any = {"chunk": chunk, "pads": pads, "raw_observations": kind != "numbers", "history": 1 + (chunk == 2)}
     there, here = (made(data(kind), hold, 6, **options) for made in (Segments, HostSegments))
     assert (here.observation_dim, here.action_dim) == (there.observation_dim, there.action_dim)
     batches = []
@@ -142,11 +143,14 @@ print(_resident("VmHWM") - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure the resident set")
 def test_pictures_larger_than_the_memory_allowed(tmp_path: Path) -> None:
-    """38 400 random pictures of 4 kB from a file of 164 MB: the process grows by less than half of it
-    (a third; without giving pages back, by four fifths)."""
+    """38 400 random pictures of 4 kB from a file of 164 MB: the process grows by less than a quarter of it
+    (by a tenth; without giving pages back, by four fifths)."""
     path = tmp_path / "pictures.npy"
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (40_000, 1, 64, 64))
     file[:] = np.arange(40_000).astype(np.uint8)[:, None, None, None]
     file.flush()
-    run = subprocess.run([sys.executable, "-c", MEASURED, str(path)], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < path.stat().st_size / 2
+    # What the allocator keeps for later differs by 100 MB from run to run; so large blocks are given back at once.
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-c", MEASURED, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | allocator)
+    assert int(run.stdout) < path.stat().st_size / 4

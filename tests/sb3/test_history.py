@@ -95,6 +95,18 @@ def test_cloning_sees_what_predict_shows(hold: int, chunk: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the latent has collapsed")
+@pytest.mark.parametrize("hold", [0, 1, 3])
+def test_histories_and_plans_are_cloned_together(hold: int) -> None:
+    """Standardised by what the policy is shown: 3 of 4 steps have two actions ahead of them."""
+    numbers = np.tile(np.arange(4, dtype=np.float32), 5)[:, None]
+    data = Demonstrations.from_arrays(numbers, numbers, [4] * 5)
+    agent = LatentBC(demonstrations=data, policy_kwargs=SMALL | {"history": 2, "chunk": 2, "hold": hold}, device="cpu")
+    agent.learn(2)
+    scale = agent.policy.model.decoder.trunk.observation_scale
+    torch.testing.assert_close(scale(torch.ones(2)), torch.zeros(2))
+
+
+@pytest.mark.filterwarnings("ignore:the latent has collapsed")
 @pytest.mark.parametrize("trunk", ["mlp", "gru"])
 def test_a_clone_tells_by_the_past_what_to_do(tmp_path: Path, trunk: str) -> None:
     """A cue of ±1 is shown at the first of three steps, then zeros; at the last the action is the cue."""
