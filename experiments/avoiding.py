@@ -8,7 +8,6 @@ demonstration is the control for memorising: what it can do asks for no policy. 
 succeeds, and a policy without success has no entropy.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,10 +22,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from experiments.agents import batch, judge, landmarks, paths, runs
+from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Cells, Record
-from latentrl.sb3 import LatentBC
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.experts import demonstrate
 
@@ -36,19 +35,13 @@ COLUMNS = (
     "entropy",
     "success, disturbed",
     "entropy, disturbed",
-    "ms per 100 actions",
-    "training (s)",
-    "parameters",
+    *PRICE,
 )
-PER_STEP = {"latent_dim": 0, "hold": 1}
+WITHOUT = alternatives()
 POLICIES: dict[str, dict[str, Any]] = {
-    "deterministic": PER_STEP,
-    "Gaussian": PER_STEP | {"action_noise": True},
-    "mixture density": PER_STEP | {"decoder": "mixture"},
-    "bins and offsets": PER_STEP | {"decoder": "bins"},
-    "bins and offsets, 5 observations": PER_STEP | {"decoder": "bins", "history": 5},
-    "diffusion": PER_STEP | {"decoder": "diffusion"},
-    "diffusion, plans of 8": {"latent_dim": 0, "decoder": "diffusion", "chunk": 8},
+    **WITHOUT,
+    "bins and offsets, 5 observations": WITHOUT["bins and offsets"] | {"history": 5},
+    "diffusion, plans of 8": WITHOUT["diffusion"] | {"chunk": 8, "execute": 8},
     "latent, N(0, I)": {"prior": "normal"},
     "latent, N(0, I), posteriors' latents": {"prior": "normal", "latents": "aggregate"},
     "latent, flow": {"prior": "flow"},
@@ -56,7 +49,6 @@ POLICIES: dict[str, dict[str, Any]] = {
     "latent, VampPrior": {"prior": "vamp", "n_components": 48},
     "latent, VampPrior, transformer": {"prior": "vamp", "n_components": 48, "trunk": "transformer", "history": 4},
 }
-REPLAY = "open-loop replay"
 
 
 @dataclass(frozen=True)
@@ -103,25 +95,6 @@ class ActionNoise(VecEnvWrapper):
         return self.venv.step_wait()
 
 
-class Replay:
-    """Plays the actions of a demonstration drawn at the start of each episode, whatever it sees; then stands still."""
-
-    def __init__(self, demonstrations: Demonstrations, seed: int) -> None:
-        self.shown, self.generator = demonstrations, np.random.default_rng(seed)
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, **_: Any
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        count = len(observation)
-        which, step = (np.zeros(count, int), np.zeros(count, int)) if state is None else state
-        new = np.ones(count, bool) if state is None else np.asarray(episode_start, bool)
-        which = np.where(new, self.generator.integers(self.shown.num_episodes, size=count), which)
-        step = np.where(new, 0, step)
-        left = step < self.shown.episode_lengths[which]
-        actions = self.shown.actions[np.where(left, self.shown.episode_starts[which] + step, 0)]
-        return np.where(left[:, None], actions, 0.0).astype(np.float32), (which, step + 1)
-
-
 def demonstrations(per_route: int, seed: int) -> Demonstrations:
     """As many of each route."""
     return Demonstrations.from_arrays(**demonstrate(Avoiding(), ROUTES * per_route, seed=seed)._asdict())
@@ -138,20 +111,15 @@ def run(name: str, seed: int, args: Args) -> Record:
     shown = demonstrations(args.per_route, seed)
     if name == REPLAY:
         return judged(Replay(shown, seed), seed, args)
-    kwargs = POLICIES[name]
-    # Per-step policies see as many transitions in an update as the others do.
-    size = 64 * 16 if kwargs.get("hold") == 1 else 64
-    agent = LatentBC(demonstrations=shown, policy_kwargs=kwargs, batch_size=size, seed=seed, device="cpu")
-    start = time.process_time()
-    agent.learn(args.updates)
-    seconds = time.process_time() - start
-    weights = [p for part in (agent.policy.model.decoder, agent.policy.model.prior) if part for p in part.parameters()]
-    record = judged(agent, seed, args)
-    return record | {"training (s)": seconds, "parameters": sum(weight.numel() for weight in weights)}
+    options = POLICIES[name]
+    # Plans drawn on their own see as many transitions in an update as segments do.
+    size = 64 * 16 if options.get("hold") == 1 else 64
+    agent, price = cloned(shown, options, seed, args.updates, batch_size=size)
+    return judged(agent, seed, args) | price
 
 
 def judged(agent: Any, seed: int, args: Args) -> Record:
-    """Success and entropy in both conditions, routes, and the price of an action."""
+    """Success, entropy and routes in both conditions."""
     record: Record = {}
     for suffix, venv in conditions(args.episodes, seed).items():
         found = judge(agent, venv, args.episodes, ROUTES)
@@ -161,10 +129,7 @@ def judged(agent: Any, seed: int, args: Args) -> Record:
             f"counts{suffix}": found["counts"],
         }
         record[f"paths{suffix}"] = paths(agent, venv, min(48, args.episodes)) if suffix else []
-    seen, start = np.zeros((100, 2), np.float32), time.perf_counter()
-    for _ in range(10):
-        agent.predict(seen)
-    return record | {"ms per 100 actions": 100.0 * (time.perf_counter() - start)}
+    return record
 
 
 def draw(found: Sequence[Record]) -> Figure:

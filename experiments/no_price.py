@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,8 @@ class Args:
 def run(task: Task, policy: Policy, seed: int, args: Args) -> Record:
     """Train one agent and judge it."""
     task = task._replace(num_envs=1) if args.smoke else task
-    venv, judged = (make_vec_env(task.env_id, task.num_envs, seed=s) for s in (seed, 10_000 + seed))
+    venv = make_vec_env(task.env_id, task.num_envs, seed=seed)
+    judged = make_vec_env(task.env_id, max(1, args.episodes // 5), seed=10_000 + seed)
     if task.normalize:
         venv, judged = VecNormalize(venv), VecNormalize(judged, norm_reward=False, training=False)
         judged.obs_rms = venv.obs_rms
@@ -160,11 +162,10 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
     jobs, labels = {}, []
-    for task in args.tasks:
+    for seed, task in product(args.seeds, args.tasks):
         for name, policy in POLICIES[TASKS[task].policies].items():
-            for seed in args.seeds:
-                jobs[f"{task} {name} {seed}"] = partial(run, TASKS[task], policy, seed, args)
-                labels.append({"method": f"{task}: {name}", "task": task, "seed": seed})
+            jobs[f"{task} {name} {seed}"] = partial(run, TASKS[task], policy, seed, args)
+            labels.append({"method": f"{task}: {name}", "task": task, "seed": seed})
     made = runs(Cells(args.out, settings), jobs, args.workers)
     found = [label | record for label, record in zip(labels, made, strict=True)]
     record = {"settings": settings, "runs": found}
