@@ -1,0 +1,203 @@
+"""Where people walk next: forecasts of pedestrians on scenes that were never seen, by policies and their latents.
+
+    python -m experiments.pedestrians --tracks FILE
+
+Eight positions are seen, .4 seconds apart, and twelve are forecast, twenty times (the protocol of Alahi et al. 2016 and
+Gupta et al. 2018): least average and least final displacement, each the best of the twenty, in metres, and beside them
+the energy score and the KDE-NLL, since best-of-20 rewards whoever scatters widely. A scene is judged by policies that
+learned from the others of UCY alone; published ones had those of ETH, too. Nobody sees anybody else here. What is seen
+is turned so that people come from the left.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from experiments.agents import runs
+from experiments.cloning import PRICE, alternatives, cloned
+from experiments.records import table, write
+from latentrl import Demonstrations, metrics
+from latentrl.cells import Cells, Record
+from latentrl.sb3 import LatentBC
+
+OBSERVE, PREDICT, SAMPLES, SHOWN = 8, 12, 20, 6
+SCENES = {"univ": ("students001", "students003"), "zara1": ("crowds_zara01",), "zara2": ("crowds_zara02",)}
+"""What is judged, and the arrays of the file that it is; the others of the file only teach."""
+ONLY_TAUGHT = ("crowds_zara03", "uni_examples")
+SCORES = ("ADE", "FDE", "energy", "KDE-NLL")
+COLUMNS = ("ADE", "FDE", "energy", *(f"{score}, {scene}" for scene in SCENES for score in ("ADE", "FDE")), *PRICE)
+LATENT = {"hold": 1, "action_noise": True}
+POLICIES: dict[str, dict[str, Any]] = {
+    **alternatives(),
+    "latent, N(0, I)": LATENT | {"prior": "normal"},
+    "latent, VampPrior": LATENT,
+    "latent, Gaussian of the state": LATENT | {"prior": "gaussian", "prior_sees_state": True},
+    "latent, mixture of the state": LATENT | {"prior": "mixture", "n_components": 16, "prior_sees_state": True},
+    "latent, flow of the state": LATENT | {"prior": "flow", "prior_sees_state": True},
+}
+STRAIGHT, SCATTERED, REPLAY = "straight on", "straight on, scattered", "replay of a random future"
+CONTROLS = (STRAIGHT, SCATTERED, REPLAY)
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Args:
+    """Forecast each scene with every policy and every seed."""
+
+    tracks: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The .npz with an array of (frame, pedestrian, x, y) for each scene."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One run of each policy with each."""
+    updates: int = 10_000
+    """Gradient updates."""
+    workers: int = 2
+    """Parallel processes."""
+    smoke: bool = False
+    """Seconds instead of minutes; the numbers mean nothing."""
+    out: Path = Path("experiments/results/pedestrians")
+    """Folder for the table, the records, the picture, and one file per finished run."""
+
+    def smoked(self) -> "Args":
+        """The settings that count."""
+        return replace(self, seeds=(0,), updates=2) if self.smoke else self
+
+
+class Windows(NamedTuple):
+    """Of N pedestrians, turned: what was seen (N, 8, 2), where they went step by step (N, 12, 2), and the turns."""
+
+    seen: Points
+    steps: Points
+    turns: Points
+    """(N, 2, 2): what is turned, times this, lies as in the scene."""
+
+    def future(self, steps: Points) -> Points:
+        """Places (..., N, 12, 2) in the scene, relative to now, of turned steps."""
+        return steps.cumsum(-2) @ self.turns
+
+
+def windows(path: Path, scenes: Sequence[str]) -> Windows:
+    """All of some scenes; the way from the first to the last position points along the first axis."""
+    shown = Demonstrations.from_pedestrians(path, scenes, OBSERVE, PREDICT)
+    seen, steps = shown.observations.astype(float), shown.actions.astype(float)
+    heading = np.arctan2(-seen[:, 0, 1], -seen[:, 0, 0])
+    cos, sin = np.cos(heading), np.sin(heading)
+    turns = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
+    back = turns.swapaxes(-1, -2)
+    return Windows(seen @ back, steps @ back, turns)
+
+
+def taught(path: Path, scene: str) -> Demonstrations:
+    """All that is not of the scene, and its mirror image."""
+    others = [name for key, names in SCENES.items() if key != scene for name in names]
+    found = windows(path, [*others, *ONLY_TAUGHT])
+    seen, steps = (np.concatenate([part, part * (1.0, -1.0)]).astype(np.float32) for part in found[:2])
+    return Demonstrations.from_arrays(seen, steps, episode_lengths=[len(seen)])
+
+
+def forecasts(agent: LatentBC, asked: Windows, count: int) -> Points:
+    """Turned steps (count, N, 12, 2)."""
+    seen = asked.seen.astype(np.float32)
+    return np.stack([agent.predict(seen)[0] for _ in range(count)]).astype(float)
+
+
+def controls(name: str, shown: Demonstrations, asked: Windows, seed: int) -> Points:
+    """Turned steps (20, N, 12, 2): the last step again and again, perhaps turned by 25° and stretched by 20 % (standard
+    deviations); or what somebody else did."""
+    generator = np.random.default_rng(seed)
+    if name == REPLAY:
+        return np.asarray(shown.actions[generator.integers(len(shown), size=(SAMPLES, len(asked.seen)))], float)
+    spread = 0.0 if name == STRAIGHT else 1.0
+    shape = SAMPLES, len(asked.seen)
+    angle = np.deg2rad(25.0) * spread * generator.standard_normal(shape)
+    speed = 1.0 + 0.2 * spread * generator.standard_normal(shape)
+    last = asked.seen[:, -1] - asked.seen[:, -2]
+    turned = np.stack(
+        [
+            np.cos(angle) * last[:, 0] - np.sin(angle) * last[:, 1],
+            np.sin(angle) * last[:, 0] + np.cos(angle) * last[:, 1],
+        ],
+        -1,
+    )
+    return np.repeat((speed[..., None] * turned)[..., None, :], PREDICT, axis=-2)
+
+
+def scores(steps: Points, asked: Windows) -> Record:
+    """Means over pedestrians."""
+    samples, truths = asked.future(steps), asked.future(asked.steps)
+    best = metrics.best_of_k(samples, truths)
+    found = {"ADE": best.ade, "FDE": best.fde, "energy": metrics.energy_score(samples, truths)}
+    if not np.allclose(samples, samples[:1]):
+        found["KDE-NLL"] = metrics.kde_nll(samples, truths)
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def run(name: str, scene: str, seed: int, args: Args) -> Record:
+    """Learn from the other scenes and forecast this one."""
+    shown, asked = taught(args.tracks, scene), windows(args.tracks, SCENES[scene])
+    if name in CONTROLS:
+        return scores(controls(name, shown, asked, seed), asked)
+    agent, price = cloned(shown, POLICIES[name], seed, args.updates, batch_size=256, noise=None, ema_decay=0.999)
+    steps = forecasts(agent, asked, SAMPLES)
+    drawn = asked.future(steps)[:, which(asked)].swapaxes(0, 1)
+    return scores(steps, asked) | price | {"forecasts": np.round(drawn, 2).tolist()}
+
+
+def which(asked: Windows) -> NDArray[np.int64]:
+    """The pedestrians that are drawn: as many, evenly spaced."""
+    return np.linspace(0, len(asked.seen) - 1, SHOWN).astype(np.int64)
+
+
+def averaged(scenes: Mapping[str, Record]) -> Record:
+    """One row of the table: unweighted means over scenes, and what each scene scored."""
+    mean = {key: float(np.mean([one[key] for one in scenes.values()])) for key in (*SCORES, *PRICE)
+            if all(key in one for one in scenes.values())}  # fmt: skip
+    return mean | {f"{score}, {scene}": one[score] for scene, one in scenes.items() for score in SCORES if score in one}
+
+
+def draw(found: Sequence[Record], args: Args) -> Figure:
+    """Twenty forecasts of six pedestrians of one scene by each policy of the first seed, and what happened."""
+    scene = "zara1"
+    asked = windows(args.tracks, SCENES[scene])
+    past, truths = (asked.seen @ asked.turns), asked.future(asked.steps)
+    figure = Figure(figsize=(11, 1.7 * len(POLICIES)), layout="constrained")
+    axes = figure.subplots(len(POLICIES), SHOWN, squeeze=False, sharex="col", sharey="col")
+    for row, name in zip(axes, POLICIES, strict=True):
+        record = next(record for record in found if record["method"] == name)
+        for axis, number, futures in zip(row, which(asked), record["forecasts"][scene], strict=True):
+            for future in futures:
+                axis.plot(*np.array([[0.0, 0.0], *future]).T, color="C0", alpha=0.4, linewidth=0.8)
+            axis.plot(*past[number].T, color="0.2")
+            axis.plot(*np.array([[0.0, 0.0], *truths[number]]).T, color="C3")
+            axis.set_aspect("equal", "datalim")
+        row[0].set_ylabel(name, fontsize=7)
+    return figure
+
+
+def main(args: Args) -> None:
+    """Learn, forecast, write."""
+    args = args.smoked()
+    settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out", "tracks")}
+    methods = [(name, seed) for name in [*POLICIES, *CONTROLS] for seed in args.seeds]
+    jobs = {
+        f"{name} {scene} {seed}": partial(run, name, scene, seed, args) for name, seed in methods for scene in SCENES
+    }
+    made = iter(runs(Cells(args.out, settings), jobs, args.workers))
+    found = []
+    for name, seed in methods:
+        scenes = {scene: next(made) for scene in SCENES}
+        drawn = {scene: one.pop("forecasts") for scene, one in scenes.items() if "forecasts" in one}
+        found.append({"method": name, "seed": seed, **averaged(scenes), "forecasts": drawn})
+    kept = [{key: value for key, value in record.items() if key != "forecasts"} for record in found]
+    record = {"settings": settings, "runs": kept}
+    write(args.out, "pedestrians", ("latentrl",), table(found, COLUMNS), record, draw(found, args))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
