@@ -15,7 +15,9 @@ from latentrl.nets import Fitted
 
 TIME_FEATURES = 16
 Denoise = Callable[[Float[Tensor, "*b A"], Tensor], Tensor]
-"""(x_t (..., A), t (...)) -> the velocity v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 there, (..., A)."""
+"""(x_t (..., A), t (...)) -> the x_0 expected there, (..., A)."""
+SNR = 5.0
+"""Largest weight of an error, with γ = 5 of Hang et al. (2023)."""
 
 
 class DataBox(Fitted):
@@ -46,7 +48,7 @@ class Denoised(Law):
 
     Draws and the mode are those of DDIM without noise of its own (Song et al. 2021, eq. 12), the mode from x_T = 0.
 
-    :param denoise: predicts the velocity at x_t
+    :param denoise: predicts x_0 from x_t
     :param box: between actions and x_0
     :param signal: ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T, (T + 1,)
     :param steps: of the T at which draws are denoised
@@ -61,17 +63,18 @@ class Denoised(Law):
         super().__init__(batch_shape, box.center.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """−½ ‖v − v̂(x_t, t)‖² at one random t and ε: what to maximise, but no density.
+        """−½ min(SNR, 5) ‖x_0 − x̂_0(x_t, t)‖² at one random t and ε, SNR = ᾱ_t / (1 − ᾱ_t): what to maximise, but no
+        density (Hang et al. 2023; the ε-prediction of Ho et al. 2020, eq. 14, has the weight SNR).
 
-        Ho et al. (2020, eq. 14) predict ε; from it x_0 follows badly where ᾱ is small, and a small network that is to
-        heed the state learns several times slower. The velocity is that of Salimans & Ho (2022, app. D).
+        x_0 can be told from the state alone, and has a linear part in x_t. Velocities (Salimans & Ho 2022) have none
+        where data have unit variance: networks that predict them can stay at zero for good.
         """
         clean = self.box(value).expand(self.batch_shape + self.event_shape)
         t = torch.randint(1, len(self.signal), clean.shape[:-1], device=clean.device)
         noise, signal = torch.randn_like(clean), self.signal[t].unsqueeze(-1)
         noisy = signal.sqrt() * clean + (1.0 - signal).sqrt() * noise
-        velocity = signal.sqrt() * noise - (1.0 - signal).sqrt() * clean
-        return -0.5 * (velocity - self.denoise(noisy, t)).square().sum(-1)
+        weight = (signal / (1.0 - signal)).clamp_max(SNR)
+        return -0.5 * (weight * (clean - self.denoise(noisy, t)).square()).sum(-1)
 
     @property
     def mode(self) -> Tensor:
@@ -89,17 +92,15 @@ class Denoised(Law):
     def _denoised(self, x: Tensor) -> Tensor:
         for now, after in zip(self.times[:-1], self.times[1:], strict=True):
             here, there = self.signal[now], self.signal[after]
-            velocity = self.denoise(x, torch.full(self.batch_shape, now, device=x.device))
-            clean = (here.sqrt() * x - (1.0 - here).sqrt() * velocity).clamp(-1.0, 1.0)
-            # The noise that goes with x_0, which was clipped.
+            clean = self.denoise(x, torch.full(self.batch_shape, now, device=x.device)).clamp(-1.0, 1.0)
             noise = (x - here.sqrt() * clean) / (1.0 - here).sqrt()
             x = there.sqrt() * clean + (1.0 - there).sqrt() * noise
         return self.box.inverse(x)
 
 
 class DiffusionDecoder(NetworkDecoder):
-    """A diffusion policy p(a|s, z) by DDPM and DDIM (Chi et al. 2023; Ho et al. 2020; Song et al. 2021), that predicts
-    velocities (Salimans & Ho 2022).
+    """A diffusion policy p(a|s, z) by DDPM and DDIM (Chi et al. 2023; Ho et al. 2020; Song et al. 2021); its network
+    predicts x_0.
 
     Actions, or plans of them, are scaled to [−1, 1]. The trunk reads the noisy action and the time beside z.
 
