@@ -51,13 +51,13 @@ class Args:
     """One run of each agent with each."""
     updates: int = 3_000
     """Gradient updates of each clone."""
-    ppo_steps: int = 500_000
+    ppo_steps: int = 300_000
     """Environment steps of PPO."""
     sac_steps: int = 20_000
     """Environment steps of SAC."""
-    judgements: int = 12
+    judgements: int = 10
     """Times at which an agent is judged while it learns."""
-    episodes: int = 50
+    episodes: int = 30
     """By which it is judged, from the same starts each time."""
     workers: int = 2
     """Parallel processes."""
