@@ -22,11 +22,11 @@ class CloneTerm(BaseCallback):
     For SAC, TQC, TD3 and DDPG, whose own ``train`` is as it was: gradients join those of the actor's loss before its
     optimiser steps. log π is :class:`~latentrl.sb3.actor_decoders.ShownActions`, so that for TD3 and DDPG, up to a
     constant, the term is the squared error over twice the variance of :data:`~latentrl.sb3.actor_decoders.SPREAD`. β
-    falls linearly to 0. Logs ``clone/loss``, in nats per step, and ``clone/coef``.
+    falls linearly to 0, or stays. Logs ``clone/loss``, in nats per step, and ``clone/coef``.
 
     :param demonstrations: what is to be kept
     :param coef: β at the start: what one nat is worth, in units of Q as the critics see it
-    :param share: of training after which β is 0
+    :param share: of training after which β is 0; None lets it stay, as goes well with ``q_filter``
     :param batch_size: of demonstrations; None is the agent's
     :param q_filter: only where the critics prefer what was shown to what the actor does (Nair et al. 2018, eq. 4)
     :raises LatentRLError: a negative β; a share outside of (0, 1]; where learning starts, another kind of algorithm,
@@ -37,7 +37,7 @@ class CloneTerm(BaseCallback):
         self,
         demonstrations: Demonstrations,
         coef: float = 1.0,
-        share: float = 1.0,
+        share: float | None = 1.0,
         batch_size: int | None = None,
         q_filter: bool = False,
         verbose: int = 0,

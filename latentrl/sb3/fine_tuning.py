@@ -47,14 +47,14 @@ def _drop(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def remaining(model: BaseAlgorithm, coef: float, share: float) -> float:
-    """What is left of a coefficient that falls linearly to 0 over a share of training."""
-    return coef * max(0.0, 1.0 - (1.0 - model._current_progress_remaining) / share)
+def remaining(model: BaseAlgorithm, coef: float, share: float | None) -> float:
+    """What is left of a coefficient that falls linearly to 0 over a share of training, or stays."""
+    return coef if share is None else coef * max(0.0, 1.0 - (1.0 - model._current_progress_remaining) / share)
 
 
-def checked_share(share: float) -> float:
-    if not 0.0 < at_least("share", share, 0.0) <= 1.0:
-        raise LatentRLError(f"share is a share of training in (0, 1], but {share!r} was given")
+def checked_share(share: float | None) -> float | None:
+    if share is not None and not 0.0 < at_least("share", share, 0.0) <= 1.0:
+        raise LatentRLError(f"share is a share of training in (0, 1], or None, but {share!r} was given")
     return share
 
 
@@ -122,15 +122,15 @@ class KLToClone(BaseCallback):
     """Rewards less by β (log π(a|s) − log π₀(a|s)): return − β KL(π ‖ π₀) is what is maximised (Ziegler et al. 2019).
 
     π₀ is the policy as it is when learning starts; of a policy with latents the KL is that of (a, z), which is not
-    below that of a. β falls linearly to 0. Rewards are those that the algorithm sees, normalised or not. Logs
+    below that of a. β falls linearly to 0, or stays. Rewards are those that the algorithm sees, normalised or not. Logs
     ``clone/kl``, in nats per step, and ``clone/coef``.
 
     :param coef: β at the start
-    :param share: of training after which β is 0
+    :param share: of training after which β is 0; None lets it stay
     :raises LatentRLError: a negative β; a share outside of (0, 1]; where learning starts, another kind of algorithm
     """
 
-    def __init__(self, coef: float = 0.1, share: float = 1.0, verbose: int = 0) -> None:
+    def __init__(self, coef: float = 0.1, share: float | None = 1.0, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.coef = at_least("coef", coef, 0.0)
         self.share = checked_share(share)

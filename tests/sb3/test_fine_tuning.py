@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 from latentrl import LatentRLError
 from latentrl.sb3 import CriticWarmUp, KLToClone, LatentPPO
+from latentrl.sb3.fine_tuning import remaining
 from tests.sb3.agents_table import Toy
 from tests.sb3.off_policy_table import OFF, Each, off
 
@@ -89,6 +90,14 @@ def test_rewards_pay_for_leaving_the_clone(kind: str, space: spaces.Space) -> No
     plain.compute_returns_and_advantage(last["values"], last["dones"])
     np.testing.assert_allclose(buffer.returns, plain.returns, atol=1e-5)
     assert made.logger.name_to_value["clone/coef"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("share", "left"), [(1.0, 0.3), (0.8, 0.25), (0.4, 0.0), (0.2, 0.0), (None, 0.5)])
+def test_what_is_left_of_a_coefficient(share: float | None, left: float) -> None:
+    """At .4 of training, of .5."""
+    made = agent()
+    made._current_progress_remaining = 0.6
+    assert remaining(made, 0.5, KLToClone(share=share).share) == pytest.approx(left)
 
 
 def collected(made: Any) -> Any:
