@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from latentrl.checks import LatentRLError, at_least, count
+from latentrl.sb3.on_policy import to_read
 
 PASS = 4096
 """Steps whose log-probability is computed at once."""
@@ -161,7 +162,7 @@ class KLToClone(BaseCallback):
     def _log_probs(self, buffer: RolloutBuffer) -> np.ndarray:
         """log π₀ of every step, (steps, n_envs)."""
         assert isinstance(self.clone, ActorCriticPolicy)
-        flat = copy.copy(buffer)
+        flat = to_read(buffer)
         next(flat.get(1))  # lays its steps one behind the other, environment by environment
         found = []
         for rows in torch.arange(buffer.buffer_size * buffer.n_envs).split(PASS):

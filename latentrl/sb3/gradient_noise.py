@@ -17,6 +17,7 @@ from torch import Tensor
 from latentrl.checks import LatentRLError, count
 from latentrl.moments import Moments, moments
 from latentrl.randomness import same_randomness
+from latentrl.sb3.on_policy import to_read
 
 if TYPE_CHECKING:
     from latentrl.training import ElboTrainer
@@ -109,7 +110,7 @@ class GradientVariance(BaseCallback):
         """−A log π, the gradient of the surrogate at the policy that made the rollout."""
         parameters = list(model.policy.parameters())
         size = self._batch_size(model)
-        for data in model.rollout_buffer.get(size):
+        for data in to_read(model.rollout_buffer).get(size):
             if len(data.advantages) < size:
                 return  # the last batch is smaller
             advantages = data.advantages

@@ -1,5 +1,6 @@
 """PPO and A2C that remember the latents of their rollouts; nothing else of stable-baselines3's algorithms changes."""
 
+import copy
 from collections.abc import Generator
 from typing import Any, ClassVar
 
@@ -68,6 +69,14 @@ class LatentRolloutBuffer(_RemembersLatents):
 
 class LatentDictRolloutBuffer(_RemembersLatents, DictRolloutBuffer):
     """stable-baselines3's rollout buffer for Dict observations, with latents."""
+
+
+def to_read(buffer: RolloutBuffer) -> RolloutBuffer:
+    """A copy to get samples of, which lays steps one behind the other; those who come after may need them apart."""
+    made = copy.copy(buffer)
+    if isinstance(made.observations, dict):
+        made.observations = dict(made.observations)
+    return made
 
 
 class _LastArray(np.ndarray):

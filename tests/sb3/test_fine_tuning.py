@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from torch.distributions import Normal, kl_divergence
 
 from latentrl import LatentRLError
-from latentrl.sb3 import CriticWarmUp, KLToClone, LatentPPO
-from tests.sb3.agents_table import Toy
+from latentrl.sb3 import CriticWarmUp, GradientVariance, KLToClone, LatentPPO, LatentUsage
+from tests.sb3.agents_table import VECTOR, Toy
 from tests.sb3.off_policy_table import OFF, Each, off
 
 ENVS, STEPS = 2, 16
@@ -113,6 +114,25 @@ def test_price_is_the_divergence_on_average() -> None:
         gaps = (now.log_prob(actions) - then.log_prob(actions)).sum(-1)
         exact = float(kl_divergence(now, then).sum(-1)[0])
     assert abs(float(gaps.mean()) - exact) < 3.9 * float(gaps.std()) / 4000**0.5
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("kind", ["PPO", "latent"])
+def test_a_rollout_is_read_by_several_in_any_order(kind: str, named: bool) -> None:
+    """Also one of Dict observations, which the buffer keeps apart; the same weights as with the price alone."""
+
+    def learned(named: bool, *callbacks: BaseCallback) -> dict[str, torch.Tensor]:
+        part = lambda: TransformObservation(Toy(), lambda seen: {"seen": seen}, spaces.Dict(seen=VECTOR))  # noqa: E731
+        env = make_vec_env(part if named else Toy, ENVS, seed=0)
+        maker = LatentPPO if kind == "latent" else PPO
+        made = maker("MultiInputPolicy" if named else "MlpPolicy", env, batch_size=8, **OPTIONS)
+        made.learn(3 * ENVS * STEPS, callback=list(callbacks))
+        return weights(made)
+
+    alone = learned(False, KLToClone(0.5))
+    others: list[BaseCallback] = [GradientVariance(1, 2), *([LatentUsage()] if kind == "latent" else [])]
+    for found in (learned(named, *others, KLToClone(0.5)), learned(named, KLToClone(0.5), *others)):
+        assert all(torch.equal(found[name], alone[name]) for name in alone)
 
 
 @pytest.mark.slow
