@@ -1,6 +1,7 @@
 """What keeps a cloned policy: a critic that learns first, and a price on leaving the clone."""
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from latentrl import LatentRLError
 from latentrl.sb3 import CriticWarmUp, GradientVariance, KLToClone, LatentPPO, LatentUsage
 from tests.sb3.agents_table import VECTOR, Toy
 from tests.sb3.off_policy_table import OFF, Each, off
+from tests.sb3.test_gradient_noise import Lines
 
 ENVS, STEPS = 2, 16
 OPTIONS: dict[str, Any] = {"n_steps": STEPS, "seed": 0, "device": "cpu"}
@@ -53,13 +55,35 @@ def test_policy_waits_for_its_critic(kind: str) -> None:
     assert seen[0] == set()  # before the first update
     assert seen[1] == seen[2] == critic
     assert seen[3] == set(first)
-    assert all(p.requires_grad for p in made.policy.parameters())
 
 
-def test_warm_up_that_is_cut_short_leaves_no_trace() -> None:
-    made = agent()
-    made.learn(ENVS * STEPS, callback=CriticWarmUp(9 * ENVS * STEPS))
-    assert all(p.requires_grad for p in made.policy.parameters())
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("kind", ["PPO", "latent"])
+def test_warm_up_that_is_cut_short_leaves_no_trace(kind: str, interrupted: bool) -> None:
+    """Also where nothing tells the callback, and the next warm-up is another one."""
+
+    def interrupt(_: Any, calls: int) -> None:
+        if interrupted and calls == STEPS + 2:
+            raise KeyboardInterrupt
+
+    made = agent(kind)
+    with suppress(KeyboardInterrupt):
+        made.learn(2 * ENVS * STEPS, callback=[CriticWarmUp(9 * ENVS * STEPS), Each(interrupt)])
+    first = weights(made)
+    made.learn(ENVS * STEPS, callback=CriticWarmUp(1))
+    assert {name for name, now in weights(made).items() if torch.equal(now, first[name])} == {
+        name for name in first if "value" not in name
+    }
+    made.learn(ENVS * STEPS)
+    assert not any(torch.equal(now, first[name]) for name, now in weights(made).items())
+
+
+@pytest.mark.parametrize("kind", ["PPO", "A2C", "latent"])
+def test_gradients_are_measured_while_the_policy_waits(kind: str) -> None:
+    made, lines = agent(kind), Lines()
+    made.set_logger(lines)
+    made.learn(ENVS * STEPS, callback=[CriticWarmUp(), GradientVariance(1, 2)])
+    assert lines.of("gradient/trace")[0] > 0.0
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3), spaces.MultiBinary(2)], ids=repr)
