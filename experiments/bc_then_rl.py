@@ -51,9 +51,9 @@ class Args:
     """One run of each agent with each."""
     updates: int = 3_000
     """Gradient updates of each clone."""
-    ppo_steps: int = 300_000
+    ppo_steps: int = 500_000
     """Environment steps of PPO."""
-    sac_steps: int = 20_000
+    sac_steps: int = 30_000
     """Environment steps of SAC."""
     judgements: int = 10
     """Times at which an agent is judged while it learns."""
@@ -98,7 +98,9 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
         kwargs = {"demonstrations": shown, "share": 0.5, "terminated": in_time}
         settings = settings | {"replay_buffer_class": DemonstrationReplayBuffer, "replay_buffer_kwargs": kwargs}
     sac = SAC("MlpPolicy", make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
-    return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 10), CloneTerm(shown, coef=10.0)] if keeps else []
+    # One term while the critics are bad, and one for as long as they find what was shown better.
+    terms = [CloneTerm(shown, coef=10.0, share=0.6), CloneTerm(shown, coef=5.0, share=None, q_filter=True)]
+    return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 6), *terms] if keeps else []
 
 
 class FirstEpisode(gym.Wrapper[Any, Any, Any, Any]):

@@ -18,6 +18,7 @@ from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.evaluation import Recorder
 from latentrl.sb3.held import WithLatent
+from latentrl.sb3.on_policy import to_read
 
 ACTIVE = 0.01
 """Nats by which a dimension of the latent moves the law of actions, from which it counts as used."""
@@ -101,7 +102,7 @@ class LatentUsage(BaseCallback):
         policy = self.model.policy
         assert isinstance(policy, LatentActorCriticPolicy)
         with same_randomness(self.model.device), torch.no_grad():
-            samples = next(self.model.rollout_buffer.get(self.states))
+            samples = next(to_read(self.model.rollout_buffer).get(self.states))
             assert isinstance(samples.observations, WithLatent)
             found = usage(policy, samples.observations)
         for name, value in found.items():

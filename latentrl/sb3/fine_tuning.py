@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from latentrl.checks import LatentRLError, at_least, count
+from latentrl.sb3.on_policy import to_read
 
 PASS = 4096
 """Steps whose log-probability is computed at once."""
@@ -27,24 +28,33 @@ def has_actor(model: BaseAlgorithm) -> bool:
     return isinstance(model, OffPolicyAlgorithm) and isinstance(getattr(model.policy, "actor", None), BasePolicy)
 
 
-def before_updates(
-    model: BaseAlgorithm, optimizer: torch.optim.Optimizer, act: Callable[[torch.optim.Optimizer], None]
-) -> RemovableHandle:
-    """Call ``act(optimizer)`` before each of its steps, when gradients are there, until the handle is removed.
+def in_this_learn(model: BaseAlgorithm, act: Callable[[Any], None]) -> Callable[..., None]:
+    """A hook that calls ``act`` with what it hangs on, until ``learn`` is called again.
 
     Where ``learn`` is interrupted nobody removes it, and it does nothing in the next one.
     """
     started = model.start_time
 
-    def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+    def hook(owner: Any, *_: Any) -> None:
         if model.start_time == started:
-            act(optimizer)
+            act(owner)
 
-    return optimizer.register_step_pre_hook(hook)
+    return hook
+
+
+def before_updates(
+    model: BaseAlgorithm, optimizer: torch.optim.Optimizer, act: Callable[[torch.optim.Optimizer], None]
+) -> RemovableHandle:
+    """Call ``act(optimizer)`` before each of its steps, when gradients are there, until the handle is removed."""
+    return optimizer.register_step_pre_hook(in_this_learn(model, act))
 
 
 def _drop(optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
+
+
+def _forget(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def remaining(model: BaseAlgorithm, coef: float, share: float | None) -> float:
@@ -72,7 +82,6 @@ class CriticWarmUp(BaseCallback):
     def __init__(self, steps: int = 10_000, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.steps = count("steps", steps, 1)
-        self._frozen: list[Tensor] = []
         self._hooks: list[RemovableHandle] = []
 
     def _init_callback(self) -> None:
@@ -86,19 +95,19 @@ class CriticWarmUp(BaseCallback):
         self._release()
         policy: Any = self.model.policy
         if isinstance(policy, ActorCriticPolicy):
-            self._freeze(policy)
+            self._hooks = self._frozen(policy)
             return
         optimizers = [policy.actor.optimizer, getattr(self.model, "ent_coef_optimizer", None)]
         self._hooks = [before_updates(self.model, made, _drop) for made in optimizers if made is not None]
 
-    def _freeze(self, policy: ActorCriticPolicy) -> None:
+    def _frozen(self, policy: ActorCriticPolicy) -> list[RemovableHandle]:
+        """Keep all but the critic without gradients, which clipping and the optimiser then leave out."""
         critic = [policy.mlp_extractor.value_net, policy.value_net]
         if not policy.share_features_extractor:
             critic.append(policy.vf_features_extractor)
         kept = {id(parameter) for part in critic for parameter in part.parameters()}
-        self._frozen = [p for p in policy.parameters() if id(p) not in kept and p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        others = [p for p in policy.parameters() if id(p) not in kept and p.requires_grad]
+        return [p.register_post_accumulate_grad_hook(in_this_learn(self.model, _forget)) for p in others]
 
     def _on_rollout_start(self) -> None:
         if self.n_calls * self.training_env.num_envs >= self.steps:
@@ -111,11 +120,9 @@ class CriticWarmUp(BaseCallback):
         self._release()
 
     def _release(self) -> None:
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
         for hook in self._hooks:
             hook.remove()
-        self._frozen, self._hooks = [], []
+        self._hooks = []
 
 
 class KLToClone(BaseCallback):
@@ -161,7 +168,7 @@ class KLToClone(BaseCallback):
     def _log_probs(self, buffer: RolloutBuffer) -> np.ndarray:
         """log π₀ of every step, (steps, n_envs)."""
         assert isinstance(self.clone, ActorCriticPolicy)
-        flat = copy.copy(buffer)
+        flat = to_read(buffer)
         next(flat.get(1))  # lays its steps one behind the other, environment by environment
         found = []
         for rows in torch.arange(buffer.buffer_size * buffer.n_envs).split(PASS):

@@ -12,11 +12,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError, count
 from latentrl.moments import Moments, moments
 from latentrl.randomness import same_randomness
+from latentrl.sb3.on_policy import to_read
 
 if TYPE_CHECKING:
     from latentrl.training import ElboTrainer
@@ -68,7 +69,9 @@ class GradientVariance(BaseCallback):
             if self.num_timesteps % (self.every or 500) == 0:
                 self._measure()
         elif isinstance(self.model, OffPolicyAlgorithm):
-            started = self.num_timesteps > self.model.learning_starts
+            assert self.model.replay_buffer is not None
+            # The first transition comes into the buffer after this.
+            started = self.num_timesteps > self.model.learning_starts and self.model.replay_buffer.size() > 0
             if started and self.n_calls % (self.every or 1000) == 0:
                 self._measure()
         return True
@@ -96,20 +99,20 @@ class GradientVariance(BaseCallback):
         if "trainer" in self.locals:
             trainer: ElboTrainer = self.locals["trainer"]
             model.policy.set_training_mode(True)  # an evaluation before this leaves the average of the weights behind
-            parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+            parameters = _moved(trainer.model)
             while True:
                 yield trainer.terms(self.num_timesteps).loss, parameters
         elif isinstance(model, OnPolicyAlgorithm):
             yield from self._policy_gradients(model)
         elif isinstance(model, (SAC, TD3)):
             while True:
-                yield _actor_loss(model), list(model.actor.parameters())
+                yield _actor_loss(model), _moved(model.actor)
 
     def _policy_gradients(self, model: OnPolicyAlgorithm) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
         """−A log π, the gradient of the surrogate at the policy that made the rollout."""
-        parameters = list(model.policy.parameters())
+        parameters = _moved(model.policy)
         size = self._batch_size(model)
-        for data in model.rollout_buffer.get(size):
+        for data in to_read(model.rollout_buffer).get(size):
             if len(data.advantages) < size:
                 return  # the last batch is smaller
             advantages = data.advantages
@@ -125,6 +128,11 @@ class GradientVariance(BaseCallback):
         if isinstance(model, OnPolicyAlgorithm) and not isinstance(model, PPO):
             return max(1, model.n_steps * model.n_envs // self.replicates)
         return int(model.batch_size)  # type: ignore[attr-defined]
+
+
+def _moved(module: nn.Module) -> list[Tensor]:
+    """The parameters that learning moves: not those that the user has frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _actor_loss(model: SAC | TD3) -> Tensor:

@@ -1,5 +1,6 @@
 """PPO and A2C that remember the latents of their rollouts; nothing else of stable-baselines3's algorithms changes."""
 
+import copy
 from collections.abc import Generator
 from typing import Any, ClassVar
 
@@ -70,6 +71,14 @@ class LatentDictRolloutBuffer(_RemembersLatents, DictRolloutBuffer):
     """stable-baselines3's rollout buffer for Dict observations, with latents."""
 
 
+def to_read(buffer: RolloutBuffer) -> RolloutBuffer:
+    """A copy to get samples of, which lays steps one behind the other; those who come after may need them apart."""
+    made: Any = copy.copy(buffer)
+    if isinstance(made.observations, dict):
+        made.observations = dict(made.observations)
+    return made
+
+
 class _LastArray(np.ndarray):
     """The last observation of an episode, which knows its environment."""
 
@@ -107,6 +116,8 @@ class _Watched(VecEnvWrapper):
 class _RemembersRollouts(OnPolicyAlgorithm):
     """An on-policy algorithm whose rollouts hold latents."""
 
+    _latents: RolloutLatents | None = None
+    """Not saved: an episode that a loaded agent goes on with goes on under another latent."""
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "LatentPolicy": LatentActorCriticPolicy,
         "LatentCnnPolicy": LatentActorCriticCnnPolicy,
@@ -136,7 +147,7 @@ class _RemembersRollouts(OnPolicyAlgorithm):
         made = super()._setup_learn(*args, **kwargs)
         starts = self._last_episode_starts
         assert starts is not None
-        if starts.all():  # the environments were reset, or are others
+        if self._latents is None or starts.all():  # the agent was loaded, or its environments were reset or are others
             self._latents = RolloutLatents(np.array(starts, bool))
         return made
 
@@ -144,6 +155,7 @@ class _RemembersRollouts(OnPolicyAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         assert isinstance(self.policy, LatentActorCriticPolicy)
+        assert self._latents is not None
         with self.policy.collecting(self._latents):
             return super().collect_rollouts(_Watched(env, self._latents), callback, rollout_buffer, n_rollout_steps)
 

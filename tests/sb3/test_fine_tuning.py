@@ -1,22 +1,25 @@
 """What keeps a cloned policy: a critic that learns first, and a price on leaving the clone."""
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers import TransformObservation
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from torch.distributions import Normal, kl_divergence
 
 from latentrl import LatentRLError
-from latentrl.sb3 import CriticWarmUp, KLToClone, LatentPPO
+from latentrl.sb3 import CriticWarmUp, GradientVariance, KLToClone, LatentPPO, LatentUsage
 from latentrl.sb3.fine_tuning import remaining
-from tests.sb3.agents_table import Toy
+from tests.sb3.agents_table import VECTOR, Toy
 from tests.sb3.off_policy_table import OFF, Each, off
+from tests.sb3.test_gradient_noise import Lines
 
 ENVS, STEPS = 2, 16
 OPTIONS: dict[str, Any] = {"n_steps": STEPS, "seed": 0, "device": "cpu"}
@@ -53,13 +56,35 @@ def test_policy_waits_for_its_critic(kind: str) -> None:
     assert seen[0] == set()  # before the first update
     assert seen[1] == seen[2] == critic
     assert seen[3] == set(first)
-    assert all(p.requires_grad for p in made.policy.parameters())
 
 
-def test_warm_up_that_is_cut_short_leaves_no_trace() -> None:
-    made = agent()
-    made.learn(ENVS * STEPS, callback=CriticWarmUp(9 * ENVS * STEPS))
-    assert all(p.requires_grad for p in made.policy.parameters())
+@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("kind", ["PPO", "latent"])
+def test_warm_up_that_is_cut_short_leaves_no_trace(kind: str, interrupted: bool) -> None:
+    """Also where nothing tells the callback, and the next warm-up is another one."""
+
+    def interrupt(_: Any, calls: int) -> None:
+        if interrupted and calls == STEPS + 2:
+            raise KeyboardInterrupt
+
+    made = agent(kind)
+    with suppress(KeyboardInterrupt):
+        made.learn(2 * ENVS * STEPS, callback=[CriticWarmUp(9 * ENVS * STEPS), Each(interrupt)])
+    first = weights(made)
+    made.learn(ENVS * STEPS, callback=CriticWarmUp(1))
+    assert {name for name, now in weights(made).items() if torch.equal(now, first[name])} == {
+        name for name in first if "value" not in name
+    }
+    made.learn(ENVS * STEPS)
+    assert not any(torch.equal(now, first[name]) for name, now in weights(made).items())
+
+
+@pytest.mark.parametrize("kind", ["PPO", "A2C", "latent"])
+def test_gradients_are_measured_while_the_policy_waits(kind: str) -> None:
+    made, lines = agent(kind), Lines()
+    made.set_logger(lines)
+    made.learn(ENVS * STEPS, callback=[CriticWarmUp(), GradientVariance(1, 2)])
+    assert lines.of("gradient/trace")[0] > 0.0
 
 
 @pytest.mark.parametrize("space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3), spaces.MultiBinary(2)], ids=repr)
@@ -122,6 +147,25 @@ def test_price_is_the_divergence_on_average() -> None:
         gaps = (now.log_prob(actions) - then.log_prob(actions)).sum(-1)
         exact = float(kl_divergence(now, then).sum(-1)[0])
     assert abs(float(gaps.mean()) - exact) < 3.9 * float(gaps.std()) / 4000**0.5
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("kind", ["PPO", "latent"])
+def test_a_rollout_is_read_by_several_in_any_order(kind: str, named: bool) -> None:
+    """Also one of Dict observations, which the buffer keeps apart; the same weights as with the price alone."""
+
+    def learned(named: bool, *callbacks: BaseCallback) -> dict[str, torch.Tensor]:
+        part = lambda: TransformObservation(Toy(), lambda seen: {"seen": seen}, spaces.Dict(seen=VECTOR))  # noqa: E731
+        env = make_vec_env(part if named else Toy, ENVS, seed=0)
+        maker = LatentPPO if kind == "latent" else PPO
+        made = maker("MultiInputPolicy" if named else "MlpPolicy", env, batch_size=8, **OPTIONS)
+        made.learn(3 * ENVS * STEPS, callback=list(callbacks))
+        return weights(made)
+
+    alone = learned(False, KLToClone(0.5))
+    others: list[BaseCallback] = [GradientVariance(1, 2), *([LatentUsage()] if kind == "latent" else [])]
+    for found in (learned(named, *others, KLToClone(0.5)), learned(named, KLToClone(0.5), *others)):
+        assert all(torch.equal(found[name], alone[name]) for name in alone)
 
 
 @pytest.mark.slow

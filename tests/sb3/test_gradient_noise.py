@@ -110,6 +110,24 @@ def test_trace_is_that_of_the_losses_it_names() -> None:
     assert lines.of("gradient/batch_size") == [16]
 
 
+@pytest.mark.parametrize("name", ["PPO", "SAC"])
+def test_frozen_parameters_have_no_gradient(name: str) -> None:
+    make, steps, every = AGENTS[name]
+    agent, lines = make(), Lines()
+    next(getattr(agent, "actor", agent.policy).parameters()).requires_grad_(False)
+    agent.set_logger(lines)
+    agent.learn(steps, callback=GradientVariance(every, 2))
+    assert min(lines.of("gradient/trace")) > 0
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_nothing_is_measured_before_the_first_transition(algorithm: type[BaseAlgorithm]) -> None:
+    agent, lines = pendulum(algorithm, learning_starts=0, batch_size=8), Lines()
+    agent.set_logger(lines)
+    agent.learn(5, callback=GradientVariance(1, 2))
+    assert len(lines.of("gradient/trace")) == 4
+
+
 def test_option_of_behaviour_cloning() -> None:
     agent = clone(gradient_variance_every=10)
     lines = Lines()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -232,6 +233,18 @@ def test_goes_on_with_other_environments() -> None:
     made.set_env(make_vec_env(Toy, ENVS, seed=1))
     made.learn(STEPS * ENVS)
     made.learn(STEPS * ENVS, reset_num_timesteps=False)
+
+
+def test_a_loaded_agent_goes_on_with_episodes_that_have_begun(tmp_path: Path) -> None:
+    """Under other latents, drawn where it goes on: episodes of 5 steps, of which the first rollout leaves 3."""
+    made = agent()
+    made.learn(STEPS * ENVS)
+    made.save(tmp_path / "agent.zip")
+    loaded = LatentPPO.load(tmp_path / "agent.zip", env=made.get_env(), force_reset=False)
+    loaded.learn(STEPS * ENVS, reset_num_timesteps=False)
+    drawn = loaded.rollout_buffer.latents.reshape(ENVS, STEPS, 1 + Z)[..., 0]
+    assert (np.flatnonzero(drawn.all(0)) == [0, 3, 8]).all()
+    assert drawn.sum() == 3 * ENVS
 
 
 def test_gradients_are_measured() -> None:
