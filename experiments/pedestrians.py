@@ -28,14 +28,17 @@ from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentBC
 
 OBSERVE, PREDICT, SAMPLES, SHOWN = 8, 12, 20, 6
+RESOLUTION = 0.01
+"""Metres to which positions were marked; people who stand still are forecast more exactly."""
 SCENES = {"univ": ("students001", "students003"), "zara1": ("crowds_zara01",), "zara2": ("crowds_zara02",)}
 """What is judged, and the arrays of the file that it is; the others of the file only teach."""
 ONLY_TAUGHT = ("crowds_zara03", "uni_examples")
 SCORES = ("ADE", "FDE", "energy", "KDE-NLL")
 COLUMNS = ("ADE", "FDE", "energy", *(f"{score}, {scene}" for scene in SCENES for score in ("ADE", "FDE")), *PRICE)
-LATENT = {"hold": 1, "action_noise": True}
+NETWORK: dict[str, Any] = {"hidden": (256, 256), "encoder_hidden": (256, 256)}
+LATENT = NETWORK | {"hold": 1, "latent_dim": 4, "decoder_scale": "state"}
 POLICIES: dict[str, dict[str, Any]] = {
-    **alternatives(),
+    **alternatives(**NETWORK),
     "latent, N(0, I)": LATENT | {"prior": "normal"},
     "latent, VampPrior": LATENT,
     "latent, Gaussian of the state": LATENT | {"prior": "gaussian", "prior_sees_state": True},
@@ -132,9 +135,8 @@ def scores(steps: Points, asked: Windows) -> Record:
     """Means over pedestrians."""
     samples, truths = asked.future(steps), asked.future(asked.steps)
     best = metrics.best_of_k(samples, truths)
-    found = {"ADE": best.ade, "FDE": best.fde, "energy": metrics.energy_score(samples, truths)}
-    if not np.allclose(samples, samples[:1]):
-        found["KDE-NLL"] = metrics.kde_nll(samples, truths)
+    likelihood = metrics.kde_nll(samples, truths, resolution=RESOLUTION)
+    found = {"ADE": best.ade, "FDE": best.fde, "energy": metrics.energy_score(samples, truths), "KDE-NLL": likelihood}
     return {name: float(values.mean()) for name, values in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, at_least
 from latentrl.metrics.arrays import Array, finite
 
 FLOOR = -20.0
@@ -54,29 +54,33 @@ def energy_score(samples: Any, truths: Any) -> Array:
     return miss - pairs / (number * (number - 1))
 
 
-def kde_nll(samples: Any, truths: Any, floor: float = FLOOR) -> Array:
+def kde_nll(samples: Any, truths: Any, floor: float = FLOOR, resolution: float = 0.0) -> Array:
     """Negative log density of each truth under a Gaussian kernel estimate from K forecasts, mean over time, (N,) nats.
 
     At each time the kernel is the forecasts' own covariance times the square of Scott's factor, K^(−1/(D+4)), and the
     log density is cut off at ``floor`` (Ivanovic & Pavone 2019; Salzmann et al. 2020, Trajectron++).
 
+    :param resolution: standard deviation by which each kernel is blurred: how exactly truths were measured. Above 0,
+        forecasts that all agree have a density, too
     :raises LatentRLError: forecasts that lie on one point, line or plane, where there is no density; fewer than two;
-        shapes that do not fit, values that are not finite
+        shapes that do not fit, values that are not finite; a negative resolution
     """
     samples, truths = _checked(samples, truths, 2)
+    at_least("resolution", resolution, 0.0)
     number, dims = len(samples), truths.shape[-1]
     points = np.moveaxis(samples, 0, -2)  # (N, T, K, D)
     centred = points - points.mean(-2, keepdims=True)
-    covariance = np.swapaxes(centred, -1, -2) @ centred / (number - 1)
+    scott = number ** (-1.0 / (dims + 4))
+    covariance = scott**2 * (np.swapaxes(centred, -1, -2) @ centred) / (number - 1) + resolution**2 * np.eye(dims)
     spread = np.linalg.eigvalsh(covariance)
     flat = spread[..., 0] <= 1e-12 * spread[..., -1]
     if flat.any():
         agent, time = (int(i) for i in np.argwhere(flat)[0])
         raise LatentRLError(
             f"the {number} forecasts of truth {agent} at time {time} have no density in {dims} dimensions: draw more "
-            f"than {dims}, that differ; a policy without randomness has none"
+            f"than {dims}, that differ, or give a resolution; a policy without randomness has no density of its own"
         )
-    lower = np.linalg.cholesky(covariance) * number ** (-1.0 / (dims + 4))
+    lower = np.linalg.cholesky(covariance)
     white = np.linalg.solve(lower, np.swapaxes(truths[..., None, :] - points, -1, -2))
     log_volume = np.log(np.diagonal(lower, axis1=-2, axis2=-1)).sum(-1) + 0.5 * dims * np.log(2 * np.pi)
     log_density = logsumexp(-0.5 * (white**2).sum(-2), axis=-1) - np.log(number) - log_volume

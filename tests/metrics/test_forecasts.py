@@ -71,6 +71,19 @@ def test_kde_nll_has_a_floor_at_each_time() -> None:
     np.testing.assert_allclose(metrics.kde_nll(SAMPLES, far + 1e5), 20.0)
 
 
+def test_kernels_are_blurred_by_the_resolution() -> None:
+    """Against scipy's mixture of Gaussians; forecasts that agree are one Gaussian of that width."""
+    scott, blur = 6 ** (-1 / 6), 0.3
+    kernels = np.cov(SAMPLES[:, 0, 0].T) * scott**2 + blur**2 * np.eye(2)
+    density = np.mean([stats.multivariate_normal.pdf(TRUTHS[0, 0], point, kernels) for point in SAMPLES[:, 0, 0]])
+    assert metrics.kde_nll(SAMPLES[:, :1, :1], TRUTHS[:1, :1], resolution=blur) == pytest.approx(-np.log(density))
+    same = np.repeat(SAMPLES[:1], 6, 0)
+    expected = -stats.norm.logpdf(TRUTHS, same[0], blur).sum(-1)
+    np.testing.assert_allclose(metrics.kde_nll(same, TRUTHS, -1e9, blur), expected.mean(-1))
+    with pytest.raises(LatentRLError, match="resolution"):
+        metrics.kde_nll(SAMPLES, TRUTHS, resolution=-1.0)
+
+
 def test_laws_of_order_and_units() -> None:
     """The order of forecasts does not matter; metres in centimetres change scores by 100, densities by D log 100."""
     shuffled = SAMPLES[GENERATOR.permutation(6)]
