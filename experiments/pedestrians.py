@@ -58,7 +58,7 @@ class Args:
     """The .npz with an array of (frame, pedestrian, x, y) for each scene."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One run of each policy with each."""
-    updates: int = 10_000
+    updates: int = 5_000
     """Gradient updates."""
     workers: int = 2
     """Parallel processes."""
