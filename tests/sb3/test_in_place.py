@@ -242,12 +242,24 @@ def test_what_cannot_be_is_refused(tmp_path: Any) -> None:
         LatentBC(agent, demonstrations=given, policy_kwargs={"latent_dim": 3, "prior": "vamp"})
     with pytest.raises(LatentRLError, match="save that agent"):
         LatentBC(agent, demonstrations=given).save(tmp_path / "clone.zip")
+    with pytest.raises(LatentRLError, match="save that agent, or its policy"):
+        LatentBC(agent, demonstrations=given).policy.save(str(tmp_path / "policy.zip"))
+    assert not list(tmp_path.iterdir())
     choosing = Toy(action_space=spaces.Discrete(3))
     with pytest.raises(LatentRLError, match="not into DQNPolicy"):
         LatentBC(DQN("MlpPolicy", choosing, buffer_size=10), demonstrations=demonstrations(spaces.Discrete(3)))
     with pytest.raises(LatentRLError, match="actions"):
         LatentBC(MAKERS["latent"](choosing), demonstrations=given)
-    with pytest.raises(LatentRLError, match="leave use_sde at False"):
-        LatentBC(SAC("MlpPolicy", Toy(), buffer_size=10, use_sde=True), demonstrations=given)
+    with pytest.raises(ValueError, match="Action spaces do not match"):
+        LatentBC(agent, choosing, demonstrations=given)
+    for exploring in (SAC("MlpPolicy", Toy(), buffer_size=10, use_sde=True), PPO("MlpPolicy", Toy(), use_sde=True)):
+        with pytest.raises(LatentRLError, match="leave use_sde at False"):
+            LatentBC(exploring, demonstrations=given)
     with pytest.raises(LatentRLError, match="the agent's policy decides latent_dim"):
         LatentBC(off("latent TD3", Toy()), demonstrations=given, policy_kwargs={"latent_dim": 3})
+
+
+def test_recurrent_policies_are_refused() -> None:
+    agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy(), policy_kwargs={"lstm_hidden_size": 3})
+    with pytest.raises(LatentRLError, match="not into RecurrentActorCriticPolicy"):
+        LatentBC(agent, demonstrations=demonstrations(BOX))
