@@ -73,7 +73,7 @@ class LatentDictRolloutBuffer(_RemembersLatents, DictRolloutBuffer):
 
 def to_read(buffer: RolloutBuffer) -> RolloutBuffer:
     """A copy to get samples of, which lays steps one behind the other; those who come after may need them apart."""
-    made = copy.copy(buffer)
+    made: Any = copy.copy(buffer)
     if isinstance(made.observations, dict):
         made.observations = dict(made.observations)
     return made

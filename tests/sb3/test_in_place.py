@@ -262,6 +262,6 @@ def test_what_cannot_be_is_refused(tmp_path: Any) -> None:
 
 
 def test_recurrent_policies_are_refused() -> None:
-    agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy(), policy_kwargs={"lstm_hidden_size": 3})
+    agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy())
     with pytest.raises(LatentRLError, match="not into RecurrentActorCriticPolicy"):
         LatentBC(agent, demonstrations=demonstrations(BOX))
