@@ -26,6 +26,7 @@ from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.mixture_heads import mixture_of, unless_zero
+from latentrl.sb3.trunk import refuse_parts
 
 PRIORS = ("normal", "gaussian", "mixture", "categorical")
 
@@ -48,7 +49,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     :param n_components: of a mixture prior
     :param num_samples: K, latents by which the entropy is bounded; a categorical one is summed out
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; sizes < 1, a negative hold, an unknown prior
+    :raises LatentRLError: gSDE; sizes < 1, a negative hold, an unknown prior; observations with parts
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     # -- networks ------------------------------------------------------------------------------------------------
 
     def _build(self, lr_schedule: Schedule) -> None:
+        refuse_parts(self)
         if self.use_sde:
             raise LatentRLError("gSDE and a latent both explore by noise that is held: leave use_sde at False")
         self.prior = self._make_prior(self.features_dim)

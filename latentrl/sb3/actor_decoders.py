@@ -123,7 +123,7 @@ class OffPolicyDecoder(Decoder):
 
     def make_prior(self) -> Prior | None:
         """p(z|s) of the actor; None where it has no latent."""
-        if isinstance(self.actor, SemiImplicitActor):
+        if isinstance(self.actor, SemiImplicitActor) and self.actor.prior_name != "normal":
             return ActorPrior(self.actor)
         return StandardNormalPrior(self.latent_dim).to(self.low.device) if self.latent_dim else None
 

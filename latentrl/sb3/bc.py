@@ -122,6 +122,8 @@ class LatentBC(BaseAlgorithm):
         )
         if self._agent is not None:
             self.observation_space, self.action_space = self._agent.observation_space, self._agent.action_space
+            if self.env is not None:
+                utils.check_for_correct_spaces(self.env, self.observation_space, self.action_space)
         self.batch_size = count("batch_size", batch_size, 1)
         self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
         self.kl_weight: Schedule | None = None if kl_weight == "auto" else as_schedule(kl_weight)

@@ -72,11 +72,14 @@ def config_of(actor: BasePolicy, options: dict[str, Any]) -> LatentConfig:
     :param options: of the posterior
     :raises LatentRLError: what the agent decides; a policy of another kind
     """
-    if not isinstance(actor, ActorCriticPolicy) and not isinstance(getattr(actor, "actor", None), BasePolicy):
+    recurrent = hasattr(actor, "lstm_hidden_state_shape")  # sb3-contrib's, which is an ActorCriticPolicy, too
+    if recurrent or not (isinstance(actor, ActorCriticPolicy) or isinstance(getattr(actor, "actor", None), BasePolicy)):
         raise LatentRLError(
             "LatentBC clones into the policies of PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 and DDPG, not into "
             f"{type(actor).__name__}"
         )
+    if getattr(actor, "use_sde", False):
+        raise LatentRLError("gSDE holds its noise over steps, which cloning does not know: leave use_sde at False")
     decided = sorted(options.keys() - set(FREE))
     if decided:
         raise LatentRLError(

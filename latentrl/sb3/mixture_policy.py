@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError, at_least, count
 from latentrl.sb3.mixture_heads import mixture_of, unless_zero
+from latentrl.sb3.trunk import refuse_parts
 
 
 class MixtureActorCriticPolicy(ActorCriticPolicy):
@@ -28,7 +29,7 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         units of the first standard deviation of an action, or of their logits. The parent's small initial weights
         would leave them alike, and what is alike learns alike
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; K < 1; a negative spread
+    :raises LatentRLError: gSDE; K < 1; a negative spread; observations with parts
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        refuse_parts(self)
         if self.use_sde:
             raise LatentRLError(
                 "gSDE explores by the noise of one Gaussian, which a mixture is not: leave use_sde at False, or take "

@@ -81,6 +81,7 @@ class LatentPolicy(BasePolicy):
         )
         _check_readable(self.observation_space)
         self.action_noise = action_noise
+        self._in_place = actor is not None
         if actor is not None:
             self.config = config_of(actor, config)
             self.model = model_of(actor, self.config)
@@ -109,6 +110,15 @@ class LatentPolicy(BasePolicy):
             **asdict(self.config),
         )
         return data
+
+    def save(self, path: str) -> None:
+        """As in the parent.
+
+        :raises LatentRLError: the networks are those of an agent
+        """
+        if self._in_place:
+            raise LatentRLError("the networks of this policy are an agent's: save that agent, or its policy")
+        super().save(path)
 
     # -- the average of the weights --------------------------------------------------------------------------------
 

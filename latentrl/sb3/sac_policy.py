@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentrl.checks import one_of, require
 from latentrl.sb3.latent_actor import ExpectedCritic, ExpectedValue, MixtureActor, SemiImplicitActor
+from latentrl.sb3.trunk import refuse_parts
 
 PRIORS = ("categorical", "gaussian", "normal")
 
@@ -49,6 +50,7 @@ class _WithLatentActor(BasePolicy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        refuse_parts(self)
         actor, unused = (
             (MixtureActor, ("prior", "latent_dim", "num_samples"))
             if self._latent_options["prior"] == "categorical"
@@ -90,7 +92,8 @@ class LatentSACPolicy(_WithLatentActor, SACPolicy):
     :param n_components: K, of a categorical latent
     :param latent_spread: standard deviation in which mean actions, before the tanh, differ between latents at first
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; actions without finite bounds; an unknown prior; numbers out of range
+    :raises LatentRLError: gSDE; actions without finite bounds; an unknown prior; numbers out of range; observations
+        with parts
     """
 
     critic_class = ExpectedCritic

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latentrl.checks import at_least, count
 from latentrl.sb3.latent_actor import LatentInput, bounded
+from latentrl.sb3.trunk import refuse_parts
 
 
 class LatentTD3Actor(Actor):
@@ -70,7 +71,7 @@ class LatentTD3Policy(TD3Policy):
     :param latent_dim: Z
     :param latent_spread: standard deviation in which actions, before the tanh, differ between latents at first
     :param kwargs: of the parent
-    :raises LatentRLError: actions without finite bounds; numbers out of range
+    :raises LatentRLError: actions without finite bounds; numbers out of range; observations with parts
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class LatentTD3Policy(TD3Policy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> LatentTD3Actor:
+        refuse_parts(self)
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return LatentTD3Actor(**actor_kwargs, **self._latent_options).to(self.device)
 

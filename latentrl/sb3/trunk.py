@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Shaped
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import (
     is_image_space,
     is_image_space_channels_first,
@@ -98,6 +99,15 @@ def make_trunk(
             f"features_extractor_kwargs are given, but {space} needs no extractor: give features_extractor_class too"
         )
     return None
+
+
+def refuse_parts(policy: BaseModel) -> None:
+    """:raises LatentRLError: observations with parts, and a policy that would lay them flat as if they were one"""
+    if isinstance(policy.observation_space, spaces.Dict) and policy.features_extractor_class is FlattenExtractor:
+        raise LatentRLError(
+            f"{type(policy).__name__} does not read observations with parts, such as {policy.observation_space}: take "
+            "its MultiInput form, 'LatentMultiInputPolicy' or 'MixtureMultiInputPolicy'"
+        )
 
 
 def is_vector(space: spaces.Space[Any]) -> bool:

@@ -170,6 +170,8 @@ def test_bad_input(name: str) -> None:
     for wrong, message in AGENTS[name].wrong:
         with pytest.raises(LatentRLError, match=message):
             AGENTS[name].make(Toy(), policy_kwargs=wrong)
+    with pytest.raises(LatentRLError, match=r"does not read observations with parts.*take its MultiInput form"):
+        AGENTS[name].make(Toy(spaces.Dict(numbers=VECTOR)))
     if takes(name, "use_sde"):
         with pytest.raises(LatentRLError, match="gSDE"):
             AGENTS[name].make(Toy(), use_sde=True)

@@ -17,6 +17,7 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentA2C, LatentBC, LatentPPO
 from latentrl.sb3.actor_decoders import EDGE, SPREAD, ShownActions
+from latentrl.schedules import Cosine
 from tests.sb3.agents_table import BOX, VECTOR, Toy
 from tests.sb3.off_policy_table import BOUNDS, OFF, off, shown
 
@@ -29,6 +30,7 @@ SPACES = {
 }
 MAKERS = {
     "stock": lambda env: PPO("MlpPolicy", env, **SMALL),
+    # Under wider components both ways are one.
     "mixture": lambda env: A2C("MixturePolicy", env, policy_kwargs={"n_components": 3, "log_std_init": -1.0}, **SMALL),
     "latent": lambda env: LatentPPO("LatentPolicy", env, policy_kwargs={"latent_dim": 2}, **SMALL),
     "choices": lambda env: LatentA2C(
@@ -88,13 +90,13 @@ def test_log_probability_is_the_agents_own(maker: str, space: str) -> None:
 @pytest.mark.filterwarnings("ignore:the latent has collapsed")
 @pytest.mark.parametrize(
     ("maker", "space", "updates"),
-    [("mixture", "box", 500), ("mixture", "choices", 300), ("latent", "box", 500), ("choices", "bits", 300)],
+    [("mixture", "box", 1000), ("mixture", "choices", 300), ("latent", "box", 500), ("choices", "bits", 300)],
 )
 def test_agents_play_both_ways_that_they_were_shown(maker: str, space: str, updates: int) -> None:
     agent = MAKERS[maker](Toy(action_space=SPACES[space]))
     assert np.isnan(share_of_second(agent, SPACES[space])) or maker == "mixture"
     critic = {n: p.clone() for n, p in agent.policy.named_parameters() if "value" in n}
-    LatentBC(agent, demonstrations=demonstrations(SPACES[space]), learning_rate=1e-2, seed=1).learn(updates)
+    LatentBC(agent, demonstrations=demonstrations(SPACES[space]), learning_rate=Cosine(1e-2), seed=1).learn(updates)
     assert 0.25 < share_of_second(agent, SPACES[space]) < 0.75
     assert all(torch.equal(p, critic[n]) for n, p in agent.policy.named_parameters() if "value" in n)
     agent.learn(64)
@@ -242,12 +244,24 @@ def test_what_cannot_be_is_refused(tmp_path: Any) -> None:
         LatentBC(agent, demonstrations=given, policy_kwargs={"latent_dim": 3, "prior": "vamp"})
     with pytest.raises(LatentRLError, match="save that agent"):
         LatentBC(agent, demonstrations=given).save(tmp_path / "clone.zip")
+    with pytest.raises(LatentRLError, match="save that agent, or its policy"):
+        LatentBC(agent, demonstrations=given).policy.save(str(tmp_path / "policy.zip"))
+    assert not list(tmp_path.iterdir())
     choosing = Toy(action_space=spaces.Discrete(3))
     with pytest.raises(LatentRLError, match="not into DQNPolicy"):
         LatentBC(DQN("MlpPolicy", choosing, buffer_size=10), demonstrations=demonstrations(spaces.Discrete(3)))
     with pytest.raises(LatentRLError, match="actions"):
         LatentBC(MAKERS["latent"](choosing), demonstrations=given)
-    with pytest.raises(LatentRLError, match="leave use_sde at False"):
-        LatentBC(SAC("MlpPolicy", Toy(), buffer_size=10, use_sde=True), demonstrations=given)
+    with pytest.raises(ValueError, match="Action spaces do not match"):
+        LatentBC(agent, choosing, demonstrations=given)
+    for exploring in (SAC("MlpPolicy", Toy(), buffer_size=10, use_sde=True), PPO("MlpPolicy", Toy(), use_sde=True)):
+        with pytest.raises(LatentRLError, match="leave use_sde at False"):
+            LatentBC(exploring, demonstrations=given)
     with pytest.raises(LatentRLError, match="the agent's policy decides latent_dim"):
         LatentBC(off("latent TD3", Toy()), demonstrations=given, policy_kwargs={"latent_dim": 3})
+
+
+def test_recurrent_policies_are_refused() -> None:
+    agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy())
+    with pytest.raises(LatentRLError, match="not into RecurrentActorCriticPolicy"):
+        LatentBC(agent, demonstrations=demonstrations(BOX))

@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTrans
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentBC, LatentPolicy
 from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
-from tests.sb3.agents_table import BOX, VECTOR, Toy
+from tests.sb3.agents_table import AGENTS, BOX, VECTOR, Toy
+from tests.sb3.off_policy_table import shown
 
 SMALL: dict[str, Any] = {"latent_dim": 2, "hidden": (8,), "prior": "normal", "context_length": 4}
 PICTURE = spaces.Box(0, 255, (6, 5, 3), np.uint8)
@@ -91,6 +92,22 @@ def test_plays_what_predict_plays(options: dict[str, Any]) -> None:
         seen, *_ = env.step(actions)
         played = [done[-1] for done in env.get_attr("actions")]
         np.testing.assert_allclose(played, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["latent SAC", "latent TD3", "latent PPO, episode", "latent PPO, 3 steps, gaussian"])
+@pytest.mark.parametrize("prior", ["normal", "gaussian"])
+def test_plays_the_latents_of_an_agent_that_was_cloned_into(name: str, prior: str) -> None:
+    agent = AGENTS[name].make(Toy(), policy_kwargs={} if "TD3" in name else {"prior": prior})
+    cloned = LatentBC(agent, demonstrations=shown(BOX), noise=None).policy
+    env = LatentActionWrapper(told(2), cloned)
+    seen = env.reset()
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, cloned.config.latent_dim)).astype(np.float32)
+    with torch.no_grad():
+        law = cloned.model.latent_law(torch.as_tensor(seen))
+        z = (law.mean + law.stddev * torch.as_tensor(actions)).numpy()
+    env.step(actions)
+    played = [done[-1] for done in env.get_attr("actions")]
+    np.testing.assert_allclose(played, cloned.predict(seen, latent=z)[0], rtol=0, atol=1e-6)
 
 
 def test_units_of_a_prior_without_moments() -> None:
