@@ -18,6 +18,7 @@ from stable_baselines3.common.distributions import (
     MultiCategoricalDistribution,
 )
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributions import Categorical
 
 from latentrl.distributions import Bernoullis, GaussianMixture, Mixture, OneHots
@@ -42,12 +43,31 @@ class _UnlessZero(torch.autograd.Function):
         return grads[0] if grads[0].any() else None
 
 
-def unless_zero(values: Tensor | None) -> Tensor | None:
+def unless_zero(values: Tensor) -> Tensor:
     """The same values, through which a gradient of zeros does not pass, so that it costs nothing.
 
     Without a bonus for entropy stable-baselines3 takes zero times its gradient, which is a third of a mixture's work.
     """
-    return None if values is None else _UnlessZero.apply(values)
+    return _UnlessZero.apply(values)
+
+
+class _EntropyBound(torch.autograd.Function):
+    """A Gaussian mixture's, computed again where its gradient is asked for: where it is not, nothing is remembered."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return GaussianMixture(*parameters).entropy_lower_bound()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if not grad.any():
+            return None, None, None
+        parameters = [parameter.detach().requires_grad_() for parameter in ctx.saved_tensors]
+        with torch.enable_grad():
+            bound = GaussianMixture(*parameters).entropy_lower_bound()
+        return torch.autograd.grad(bound, parameters, grad)
 
 
 class Mixed(Distribution):
@@ -100,7 +120,8 @@ class MixtureOfGaussians(Mixed, DiagGaussianDistribution):
         return self.distribution.log_prob(actions)
 
     def entropy(self) -> Tensor:
-        return self.distribution.entropy_lower_bound()
+        law = self.distribution
+        return _EntropyBound.apply(law.log_weights, law.loc, law.scale)
 
     def sample(self) -> Tensor:
         """A draw of each component, of which the first to ring is taken: few small operations, at each step."""
@@ -132,6 +153,9 @@ class MixtureOfCategoricals(Mixed, CategoricalDistribution):
         weights, options = _split(outputs[0], self.n_components)
         joint = weights.log_softmax(-1).unsqueeze(-1) + options.log_softmax(-1)
         self.distribution = Categorical(logits=joint.logsumexp(-2))
+
+    def entropy(self) -> Tensor:
+        return unless_zero(super().entropy())
 
 
 class _MixtureOfChoices(Mixed):
@@ -176,8 +200,8 @@ class _MixtureOfChoices(Mixed):
     def entropy(self) -> Tensor:
         listed = self._listed()
         if listed is None:
-            return self.distribution.entropy_lower_bound()
-        return -(listed[1].exp() * listed[1]).sum(0)
+            return unless_zero(self.distribution.entropy_lower_bound())
+        return unless_zero(-(listed[1].exp() * listed[1]).sum(0))
 
     def sample(self) -> Tensor:
         return self._actions(self.distribution.sample())

@@ -6,11 +6,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor, nn
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
 
 from latentrl.checks import LatentRLError, at_least, count
-from latentrl.sb3.mixture_heads import mixture_of, unless_zero
+from latentrl.sb3.mixture_heads import mixture_of
 from latentrl.sb3.trunk import refuse_parts
 
 
@@ -65,10 +65,6 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():
             components = self.action_net.bias[self.n_components :].unflatten(0, (self.n_components, -1))
             components += self.component_spread * unit * torch.randn_like(components)
-
-    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        values, log_prob, entropy = super().evaluate_actions(obs, actions)
-        return values, log_prob, unless_zero(entropy)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
