@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.bc_throughput --peers .peers
 
 100 000 transitions of 17 observations and 6 actions, a Gaussian policy without latent, 256-256, batch 256, one thread,
-Adam, no corrective noise. The hand-written loop keeps its tensors in memory and gathers random rows, as fast as plain torch goes. The null
-control times that loop against itself; the data path is what gathering a batch costs of a step.
+Adam, no corrective noise. The hand-written loop keeps its tensors in memory and gathers random rows, as fast as plain
+torch goes. The null control times that loop against itself; the data path is what gathering a batch costs of a step.
 The peers run in processes of their own, in virtual environments of theirs (``make benchmark`` makes them under
 ``.peers``), each in turn with the hand-written loop; a peer over ours is a ratio of ratios over that loop. On the same
 likelihood, and as they are shipped: ``bc_worker`` says what that is.

@@ -52,7 +52,7 @@ def raw(updates: int) -> Step:
 
 
 def imitation(updates: int, likelihood: bool = True) -> Step:
-    """Its ``train``, with σ one parameter per action; as it is shipped with tanh, a critic as large, and entropy bonus.
+    """Its ``train``, σ one parameter per action; as it is shipped, with tanh, a critic as large and an entropy bonus.
 
     With ``likelihood`` loss and network are the same as ours, and the critic is a linear layer. What stays is its own:
     a DataLoader and, at each update, the critic's value, the entropy and the norm of the weights.
@@ -69,9 +69,8 @@ def imitation(updates: int, likelihood: bool = True) -> Step:
     )
     observation_space = spaces.Box(-np.inf, np.inf, (O,), np.float32)
     action_space = spaces.Box(-np.inf, np.inf, (A,), np.float32)
-    network = (
-        {"net_arch": [H, H]} if not likelihood else {"net_arch": {"pi": [H, H], "vf": []}, "activation_fn": nn.SiLU}
-    )
+    same = {"net_arch": {"pi": [H, H], "vf": []}, "activation_fn": nn.SiLU}
+    network = same if likelihood else {"net_arch": [H, H]}
     policy = ActorCriticPolicy(observation_space, action_space, lambda _: 1e-3, **network)
     algorithm = BC(
         observation_space=observation_space,
