@@ -102,6 +102,21 @@ def test_peers_that_are_not_there_are_left_out(tmp_path: Path, capsys: pytest.Ca
     assert "it failed: no such module" in capsys.readouterr().out
 
 
+def test_two_processes_need_two_cores(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are timed over one process of as large a batch: of 6 s and 4 s, they are 1.5 times as fast."""
+    seconds = {1: 6.0, 2: 4.0}
+    monkeypatch.setattr(bc_throughput, "update_seconds", lambda _data, _size, devices, *_: seconds[devices])
+    monkeypatch.setattr(bc_throughput.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    demonstrations: Any = None
+    bc_throughput.compare_processes(demonstrations, bc_throughput.Args(rounds=40))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["1.500]", "1.70"]
+    assert all("times as fast" in line and " 1.500 " in line for line in lines)
+    monkeypatch.setattr(bc_throughput.os, "sched_getaffinity", lambda _: {1})
+    bc_throughput.compare_processes(demonstrations, bc_throughput.Args())
+    assert capsys.readouterr().out == "two processes are left out, as there is one core\n"
+
+
 def test_a_gpu_is_busy_while_any_kernel_runs() -> None:
     """Kernels of 3 and 2 µs that overlap by 1, one inside of another and one of 4 µs alone: 8 µs. No CPU, no labels."""
 
