@@ -45,10 +45,11 @@ types: .venv/.installed ## mypy over both packages
 	.peers/$*/bin/python -m pip install --quiet $* six # gymnax needs six and does not say so
 	@touch $@
 
-benchmark: .venv/.installed .peers/envpool/.installed .peers/gymnax/.installed ## speed, beside raw torch and peers
+PEERS := envpool gymnax imitation d3rlpy
+benchmark: .venv/.installed $(PEERS:%=.peers/%/.installed) ## speed, beside raw torch and peers
 	@echo "==> benchmarks"
 	$(BIN)/python -m experiments.benchmarks.elbo_step
-	$(BIN)/python -m experiments.benchmarks.bc_throughput
+	$(BIN)/python -m experiments.benchmarks.bc_throughput --peers .peers
 	$(BIN)/python -m experiments.benchmarks.per_sample_gradients
 	$(BIN)/python -m experiments.benchmarks.rollout_gradient
 	$(BIN)/python -m experiments.benchmarks.measured_training

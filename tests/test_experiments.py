@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from experiments import (
     amortization,
@@ -40,7 +41,7 @@ from experiments import (
     vae,
     variational_inference,
 )
-from experiments.benchmarks import env_steps, sb3_overhead
+from experiments.benchmarks import bc_throughput, env_steps, sb3_overhead
 from latentrl import LatentRLError
 from latentrl.distributions import DiagonalNormal
 
@@ -57,6 +58,76 @@ def test_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_overhead_of_agents(capsys: pytest.CaptureFixture[str]) -> None:
     sb3_overhead.main(sb3_overhead.Args(rounds=2, smoke=True))
     assert capsys.readouterr().out.count("null control") >= 4
+
+
+@pytest.mark.slow
+def test_throughput_of_cloning(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the peers' environments are made, they run, too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a GPU's rows take minutes to compile
+    bc_throughput.main(bc_throughput.Args(peers=Path(".peers"), smoke=True))
+    lines = capsys.readouterr().out.splitlines()
+    for candidate in bc_throughput.PEERS:
+        installed = Path(".peers", candidate.partition("_")[0]).exists()
+        start = f"{candidate.replace('_', ' ')} over ours" if installed else f"{candidate} is left out, as /"
+        assert any(line.startswith(start) for line in lines)
+    assert any(line.startswith("two processes") for line in lines)
+    assert lines[-1] == "GPU rows are left out, as there is no GPU"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", bc_throughput.NETWORKS)
+def test_throughput_on_a_device(network: str) -> None:
+    """The GPU's rows, where there are no kernels to be seen."""
+    demonstrations = bc_throughput.data()
+    samples, busy = bc_throughput.throughput(demonstrations, network, 16, False, "cpu", 3)
+    assert samples > 0.0
+    assert busy == 0.0
+
+
+def test_peers_are_compared_over_raw_torch() -> None:
+    """A machine half as fast for raw torch and the peer alike changes nothing; quartiles are the farthest ones."""
+    ours = (1.0, 0.8, 1.25)
+    assert bc_throughput.times_as_fast(ours, (3.0, 2.0, 4.0)) == (3.0, 1.6, 5.0)
+    assert bc_throughput.times_as_fast(ours, ours)[0] == 1.0
+
+
+def test_peers_that_are_not_there_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bc_throughput.peer_ratio(tmp_path, "d3rlpy_as_shipped", 2, 5) is None
+    assert f"{tmp_path}/d3rlpy/bin/python is not there" in capsys.readouterr().out
+    broken = tmp_path / "imitation" / "bin" / "python"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("#!/bin/sh\necho no such module >&2; exit 1\n")
+    broken.chmod(0o755)
+    assert bc_throughput.peer_ratio(tmp_path, "imitation", 2, 5) is None
+    assert "it failed: no such module" in capsys.readouterr().out
+
+
+def test_two_processes_need_two_cores(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are timed over one process of as large a batch: of 6 s and 4 s, they are 1.5 times as fast."""
+    seconds = {1: 6.0, 2: 4.0}
+    monkeypatch.setattr(bc_throughput, "update_seconds", lambda _data, _size, devices, *_: seconds[devices])
+    monkeypatch.setattr(bc_throughput.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    demonstrations: Any = None
+    bc_throughput.compare_processes(demonstrations, bc_throughput.Args(rounds=40))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == ["1.500]", "1.70"]
+    assert all("times as fast" in line and " 1.500 " in line for line in lines)
+    monkeypatch.setattr(bc_throughput.os, "sched_getaffinity", lambda _: {1})
+    bc_throughput.compare_processes(demonstrations, bc_throughput.Args())
+    assert capsys.readouterr().out == "two processes are left out, as there is one core\n"
+
+
+def test_a_gpu_is_busy_while_any_kernel_runs() -> None:
+    """Kernels of 3 and 2 µs that overlap by 1, one inside of another and one of 4 µs alone: 8 µs. No CPU, no labels."""
+
+    def event(start: float, end: float, device: DeviceType = DeviceType.CUDA, label: bool = False) -> Any:
+        span = SimpleNamespace(start=start, end=end)
+        return SimpleNamespace(time_range=span, device_type=device, is_user_annotation=label)
+
+    kernels = [event(20, 24), event(10, 13), event(11, 12), event(12, 14)]
+    others = [event(0, 100, DeviceType.CPU), event(0, 100, label=True)]
+    assert bc_throughput.busy_seconds(kernels + others) == pytest.approx(8e-6)
+    assert bc_throughput.busy_seconds(others) == 0.0
 
 
 @pytest.mark.slow

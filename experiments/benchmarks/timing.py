@@ -4,8 +4,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-from latentrl.report import environment
-
 Step = Callable[[], object]
 
 
@@ -33,6 +31,8 @@ def paired_ratio(ours: Step, theirs: Step, rounds: int, repeat: int) -> tuple[fl
 
 def machine() -> str:
     """One line on what ran the benchmark."""
+    from latentrl.report import environment  # peers, whose environments lack it, are timed with this file too
+
     record = environment("cpu")
     return f"python {record['python']}, {record['processor']}, {record['cores']} cores"
 
