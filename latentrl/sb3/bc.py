@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.data import Cuts, Demonstrations, make_segments
@@ -45,8 +46,8 @@ class LatentBC(BaseAlgorithm):
 
     :param policy: "LatentPolicy"; or a PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 or DDPG, whose own policy is then
         trained in place, with spaces, device and VecNormalize of the agent; save the agent, not this
-    :param env: where the policy will act (gives the spaces, and what callbacks evaluate in); None takes the spaces
-        of the demonstrations
+    :param env: where the policy will act (gives the spaces, and what callbacks evaluate in), without a VecNormalize of
+        its own; None takes the spaces of the demonstrations
     :param demonstrations: what to clone; may be left out to load and predict
     :param learning_rate: a number or a function of the share of training that remains; 2e-3 along a cosine
     :param batch_size: segments per update (transitions where ``hold = 1``)
@@ -154,11 +155,30 @@ class LatentBC(BaseAlgorithm):
             self._adopt(self.demonstrations)
         if not hasattr(self, "observation_space"):
             raise LatentRLError("LatentBC needs demonstrations or an env, to know the spaces: give at least one")
+        self._check_normalizer(self.env)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)  # type: ignore[assignment]
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """As in the parent, but for any number of environments, as cloning does not step them.
+
+        :raises LatentRLError: observations that VecNormalize changes
+        """
+        wrapped = self._wrap_env(env, self.verbose)
+        self._check_normalizer(wrapped)
+        self.n_envs = wrapped.num_envs
+        super().set_env(wrapped, force_reset)
+
+    def _check_normalizer(self, env: VecEnv | None) -> None:
+        normalizer = None if env is None else unwrap_vec_normalize(env)
+        if self._agent is None and normalizer is not None and normalizer.norm_obs:
+            raise LatentRLError(
+                "demonstrations are cloned as they are, and VecNormalize would show the policy something else: give "
+                "the env without it, or with norm_obs=False (the policy standardises what it sees by itself)"
+            )
 
     def _adopt(self, demonstrations: Demonstrations) -> None:
         """Take the demonstrations' spaces, or see the demonstrations as taken in the environment's."""

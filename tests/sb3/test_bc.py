@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
 from latentrl.estimators import LeaveOneOut, Pathwise, Rebar, ScoreFunction, Vimco
@@ -140,6 +140,25 @@ def test_callbacks_and_progress_bar(trace_demos: Demonstrations, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.glob("*.zip")) == ["rl_model_3_steps.zip", "rl_model_6_steps.zip"]
     stopper = Counter(stop_at=2)
     assert small(trace_demos).learn(9, callback=stopper).num_timesteps == 2
+
+
+def test_environments_come_later_and_are_not_normalised(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    """Observations that the policy was not cloned on would be played without a word."""
+    agent = small(trace_demos, env=make_vec_env(TRACE))
+    agent.set_env(VecNormalize(make_vec_env(TRACE, n_envs=3), norm_obs=False))
+    judged = VecNormalize(make_vec_env(TRACE), norm_obs=False)
+    watch = EvalCallback(judged, eval_freq=1, n_eval_episodes=1, verbose=0)
+    agent.learn(1, callback=watch)
+    assert np.isfinite(watch.last_mean_reward)
+    agent.save(tmp_path / "agent")
+    normalised = VecNormalize(make_vec_env(TRACE))
+    for attempt in (
+        lambda: small(trace_demos, env=normalised),
+        lambda: agent.set_env(normalised),
+        lambda: LatentBC.load(tmp_path / "agent", env=normalised),
+    ):
+        with pytest.raises(LatentRLError, match="give the env without it, or with norm_obs=False"):
+            attempt()
 
 
 def test_evaluation_does_not_disturb_training(trace_demos: Demonstrations) -> None:
