@@ -33,11 +33,16 @@ SUCCESS = 0.95
 """Largest reward of what is called a success here; the task's own asks for 1, which few people reach."""
 PLAN: dict[str, Any] = {"history": 2, "chunk": 16, "execute": 8, "hidden": (256, 256, 256)}
 LATENT = PLAN | {"hold": 1, "latent_dim": 8}
+MIXTURE = LATENT | {"prior": "mixture", "n_components": 64, "prior_sees_state": True}
+CHOICES = LATENT | {"latent_dim": 64, "prior": "categorical", "posterior": "categorical", "prior_sees_state": True}
 POLICIES: dict[str, dict[str, Any]] = {
     **alternatives(**PLAN),
     "latent, N(0, I)": LATENT | {"prior": "normal"},
     "latent, Gaussian of the state": LATENT | {"prior": "gaussian", "prior_sees_state": True},
-    "latent, mixture of the state": LATENT | {"prior": "mixture", "n_components": 16, "prior_sees_state": True},
+    "latent, mixture of the state": MIXTURE,
+    "latent, mixture of the state, cooler": MIXTURE | {"temperature": 0.3},
+    "latent, 64 choices by the state": CHOICES,
+    "latent, 64 choices by the state, cooler": CHOICES | {"temperature": 0.5},
     "latent, flow of the state": LATENT | {"prior": "flow", "prior_sees_state": True},
 }
 SEEN = gym.spaces.Box(-1.0, 1.0, (6,))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -176,7 +176,7 @@ class LatentPolicy(BasePolicy):
         z = self.model.sample_latent(flat, deterministic)
         return self.model.act(flat, z, self.action_noise, deterministic)[:, : self._action_dim]
 
-    @property
+    @cached_property
     def _action_dim(self) -> int:
         """Features of one action; a plan has ``config.chunk`` times as many."""
         return size("action", self.action_space)
@@ -197,7 +197,8 @@ class LatentPolicy(BasePolicy):
             what was planned under the old one
         :raises LatentRLError: on a state or latent of the wrong shape, or an observation that does not fit the space
         """
-        self.set_training_mode(False)
+        if self.training or self.model.training:  # telling every module takes about as long as a network
+            self.set_training_mode(False)
         refuse_tuple(observation)
         leaves("observations", self.observation_space, observation)
         tensor, vectorized = self.obs_to_tensor(observation)
