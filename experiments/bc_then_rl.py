@@ -91,7 +91,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
         settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 512})
         venv = VecNormalize(make_vec_env(ENV, 16, seed=seed), norm_obs=False, gamma=settings["gamma"])
         agent = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)
-        return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 10), KLToClone(0.002)] if keeps else []
+        return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 10), KLToClone(0.01)] if keeps else []
     settings = SAC_SETTINGS
     if keeps:
         in_time = shown.episode_lengths < TIME_LIMIT
