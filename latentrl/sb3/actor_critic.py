@@ -161,6 +161,10 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         finally:
             self._rollout = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of copies, which hold no latents of the rollout that the original collects."""
+        return {**self.__dict__, "_rollout": None}
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values and log-probabilities (B,).
 

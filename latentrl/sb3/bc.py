@@ -28,7 +28,7 @@ from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
 from latentrl.sb3.defaults import default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.in_place import as_seen, in_space
+from latentrl.sb3.in_place import as_seen, in_space, require_demonstrations
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -182,6 +182,7 @@ class LatentBC(BaseAlgorithm):
 
     def _adopt(self, demonstrations: Demonstrations) -> None:
         """Take the demonstrations' spaces, or see the demonstrations as taken in the environment's."""
+        require_demonstrations(demonstrations)
         if not hasattr(self, "observation_space"):
             self.observation_space = channels_first(demonstrations.observation_space)
             self.action_space = demonstrations.action_space

@@ -226,9 +226,15 @@ def held_out(
 
     They are taken as in training: in the policy's spaces, normalised as those of the agent whose policy is trained.
 
-    :raises LatentRLError: demonstrations of other spaces, shorter than a chunk; ``num_samples`` below 1
+    :raises LatentRLError: another kind of agent; demonstrations of other spaces, shorter than a chunk; ``num_samples``
+        below 1
     """
     policy = agent.policy if isinstance(agent, LatentBC) else agent
+    if not isinstance(policy, LatentPolicy):
+        raise LatentRLError(
+            f"held_out is for a LatentBC or its LatentPolicy, not for {type(agent).__name__}: of an agent that was "
+            "cloned into, give the LatentBC"
+        )
     shown = in_space(demonstrations, policy.observation_space, policy.action_space)
     if isinstance(agent, LatentBC) and agent._agent is not None:
         shown = as_seen(agent._agent, shown)

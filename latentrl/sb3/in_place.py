@@ -127,6 +127,15 @@ def follow(policy: BasePolicy) -> None:
         policy.actor_target.load_state_dict(policy.actor.state_dict())
 
 
+def require_demonstrations(given: Any) -> None:
+    """:raises LatentRLError: something else, such as the arrays that they are made of"""
+    if not isinstance(given, Demonstrations):
+        raise LatentRLError(
+            f"demonstrations must be a latentrl.Demonstrations, but {type(given).__name__} was given: make them with "
+            "Demonstrations.from_arrays or another of its readers"
+        )
+
+
 def in_space(
     demonstrations: Demonstrations, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
 ) -> Demonstrations:
@@ -134,6 +143,7 @@ def in_space(
 
     :raises LatentRLError: where they do not fit
     """
+    require_demonstrations(demonstrations)
     space = channels_first(observation_space)
     return replace(
         demonstrations,

@@ -280,7 +280,10 @@ def _policy(source: Source) -> LatentPolicy:
         raise LatentRLError(f"{str(source)!r} is no saved agent: give what LatentBC.save or its policy's save wrote")
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-    return LatentBC.load(path).policy if "policy.pth" in names else LatentPolicy.load(str(path))
+    made: Any = LatentBC.load(path).policy if "policy.pth" in names else LatentPolicy.load(str(path))
+    if not isinstance(made, LatentPolicy):
+        raise LatentRLError(f"{str(source)!r} holds a {type(made).__name__}: give what LatentBC.save wrote")
+    return made
 
 
 def _check_spaces(policy: LatentPolicy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

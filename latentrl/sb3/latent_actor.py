@@ -13,7 +13,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentrl.checks import LatentRLError, at_least, count, one_of
+from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, GaussianMixture
 from latentrl.priors import GaussianPrior, StandardNormalPrior
 
@@ -58,7 +58,7 @@ class LatentActor(Actor):
     """What both kinds share: the parent's layers, bounded actions, no gSDE.
 
     :param latent_spread: standard deviation in which mean actions, before the tanh, differ between latents at first
-    :raises LatentRLError: gSDE; actions without bounds; a negative spread
+    :raises LatentRLError: gSDE; actions without bounds
     """
 
     def __init__(self, *args: Any, latent_spread: float, **kwargs: Any) -> None:
@@ -69,7 +69,7 @@ class LatentActor(Actor):
         super().__init__(*args, **kwargs)
         self.action_dim = bounded(self.action_space)
         self.hidden_dim = self.net_arch[-1] if self.net_arch else self.features_dim
-        self.latent_spread = at_least("latent_spread", latent_spread, 0.0)
+        self.latent_spread = latent_spread
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "latent_spread": self.latent_spread}
@@ -102,8 +102,7 @@ class SemiImplicitActor(LatentActor):
 
     def __init__(self, *args: Any, latent_dim: int, prior: str, num_samples: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.latent_dim, self.num_samples = count("latent_dim", latent_dim, 1), count("num_samples", num_samples, 1)
-        self.prior_name = one_of("prior", prior, ("gaussian", "normal"))
+        self.latent_dim, self.num_samples, self.prior_name = latent_dim, num_samples, prior
         self.prior = (
             StandardNormalPrior(latent_dim) if prior == "normal" else GaussianPrior(latent_dim, self.hidden_dim, ())
         )
@@ -159,7 +158,7 @@ class MixtureActor(LatentActor):
 
     def __init__(self, *args: Any, n_components: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.n_components = count("n_components", n_components, 1)
+        self.n_components = n_components
         self.mu = nn.Linear(self.hidden_dim, n_components * self.action_dim)
         self.log_std = nn.Linear(self.hidden_dim, n_components * self.action_dim)  # type: ignore[assignment]
         self.logits = nn.Linear(self.hidden_dim, n_components)

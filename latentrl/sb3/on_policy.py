@@ -20,7 +20,7 @@ from latentrl.sb3.actor_critic import (
     LatentActorCriticPolicy,
     LatentMultiInputActorCriticPolicy,
 )
-from latentrl.sb3.held import RolloutLatents, WithLatent
+from latentrl.sb3.held import RolloutLatents, State, WithLatent
 
 
 class _RemembersLatents(RolloutBuffer):
@@ -158,6 +158,18 @@ class _RemembersRollouts(OnPolicyAlgorithm):
         assert self._latents is not None
         with self.policy.collecting(self._latents):
             return super().collect_rollouts(_Watched(env, self._latents), callback, rollout_buffer, n_rollout_steps)
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        latent: Any = None,
+    ) -> tuple[np.ndarray, State | None]:
+        """See :meth:`LatentActorCriticPolicy.predict`."""
+        assert isinstance(self.policy, LatentActorCriticPolicy)
+        return self.policy.predict(observation, state, episode_start, deterministic, latent)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_latents"]

@@ -89,7 +89,12 @@ LATENT = (
     ({"prior": "flow"}, "unknown prior 'flow'"),
 )
 SQUASHED = (({"latent_dim": 0}, "latent_dim must be"), ({"latent_spread": -1.0}, "latent_spread must be"))
-SEMI_IMPLICIT = (*SQUASHED, ({"num_samples": 0}, "num_samples must be"), ({"prior": "flow"}, "unknown prior 'flow'"))
+SAC_OPTIONS = (
+    *SQUASHED,
+    NO_COMPONENTS,
+    ({"num_samples": 0}, "num_samples must be"),
+    ({"prior": "flow"}, "unknown prior 'flow'"),
+)
 EVERY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 AGENTS = {
     "mixture PPO": Agent(
@@ -124,7 +129,7 @@ AGENTS = {
         "LatentPolicy",
         OFF_POLICY,
         {"prior": "gaussian", "num_samples": 4, "net_arch": [32, 32]},
-        wrong=SEMI_IMPLICIT,
+        wrong=SAC_OPTIONS,
         lesson=OFF_POLICY_LESSON,
     ),
     "latent SAC, categorical": Agent(
@@ -132,7 +137,7 @@ AGENTS = {
         "LatentPolicy",
         OFF_POLICY,
         {"prior": "categorical", "n_components": 3, "net_arch": [32, 32]},
-        wrong=(NO_COMPONENTS,),
+        wrong=SAC_OPTIONS,
         lesson=OFF_POLICY_LESSON,
     ),
     "latent TD3": Agent(

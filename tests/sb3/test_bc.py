@@ -254,6 +254,9 @@ def test_bad_combinations(trace_demos: Demonstrations, two_ways: Demonstrations)
         LatentBC(env=TRACE, demonstrations=fast)
     with pytest.raises(LatentRLError, match="total_timesteps"):
         small(trace_demos).learn(0)
+    for given in (vars(trace_demos), trace_demos.observations):
+        with pytest.raises(LatentRLError, match=r"must be a latentrl\.Demonstrations, but"):
+            LatentBC(demonstrations=given)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Policy MlpPolicy unknown"):
         LatentBC("MlpPolicy", demonstrations=trace_demos)
 

@@ -228,3 +228,5 @@ def test_held_out_sees_what_an_agent_sees(two_ways: Demonstrations) -> None:
     expected = log_prob.numpy().reshape(24, 12).sum(1)
     np.testing.assert_allclose(found.likelihood.values[inside], expected[inside], rtol=1e-3)
     assert inside.sum() > 5
+    with pytest.raises(LatentRLError, match="not for PPO: of an agent that was cloned into, give the LatentBC"):
+        held_out(agent, two_ways)  # type: ignore[arg-type]

@@ -332,9 +332,11 @@ def test_sources(two_ways: Demonstrations, tmp_path: Path) -> None:
     for source in (agent.policy, tmp_path / "bc", str(tmp_path / "bc.zip"), tmp_path / "policy"):
         np.testing.assert_array_equal(env(source).decode(seen, np.ones((2, 2))), expected)
     (tmp_path / "notes.txt").write_text("no agent")
+    PPO("MlpPolicy", Toy(), device="cpu").save(tmp_path / "ppo")
     for source, complaint in (
         (tmp_path / "none", "there is no file"),
         (tmp_path / "notes.txt", "no saved agent"),
+        (tmp_path / "ppo", "holds a ActorCriticPolicy: give what LatentBC.save wrote"),
         (agent.policy.model, "LatentBC, its LatentPolicy or the path"),
     ):
         with pytest.raises(LatentRLError, match=complaint):

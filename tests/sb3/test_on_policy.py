@@ -1,7 +1,9 @@
 """Latents of rollouts: when they are drawn, what is remembered of them, and whose value is whose."""
 
+import copy
 import itertools
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from latentrl import LatentRLError
 from latentrl.sb3 import CriticWarmUp, GradientVariance, LatentA2C, LatentActorCriticPolicy, LatentPPO
 from latentrl.sb3.held import WithLatent
 from tests.sb3.agents_table import Toy
+from tests.sb3.off_policy_table import Each
 from tests.sb3.test_gradient_noise import Lines
 
 STEPS, ENVS, Z = 12, 3, 2
@@ -214,6 +217,22 @@ def test_play_holds_steers_and_checks_its_state() -> None:
         policy.predict((seen, {}))
     single, _ = policy.predict(seen[0])
     assert single.shape == (2,)
+
+
+def test_agents_are_steered_as_their_policies_are() -> None:
+    made, seen = agent(), np.zeros((4, 3), np.float32)
+    played, (z, _) = made.predict(seen, deterministic=True, latent=[1.0, -1.0])
+    assert (z == [1.0, -1.0]).all()
+    assert (made.policy.predict(seen, deterministic=True, latent=[1.0, -1.0])[0] == played).all()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))])
+def test_copies_of_a_policy_that_collects_do_not(copied: Any) -> None:
+    found: list[LatentActorCriticPolicy] = []
+    agent().learn(1, callback=Each(lambda model, _: found.append(copied(model.policy))))
+    _, values, log_prob = found[3](torch.zeros(7, 3))
+    assert log_prob.shape == (7,)
+    torch.testing.assert_close(found[3].predict_values(torch.zeros(7, 3)), values)
 
 
 def test_what_does_not_fit_is_refused() -> None:
