@@ -71,7 +71,7 @@ class Replay:
         self.shown, self.generator, self.stay = demonstrations, np.random.default_rng(seed), stay
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, **_: Any
+        self, observation: Any, state: Any = None, episode_start: Any = None, *_: Any, **__: Any
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         count = len(observation)
         which, step = (np.zeros(count, int), np.zeros(count, int)) if state is None else state

@@ -34,7 +34,7 @@ SCENES = {"univ": ("students001", "students003"), "zara1": ("crowds_zara01",), "
 """What is judged, and the arrays of the file that it is; the others of the file only teach."""
 ONLY_TAUGHT = ("crowds_zara03", "uni_examples")
 SCORES = ("ADE", "FDE", "energy", "KDE-NLL")
-COLUMNS = ("ADE", "FDE", "energy", *(f"{score}, {scene}" for scene in SCENES for score in ("ADE", "FDE")), *PRICE)
+COLUMNS = (*SCORES, *(f"{score}, {scene}" for scene in SCENES for score in ("ADE", "FDE")), *PRICE)
 NETWORK: dict[str, Any] = {"hidden": (256, 256), "encoder_hidden": (256, 256)}
 LATENT = NETWORK | {"hold": 1, "latent_dim": 4, "decoder_scale": "state"}
 POLICIES: dict[str, dict[str, Any]] = {
@@ -177,7 +177,7 @@ def draw(found: Sequence[Record], args: Args) -> Figure:
                 axis.plot(*np.array([[0.0, 0.0], *future]).T, color="C0", alpha=0.4, linewidth=0.8)
             axis.plot(*past[number].T, color="0.2")
             axis.plot(*np.array([[0.0, 0.0], *truths[number]]).T, color="C3")
-            axis.set_aspect("equal", "datalim")
+            axis.set_aspect("equal")
         row[0].set_ylabel(name, fontsize=7)
     return figure
 
