@@ -164,21 +164,27 @@ def averaged(scenes: Mapping[str, Record]) -> Record:
 
 
 def draw(found: Sequence[Record], args: Args) -> Figure:
-    """Twenty forecasts of six pedestrians of one scene by each policy of the first seed, and what happened."""
+    """Twenty forecasts (blue) of six pedestrians of one scene by each policy of the first seed, and what happened (red)
+    after what was seen (grey), each within a square of as many metres as they need."""
     scene = "zara1"
     asked = windows(args.tracks, SCENES[scene])
-    past, truths = (asked.seen @ asked.turns), asked.future(asked.steps)
-    figure = Figure(figsize=(11, 1.7 * len(POLICIES)), layout="constrained")
-    axes = figure.subplots(len(POLICIES), SHOWN, squeeze=False, sharex="col", sharey="col")
+    past, truths = asked.seen @ asked.turns, asked.future(asked.steps)
+    figure = Figure(figsize=(9, 1.5 * len(POLICIES)), layout="constrained")
+    axes = figure.subplots(len(POLICIES), SHOWN, squeeze=False)
     for row, name in zip(axes, POLICIES, strict=True):
         record = next(record for record in found if record["method"] == name)
         for axis, number, futures in zip(row, which(asked), record["forecasts"][scene], strict=True):
             for future in futures:
                 axis.plot(*np.array([[0.0, 0.0], *future]).T, color="C0", alpha=0.4, linewidth=0.8)
-            axis.plot(*past[number].T, color="0.2")
+            axis.plot(*past[number].T, color="0.5")
             axis.plot(*np.array([[0.0, 0.0], *truths[number]]).T, color="C3")
-            axis.set_aspect("equal")
-        row[0].set_ylabel(name, fontsize=7)
+            low, high = (side(np.concatenate([past[number], truths[number]]), axis=0) for side in (np.min, np.max))
+            reach = 0.65 * max(2.0, (high - low).max())
+            middle = (low + high) / 2
+            axis.set(xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach))
+            axis.set(aspect="equal", xticks=[], yticks=[])
+            axis.set_xlabel(f"{2 * reach:.0f} m" if name == list(POLICIES)[-1] else "")
+        row[0].set_ylabel(name, fontsize=7, wrap=True)
     return figure
 
 
