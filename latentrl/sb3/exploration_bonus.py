@@ -16,7 +16,7 @@ from gymnasium import spaces
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ class ExplorationBonus(VecEnvWrapper):
     The bonus is for the state that an action leads to; where an episode ends that is its last one, not the first of the
     next. It is what the model says before it learns from that state, and 0 until the model has learned from a batch.
     Spaces are as they were. With ``training=False``, as for evaluation, nothing is learned and rewards pass unchanged.
-    VecNormalize may go outside or inside. Random numbers come from a stream of its own.
+    VecNormalize goes outside. Random numbers come from a stream of its own.
 
     :param venv: the environments
     :param scale: weight of the bonus
@@ -56,7 +56,7 @@ class ExplorationBonus(VecEnvWrapper):
     :param hidden: layer sizes of the networks
     :param seed: of weights, batches and draws; None draws it from torch's generator
     :param device: of the networks
-    :raises LatentRLError: no VecEnv, options out of range, observations that cannot be read
+    :raises LatentRLError: no VecEnv, a VecNormalize inside, options out of range, observations that cannot be read
     """
 
     name: ClassVar[str]
@@ -79,6 +79,11 @@ class ExplorationBonus(VecEnvWrapper):
     ) -> None:
         if not isinstance(venv, VecEnv):
             raise LatentRLError(f"{type(self).__name__} takes a VecEnv, got {venv!r}: make it with make_vec_env")
+        if is_vecenv_wrapped(venv, VecNormalize):
+            raise LatentRLError(
+                "VecNormalize keeps the rewards that off-policy algorithms store, so it must see the bonus and go "
+                f"outside: VecNormalize({type(self).__name__}(env))"
+            )
         super().__init__(venv)
         self.scale, self.extrinsic = float(at_least("scale", scale, 0.0)), float(at_least("extrinsic", extrinsic, 0.0))
         self.training = training

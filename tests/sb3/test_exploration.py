@@ -309,13 +309,23 @@ def test_agents_learn_log_and_are_saved(make: Any, tmp_path: Path) -> None:
     assert reward.seen == 256 + 64
 
 
-def test_off_policy() -> None:
-    env = novel()
+@pytest.mark.parametrize("normalised", [False, True])
+def test_off_policy(normalised: bool) -> None:
+    """The buffer holds the bonus, and no VecNormalize keeps it from there."""
+    inner = novel(extrinsic=0.0)
     agent = SAC(
-        "MlpPolicy", env, seed=0, device="cpu", learning_starts=8, batch_size=8, policy_kwargs={"net_arch": [8]}
-    )
+        "MlpPolicy", VecNormalize(inner) if normalised else inner, seed=0, device="cpu", learning_starts=8,
+        batch_size=8, policy_kwargs={"net_arch": [8]},
+    )  # fmt: skip
+    added: list[np.ndarray] = []
+    step = inner.step_wait
+    inner.step_wait = lambda: (made := step(), added.append(made[1].copy()))[0]  # type: ignore[method-assign]
     agent.learn(80, callback=ExplorationCallback())
-    assert (env.seen, env.updates) == (80, 2)
+    assert (inner.seen, inner.updates) == (80, 2)
+    np.testing.assert_array_equal(agent.replay_buffer.rewards[:20], added)
+    assert np.abs(added).max() > 0
+    with pytest.raises(LatentRLError, match=r"go outside: VecNormalize\(NoveltyReward\(env\)\)"):
+        NoveltyReward(VecNormalize(DummyVecEnv([Toy])), **QUICK)
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,9 @@ def test_plays_the_latents_of_an_agent_that_was_cloned_into(name: str, prior: st
 
 def test_units_of_a_prior_without_moments() -> None:
     """A flow's, against 40 000 draws: within 5 standard errors of the wrapper's own 4096 (false alarms below 1e-5)."""
-    cloned = policy(prior="flow")
+    cloned, state = policy(prior="flow"), torch.get_rng_state()
     env = LatentActionWrapper(told(1), cloned)
+    assert torch.equal(torch.get_rng_state(), state)
     zero, one = (
         env.latent_actions.latents(env.reset(), np.zeros((1, 2))),
         env.latent_actions.latents(None, np.ones((1, 2))),

@@ -12,7 +12,7 @@ from scipy import stats
 from stable_baselines3 import SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, TanhTransform
 from torch.distributions import TransformedDistribution as Transformed
 
@@ -157,6 +157,32 @@ def test_gradient_of_sacs_loss_is_that_of_the_integral() -> None:
         error = torch.stack(got) - want
         scores = error.mean(0) / (error.std(0) / 20**0.5 + 1e-9)
         assert stats.t.sf(scores.abs().max().item(), 19) * 2 * checked > 1e-3
+
+
+class Scaled(FlattenExtractor):
+    """With a parameter."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.gain = nn.Parameter(torch.ones(3))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.gain * super().forward(observations)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_extractor_learns_from_the_actor_alone(shared: bool) -> None:
+    """As in the parent, also where the critic averages over components."""
+    kwargs = {"prior": "categorical", "features_extractor_class": Scaled, "share_features_extractor": shared}
+    agent = SAC("LatentPolicy", Toy(), buffer_size=10, device="cpu", policy_kwargs=kwargs)
+    seen = torch.randn(4, 3)
+    actions, _ = agent.actor.action_log_prob(seen)
+    weights, choices = actions.latent_choices
+    actions = actions.detach()
+    actions.latent_choices = (weights.detach(), choices.detach())
+    (value,) = agent.critic(seen, actions)
+    gain = agent.critic.features_extractor.gain
+    assert (torch.autograd.grad(value.sum(), gain, allow_unused=True)[0] is None) == shared
 
 
 @pytest.mark.parametrize("kind", KINDS)
