@@ -1,19 +1,22 @@
-"""The handwriting demo over several seeds, with spread: the table and the figures of the README.
+"""The handwriting demo over several seeds, with spread: the table and the figures of the README. Then all 30 shapes.
 
     python -m experiments.handwriting
+    python -m experiments.handwriting --parts start
 
-Runs ``latentrl demo`` once per seed, keeps the first seed's figures, and writes mean and range over the seeds.
+Runs ``latentrl demo`` once per seed, keeps the first seed's figures, and writes mean and range over the seeds; and then
+:mod:`experiments.handwriting_all`, which also runs on its own.
 """
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
+from experiments import handwriting_all
 from latentrl.demo import DemoConfig, run_demo
 from latentrl.demo.handwriting import TITLES
 from latentrl.files import whole
@@ -32,12 +35,24 @@ class Args:
     """Folder for table.md, summary.json and the figures of the first seed."""
     demo: DemoConfig = field(default_factory=lambda: DemoConfig(out=Path("runs/handwriting")))
     """What each demo runs; its seed and folder are set here."""
+    parts: tuple[Literal["start", "goal"], ...] = ("start", "goal")
+    """26 shapes from one start, which is the demo; all 30 to one goal."""
+    goal: handwriting_all.Args = field(default_factory=handwriting_all.Args)
+    """How all 30 are drawn."""
     smoke: bool = False
     """Seconds instead of minutes; the numbers mean nothing."""
 
 
 def main(args: Args) -> None:
-    """Run, summarise, write."""
+    """One part after the other."""
+    if "start" in args.parts:
+        from_one_start(args)
+    if "goal" in args.parts:
+        handwriting_all.main(replace(args.goal, smoke=args.smoke or args.goal.smoke))
+
+
+def from_one_start(args: Args) -> None:
+    """Run the demo, summarise, write."""
     small: dict[str, Any] = {"updates": 10, "rollouts": 20, "replicates": 8, "horizons": (5,)} if args.smoke else {}
     summaries = []
     for seed in args.seeds:

@@ -1,5 +1,6 @@
 """Recorded landings in LunarLanderContinuous-v3 by several pilots: their reader, and how to judge a cloned policy."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,21 @@ def kinds(known: NDArray[Any], labels: NDArray[Any], asked: NDArray[Any]) -> NDA
     return np.array([np.bincount(row).argmax() for row in votes])
 
 
+def flights(recorded: Demonstrations) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Observations and actions of one landing after another."""
+    for start, length in zip(recorded.episode_starts, recorded.episode_lengths, strict=True):
+        yield recorded.observations[start : start + length], recorded.actions[start : start + length]
+
+
+def summaries(recorded: Demonstrations) -> NDArray[Any]:
+    """One row for each landing."""
+    return np.array([summary(*flight) for flight in flights(recorded)])
+
+
 def score(agent: LatentBC, recorded: Demonstrations, rollouts: int, seed: int) -> dict[str, Any]:
     """Success, kinds and entropy of landings in Gymnasium's environment; a kind is the pilot of the nearest records."""
     assert recorded.modes is not None
-    spans = list(zip(recorded.episode_starts, recorded.episode_lengths, strict=True))
-    known = np.array([summary(recorded.observations[s : s + n], recorded.actions[s : s + n]) for s, n in spans])
+    known = summaries(recorded)
     env = gym.make("LunarLanderContinuous-v3")
     returns, flown = [], []
     for episode in range(rollouts):

