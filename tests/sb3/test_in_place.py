@@ -112,6 +112,9 @@ def test_observations_are_normalised_as_the_agents_are() -> None:
     env.obs_rms.mean += 1.0  # statistics of its own are kept
     LatentBC(agent, demonstrations=given, noise=None)
     np.testing.assert_allclose(env.obs_rms.mean, given.observations.mean(0) + 1.0, atol=1e-3)
+    rewards_alone = PPO("MlpPolicy", VecNormalize(make_vec_env(Toy, 1, seed=0), norm_obs=False), **SMALL)
+    clone = LatentBC(rewards_alone, demonstrations=given, noise=None)
+    np.testing.assert_array_equal(clone.demonstrations.observations, given.observations)
 
 
 def test_pictures_go_through_the_agents_extractor() -> None:
