@@ -176,6 +176,17 @@ def test_squashed_log_probability(name: str) -> None:
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in OFF if "SAC" in name or "TQC" in name])
+def test_spreads_are_bounded_as_the_actors_are(name: str) -> None:
+    agent = off(name)
+    decoder = LatentBC(agent, demonstrations=shown(), noise=None).policy.model.decoder
+    seen, z = torch.randn(6, 3), torch.zeros(6, getattr(agent.actor, "latent_dim", 0))
+    for bias, bound in ((-30.0, -20.0), (9.0, 2.0)):
+        torch.nn.init.constant_(agent.actor.log_std.bias, bias)
+        scale = decoder(seen, z).law.scale.log().detach()
+        torch.testing.assert_close(scale, torch.full_like(scale, bound))
+
+
 @pytest.mark.parametrize("name", ["latent SAC", "latent TD3"])
 def test_latents_are_averaged_over(name: str) -> None:
     """Quadrature over z; 100 estimates of π(a|s), whose mean is 4.5 standard errors off in 7 of 10⁶ runs."""
