@@ -128,6 +128,11 @@ class _RemembersRollouts(OnPolicyAlgorithm):
     }
 
     def _setup_model(self) -> None:
+        if not issubclass(self.policy_class, LatentActorCriticPolicy):
+            raise LatentRLError(
+                f"{type(self).__name__} trains a LatentActorCriticPolicy, not {self.policy_class.__name__}: take "
+                f"'LatentPolicy', or stable-baselines3's own {type(self).__name__.removeprefix('Latent')}"
+            )
         fitting = LatentDictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else LatentRolloutBuffer
         chosen = self.rollout_buffer_class
         if chosen is not None and not (isinstance(chosen, type) and issubclass(chosen, fitting)):
@@ -136,11 +141,6 @@ class _RemembersRollouts(OnPolicyAlgorithm):
                 f"{fitting.__name__}"
             )
         self.rollout_buffer_class = chosen or fitting
-        if not issubclass(self.policy_class, LatentActorCriticPolicy):
-            raise LatentRLError(
-                f"{type(self).__name__} trains a LatentActorCriticPolicy, not {self.policy_class.__name__}: take "
-                f"'LatentPolicy', or stable-baselines3's own {type(self).__name__.removeprefix('Latent')}"
-            )
         super()._setup_model()
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:

@@ -84,6 +84,13 @@ def test_new_experience_does_not_replace_them() -> None:
     assert (buffer.sample(16).rewards >= SHOWN).all()
 
 
+def test_all_of_a_batch_is_on_the_device_of_the_buffer() -> None:
+    """Which is another one where a buffer is loaded into an agent elsewhere."""
+    buffer = off("SAC", toy(), **with_shown(demonstrations())).learn(8).replay_buffer
+    buffer.device = torch.device("meta")
+    assert {part.device.type for part in buffer.sample(16) if part is not None} == {"meta"}
+
+
 def test_critics_can_learn_before_there_is_experience() -> None:
     agent = off("TD3", toy(), **with_shown(demonstrations(), share=0.1))
     agent.set_logger(configure(None, []))

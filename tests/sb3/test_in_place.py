@@ -112,6 +112,9 @@ def test_observations_are_normalised_as_the_agents_are() -> None:
     env.obs_rms.mean += 1.0  # statistics of its own are kept
     LatentBC(agent, demonstrations=given, noise=None)
     np.testing.assert_allclose(env.obs_rms.mean, given.observations.mean(0) + 1.0, atol=1e-3)
+    rewards_alone = PPO("MlpPolicy", VecNormalize(make_vec_env(Toy, 1, seed=0), norm_obs=False), **SMALL)
+    clone = LatentBC(rewards_alone, demonstrations=given, noise=None)
+    np.testing.assert_array_equal(clone.demonstrations.observations, given.observations)
 
 
 def test_pictures_go_through_the_agents_extractor() -> None:
@@ -171,6 +174,17 @@ def test_squashed_log_probability(name: str) -> None:
         each = np.where((np.abs(ratio) >= EDGE)[:, None], beyond, inside).sum(-1)
         expected = logsumexp(log_weights + each, axis=-1)
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in OFF if "SAC" in name or "TQC" in name])
+def test_spreads_are_bounded_as_the_actors_are(name: str) -> None:
+    agent = off(name)
+    decoder = LatentBC(agent, demonstrations=shown(), noise=None).policy.model.decoder
+    seen, z = torch.randn(6, 3), torch.zeros(6, getattr(agent.actor, "latent_dim", 0))
+    for bias, bound in ((-30.0, -20.0), (9.0, 2.0)):
+        torch.nn.init.constant_(agent.actor.log_std.bias, bias)
+        scale = decoder(seen, z).law.scale.log().detach()
+        torch.testing.assert_close(scale, torch.full_like(scale, bound))
 
 
 @pytest.mark.parametrize("name", ["latent SAC", "latent TD3"])

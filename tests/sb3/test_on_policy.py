@@ -235,8 +235,11 @@ def test_copies_of_a_policy_that_collects_do_not(copied: Any) -> None:
     torch.testing.assert_close(found[3].predict_values(torch.zeros(7, 3)), values)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     env = DummyVecEnv([Toy])
+    PPO("MlpPolicy", env).save(tmp_path / "stock.zip")
+    with pytest.raises(LatentRLError, match="not ActorCriticPolicy: take 'LatentPolicy'"):
+        LatentPPO.load(tmp_path / "stock.zip")
     with pytest.raises(LatentRLError, match="not ActorCriticPolicy"):
         LatentPPO(PPO.policy_aliases["MlpPolicy"], env)
     with pytest.raises(LatentRLError, match="does not keep latents"):
