@@ -106,6 +106,15 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", AGENTS)
+def test_a_saved_policy_shares_its_extractor_as_before(name: str, tmp_path: Path) -> None:
+    """Where that is not the default."""
+    shared = name not in ON_POLICY
+    policy = AGENTS[name].make(Toy(), policy_kwargs={"share_features_extractor": shared}).policy
+    policy.save(str(tmp_path / "policy.zip"))
+    assert type(policy).load(str(tmp_path / "policy.zip"), device="cpu").share_features_extractor is shared
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_copied_and_pickled(name: str) -> None:
     policy = trained(name).policy
     seen = np.zeros((3, 3), np.float32)

@@ -163,6 +163,24 @@ def test_held_out_bounds_are_logged_and_stop(two_ways: Demonstrations, tmp_path:
     assert torch.equal(weights(best), weights(agent))
 
 
+def test_patience_is_not_renewed_where_a_killed_run_goes_on(
+    two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn(folder: str) -> int:
+        train, test = two_ways.split(0.75)
+        agent = small(train, learning_rate=lambda left: 2e-3 if left > 0.8 else 0.3, kl_warmup=0.0)
+        callbacks = [HeldOut(test, every=2, patience=3), Killed()]
+        return agent.learn(100, callbacks, checkpoint=tmp_path / folder, checkpoint_every=1).num_timesteps
+
+    end = learn("whole")
+    assert end < 100
+    monkeypatch.setattr(Killed, "at", end - 1)
+    with pytest.raises(KeyboardInterrupt):
+        learn("killed")
+    monkeypatch.setattr(Killed, "at", 10**9)
+    assert learn("killed") == end
+
+
 def test_held_out_bounds_do_not_disturb_training(two_ways: Demonstrations) -> None:
     train, test = two_ways.split(0.75)
     plain, watched = small(train).learn(6), small(train).learn(6, HeldOut(test, every=2))

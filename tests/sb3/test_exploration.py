@@ -374,9 +374,11 @@ def test_bad_input() -> None:
     for kind, venv, options, complaint in wrong:
         with pytest.raises(LatentRLError, match=complaint):
             kind(venv, **options)
-    zeros = DummyVecEnv([lambda: Toy(spaces.Dict(skill=spaces.MultiBinary(3), seen=VECTOR))] * 8)
-    with pytest.raises(LatentRLError, match="must be one-hot"):
-        run(SkillReward(zeros, "skill", **QUICK), 9)
+    for values in ([0, 0, 0], [1, 1, 0], [1, 0.5, 0]):
+        skill = spaces.Box(np.float32(values), np.float32(values))
+        shown = DummyVecEnv([lambda skill=skill: Toy(spaces.Dict(skill=skill, seen=VECTOR))])
+        with pytest.raises(LatentRLError, match="must be one-hot"):
+            SkillReward(shown, "skill", **QUICK).reset()
     with pytest.raises(LatentRLError, match="not finite"):
         run(NoveltyReward(DummyVecEnv([lambda: Drawn(ends_badly)]), **QUICK), 30)
     with pytest.raises(LatentRLError, match="has no SkillReward or NoveltyReward"):

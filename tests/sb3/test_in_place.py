@@ -231,7 +231,7 @@ def test_off_policy_agents_play_what_they_were_shown(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:the latent has collapsed")
 @pytest.mark.parametrize("name", [name for name in OFF if "latent" in name])
 def test_off_policy_agents_play_both_ways_that_they_were_shown(name: str) -> None:
-    agent = off(name, Toy())
+    agent = off(name, Toy(), policy_kwargs={"net_arch": [32, 32]})
     LatentBC(agent, demonstrations=demonstrations(BOX), learning_rate=1e-2, seed=1).learn(900)
     assert 0.2 < share_of_second(agent, BOX) < 0.8
 
