@@ -68,7 +68,8 @@ def test_pedestrians(tmp_path: Path) -> None:
 
 
 def test_people_are_turned_and_turned_back(tmp_path: Path) -> None:
-    """Who walks straight on comes from the left; the scene's own futures come out again."""
+    """Who walks straight on comes from the left; the scene's own futures come out again. Of 720 seeded angles the
+    spread is within 10 %: 3.8 of its errors, a false alarm in 7000."""
     found = pedestrians.windows(tracks(tmp_path / "tracks.npz"), ["crowds_zara01"])
     assert len(found.seen) == 6 * 6
     np.testing.assert_allclose(found.seen[..., 1], 0.0, atol=1e-5)
@@ -115,7 +116,7 @@ def test_replay_plays_a_demonstration_whatever_it_sees(stay: bool, after: float)
 
 
 def test_actions_are_disturbed_by_their_own_noise() -> None:
-    """20 000 draws: the standard deviation within 3 % (6 of its errors)."""
+    """20 000 seeded draws: mean and standard deviation within 5.6 and 6 of their errors, false alarms below 1e-7."""
 
     class Echo(gym.Env[Any, Any]):
         observation_space = action_space = gym.spaces.Box(-9, 9, (1,))

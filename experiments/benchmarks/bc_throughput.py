@@ -161,30 +161,29 @@ class Clock(BaseCallback):
         if self.n_calls in (self.skip, self.skip + self.count):
             synchronize(self.model.device)
             if self.n_calls == self.skip:
-                self._started = time.perf_counter()
+                self.begin()
             else:
-                self.seconds = (time.perf_counter() - self._started) / self.count
+                self.seconds = self.end() / self.count
         return True
 
+    def begin(self) -> None:
+        self._started = time.perf_counter()
 
-class Kernels(BaseCallback):
-    """Seconds of an update in which the GPU works, over ``count`` of them after the first ``skip``."""
+    def end(self) -> float:
+        """Seconds since then."""
+        return time.perf_counter() - self._started
 
-    def __init__(self, skip: int, count: int) -> None:
-        super().__init__()
-        self.skip, self.count = skip, count
-        self.seconds = math.nan
 
-    def _on_step(self) -> bool:
-        if self.n_calls in (self.skip, self.skip + self.count):
-            synchronize(self.model.device)
-            if self.n_calls == self.skip:
-                self._profiler = torch.profiler.profile()
-                self._profiler.start()
-            else:
-                self._profiler.stop()
-                self.seconds = busy_seconds(self._profiler.events()) / self.count
-        return True
+class Kernels(Clock):
+    """Seconds of an update in which the GPU works."""
+
+    def begin(self) -> None:
+        self._profiler = torch.profiler.profile()
+        self._profiler.start()
+
+    def end(self) -> float:
+        self._profiler.stop()
+        return busy_seconds(self._profiler.events())
 
 
 def busy_seconds(events: Iterable[Any]) -> float:
