@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,7 +31,6 @@ from scipy.cluster.hierarchy import fcluster, ward
 from scipy.optimize import linear_sum_assignment
 
 from experiments.agents import runs
-from experiments.behaviours import segments_of
 from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
 from experiments.landings import SOLVED, flights, kinds, summaries
 from experiments.pilots import EVERY, Flown, Recorded, fly, recorded
@@ -40,7 +38,7 @@ from experiments.records import table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Cells, Record
 from latentrl.estimators import StraightThrough
-from latentrl.sb3 import LatentBC
+from latentrl.sb3 import LatentBC, encode
 from latentrl.schedules import KLRange
 
 PICKED, CLUSTERED = "picked by a landing", "picked by a cluster"
@@ -92,13 +90,6 @@ class Args:
         return replace(self, seeds=(0,), updates=2, starts=2, draws=1, picks=1) if self.smoke else self
 
 
-def latents_of(agent: LatentBC, landings: Demonstrations) -> NDArray[Any]:
-    """Mode of the posterior of each landing: (E, Z)."""
-    segments = segments_of(agent, landings)
-    with torch.no_grad():
-        return agent.policy.model.infer(segments.batch(torch.arange(len(segments)), steps=1)).mode.numpy()
-
-
 def middles(latents: NDArray[Any], pilots: NDArray[np.int64]) -> dict[int, int]:
     """As many clusters of latents (E, Z) as there are pilots (E,), and the latent in the middle of each pilot's.
 
@@ -121,7 +112,7 @@ def picked(agent: LatentBC, train: Demonstrations, others: Demonstrations, seed:
     known, generator = recorded(args.lander), np.random.default_rng(seed)
     assert train.modes is not None
     assert others.modes is not None
-    shown, clustered = latents_of(agent, others), latents_of(agent, train)
+    shown, clustered = encode(agent, others), encode(agent, train)
     by_landing = {
         pilot: shown[generator.choice(np.flatnonzero(others.modes == pilot), args.picks)]
         for pilot in range(known.judge.pilots)

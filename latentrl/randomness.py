@@ -47,8 +47,10 @@ def same_randomness(device: torch.device, seed: int | None = None) -> Iterator[N
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:
             torch.manual_seed(seed)
-        yield
-    np.random.set_state(state)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
 
 
 def seed_of(*numbers: int) -> int:

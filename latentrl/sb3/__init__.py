@@ -8,7 +8,7 @@ from latentrl.sb3.actor_critic import (
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
 from latentrl.sb3.clone_term import CloneTerm
-from latentrl.sb3.evaluation import Evaluation, evaluate_behaviour, held_out
+from latentrl.sb3.evaluation import Evaluation, encode, evaluate_behaviour, held_out
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.from_demonstrations import DemonstrationDictReplayBuffer, DemonstrationReplayBuffer
@@ -68,6 +68,7 @@ __all__ = [
     "NoveltyReward",
     "SkillReward",
     "TorchVecEnvAdapter",
+    "encode",
     "evaluate_behaviour",
     "held_out",
 ]

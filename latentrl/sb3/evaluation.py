@@ -14,12 +14,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from latentrl import metrics
 from latentrl.checks import LatentRLError, count
-from latentrl.data import Demonstrations, played
+from latentrl.data import Demonstrations, Played, played
 from latentrl.metrics import Entropy, HeldOut, Mean
+from latentrl.model import LatentModel
 from latentrl.randomness import same_randomness
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.in_place import as_seen, in_space
 from latentrl.sb3.policy import LatentPolicy
+from latentrl.training.held_out import groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,15 +231,45 @@ def held_out(
     :raises LatentRLError: another kind of agent; demonstrations of other spaces, shorter than a chunk; ``num_samples``
         below 1
     """
+    cut, model = _as_played("held_out", agent, demonstrations)
+    return metrics.held_out(model, cut, num_samples, seed)
+
+
+@torch.no_grad()
+def encode(agent: LatentBC | LatentPolicy, demonstrations: Demonstrations) -> NDArray[np.float32]:
+    """The latents of demonstrations: what to give to ``predict(…, latent=z)`` for more of the same.
+
+    (S, Z), the posterior's mode of each segment over which the policy holds a latent, in their order: one for each
+    episode where ``hold = 0``. Demonstrations are taken as in training, whether they were seen there or not.
+
+    :raises LatentRLError: another kind of agent, or one without a latent; demonstrations of other spaces, shorter than
+        a chunk
+    """
+    cut, model = _as_played("encode", agent, demonstrations)
+    if model.posterior is None:
+        raise LatentRLError("the policy has no latent to encode demonstrations in: set latent_dim to 1 or more")
+    segments = cut.segments
+    found = torch.empty(len(segments), model.latent_dim)
+    with same_randomness(segments.device):
+        for index in groups(segments):
+            found[index.cpu()] = model.infer(segments.batch(index)).mode.cpu()
+    return found.numpy()
+
+
+def _as_played(
+    caller: str, agent: LatentBC | LatentPolicy, demonstrations: Demonstrations
+) -> tuple[Played, LatentModel]:
+    """Demonstrations as in training, cut as the policy plays, and its model, which evaluates."""
     policy = agent.policy if isinstance(agent, LatentBC) else agent
     if not isinstance(policy, LatentPolicy):
         raise LatentRLError(
-            f"held_out is for a LatentBC or its LatentPolicy, not for {type(agent).__name__}: of an agent that was "
+            f"{caller} is for a LatentBC or its LatentPolicy, not for {type(agent).__name__}: of an agent that was "
             "cloned into, give the LatentBC"
         )
     shown = in_space(demonstrations, policy.observation_space, policy.action_space)
     if isinstance(agent, LatentBC) and agent._agent is not None:
         shown = as_seen(agent._agent, shown)
+    policy.set_training_mode(False)
     model, config = policy.model, policy.config
     cut = played(
         shown,
@@ -249,4 +281,4 @@ def held_out(
         raw_observations=model.trunk is not None,
         history=config.history,
     )
-    return metrics.held_out(model, cut, num_samples, seed)
+    return cut, model

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from latentrl.checks import LatentRLError, at_least, count
-from latentrl.sb3.on_policy import to_read
+from latentrl.sb3.on_policy import is_recurrent, to_read
 
 PASS = 4096
 """Steps whose log-probability is computed at once."""
@@ -143,7 +143,8 @@ class KLToClone(BaseCallback):
         self.share = checked_share(share)
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, OnPolicyAlgorithm) or not isinstance(self.model.policy, ActorCriticPolicy):
+        known = isinstance(self.model, OnPolicyAlgorithm) and isinstance(self.model.policy, ActorCriticPolicy)
+        if not known or is_recurrent(self.model.policy):
             raise LatentRLError(
                 f"KLToClone is for PPO, A2C, LatentPPO and LatentA2C, not for {type(self.model).__name__}: take "
                 "CloneTerm for SAC, TQC, TD3 and DDPG"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from latentrl.checks import LatentRLError, count
 from latentrl.moments import Moments, moments
 from latentrl.randomness import same_randomness
-from latentrl.sb3.on_policy import to_read
+from latentrl.sb3.on_policy import is_recurrent, to_read
 
 if TYPE_CHECKING:
     from latentrl.training import ElboTrainer
@@ -52,7 +52,7 @@ class GradientVariance(BaseCallback):
 
     def _on_training_start(self) -> None:
         known = "trainer" in self.locals or isinstance(self.model, (OnPolicyAlgorithm, SAC, TD3))
-        if not known:
+        if not known or is_recurrent(self.model.policy):
             raise LatentRLError(
                 f"GradientVariance knows the losses of LatentBC, PPO, A2C, SAC and TD3, not of "
                 f"{type(self.model).__name__}: leave it out"

@@ -24,6 +24,7 @@ from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.actor_decoders import OffPolicyDecoder
 from latentrl.sb3.latent_actor import SemiImplicitActor
 from latentrl.sb3.mixture_heads import Mixed, mixture_of
+from latentrl.sb3.on_policy import is_recurrent
 from latentrl.sb3.td3_policy import LatentTD3Actor
 from latentrl.sb3.trunk import FeaturesTrunk, channels_first, values_channels_first
 from latentrl.spaces import size
@@ -72,8 +73,8 @@ def config_of(actor: BasePolicy, options: dict[str, Any]) -> LatentConfig:
     :param options: of the posterior
     :raises LatentRLError: what the agent decides; a policy of another kind
     """
-    recurrent = hasattr(actor, "lstm_hidden_state_shape")  # sb3-contrib's, which is an ActorCriticPolicy, too
-    if recurrent or not (isinstance(actor, ActorCriticPolicy) or isinstance(getattr(actor, "actor", None), BasePolicy)):
+    known = isinstance(actor, ActorCriticPolicy) or isinstance(getattr(actor, "actor", None), BasePolicy)
+    if not known or is_recurrent(actor):
         raise LatentRLError(
             "LatentBC clones into the policies of PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 and DDPG, not into "
             f"{type(actor).__name__}"

@@ -175,9 +175,7 @@ class LatentNoiseExtractor(BaseFeaturesExtractor):
         if not isinstance(observation_space, spaces.Dict) or NOISE not in observation_space.spaces:
             raise _unwrapped(observation_space)
         super().__init__(observation_space, features_dim=1)
-        parts = {name: part for name, part in observation_space.spaces.items() if name != NOISE}
-        self._whole = parts.keys() == {OBSERVATION}
-        seen = parts[OBSERVATION] if self._whole else spaces.Dict(parts)
+        seen = without_noise(observation_space)
         self.extractor = (features_extractor_class or default_extractor(seen))(
             seen, **(features_extractor_kwargs or {})
         )
@@ -190,11 +188,22 @@ class LatentNoiseExtractor(BaseFeaturesExtractor):
     def forward(self, observations: TensorDict) -> Float[Tensor, "B H"]:
         if NOISE not in observations:
             raise _unwrapped(", ".join(observations))
-        parts = {name: part for name, part in observations.items() if name != NOISE}
-        features = self.extractor(parts[OBSERVATION] if self._whole else parts)
+        features = self.extractor(without_noise(observations))
         mean, scale = F.linear(features, self.weight, self.bias).chunk(2, -1)
         z = mean + positive(scale) * observations[NOISE].flatten(1)
         return torch.cat([features, z], -1)
+
+
+def without_noise(observations: Any) -> Any:
+    """Observations, or their space, as they are inside of a :class:`LatentNoiseWrapper`; others as they are."""
+    is_space = isinstance(observations, spaces.Dict)
+    parts = observations.spaces if is_space else observations
+    if not isinstance(parts, dict) or NOISE not in parts:
+        return observations
+    rest = {name: part for name, part in parts.items() if name != NOISE}
+    if rest.keys() == {OBSERVATION}:
+        return rest[OBSERVATION]
+    return spaces.Dict(rest) if is_space else rest
 
 
 def _join(observations: Any, noise: NDArray[Any]) -> dict[str, Any]:

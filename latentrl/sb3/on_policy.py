@@ -79,6 +79,11 @@ def to_read(buffer: RolloutBuffer) -> RolloutBuffer:
     return made
 
 
+def is_recurrent(policy: BasePolicy) -> bool:
+    """Whether a policy is one of sb3-contrib's RecurrentPPO: an actor-critic policy that needs its memory, too."""
+    return hasattr(policy, "lstm_hidden_state_shape")
+
+
 class _LastArray(np.ndarray):
     """The last observation of an episode, which knows its environment."""
 

@@ -14,18 +14,20 @@ import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_wrapper
 
 from latentrl.checks import LatentRLError, count
 from latentrl.data.mapped import BLOCK
 from latentrl.data.reading import Episodes
+from latentrl.sb3.latent_noise import without_noise
 
 
 def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, seed: int | None) -> dict[str, Any]:
     """Arguments of ``Demonstrations.from_arrays``; for parameters see ``Demonstrations.from_sb3_agent``.
 
-    Observations and rewards are those of the environment, before ``VecNormalize``; actions are those that it was given.
+    Observations and rewards are those of the environment, before ``VecNormalize`` and without the noise of a
+    ``LatentNoiseWrapper``; actions are those that it was given.
     An agent that learned in ``VecNormalize`` sees normalised observations, with its own statistics where the
     environments are not wrapped in it. Statistics do not change. Of N environments each plays as many episodes as any
     other, or one more: taking the first to end would prefer short ones.
@@ -41,6 +43,7 @@ def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, se
     space = venv.observation_space if inside is None or not inside.norm_obs else inside.venv.observation_space
     if flatdim(space) != flatdim(venv.observation_space):
         raise LatentRLError("VecNormalize is inside of wrappers that change observations: wrap it around them")
+    space = without_noise(space)
     quota = (episodes + np.arange(venv.num_envs)[::-1]) // venv.num_envs
     with _frozen(inside), torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
@@ -66,6 +69,7 @@ def _play(
         shown = observations if outside is None else outside.normalize_obs(observations)
         actions, state = agent.predict(shown, state, starts, deterministic)
         observations, rewards, starts, _ = venv.step(actions)
+        seen = without_noise(seen)
         gains = rewards if inside is None else inside.get_original_reward()
         for i in range(venv.num_envs):
             if len(finished[i]) == quota[i]:
@@ -108,7 +112,8 @@ def replay_arguments(buffer: Any, action_space: spaces.Space[Any] | None) -> dic
 
     Episodes of one environment after those of another, the oldest first. An episode ends where the environment ended or
     was cut off, and where the next observation is not the one that follows. What the buffer cut, at its oldest end or
-    because the episode is not over yet, counts as an episode of its own.
+    because the episode is not over yet, counts as an episode of its own. The noise of a ``LatentNoiseWrapper`` is left
+    out.
     """
     if not isinstance(buffer, ReplayBuffer):
         raise LatentRLError(f"{type(buffer).__name__} is no replay buffer: give a ReplayBuffer or DictReplayBuffer")
@@ -119,9 +124,9 @@ def replay_arguments(buffer: Any, action_space: spaces.Space[Any] | None) -> dic
     )
     if buffer.full and buffer.optimize_memory_usage:
         rows = rows[1:]  # its observation has been overwritten by what came after the newest
-    space: Any = buffer.observation_space
+    space: Any = without_noise(buffer.observation_space)
+    observations = without_noise(buffer.observations)
     shape, scaled = buffer.action_space.shape or (), isinstance(buffer.action_space, spaces.Box)
-    named = isinstance(buffer, DictReplayBuffer)
     played = Episodes(len(rows) * buffer.n_envs)
     for i in range(buffer.n_envs):
         ends = buffer.dones[rows, i].astype(bool)
@@ -129,9 +134,9 @@ def replay_arguments(buffer: Any, action_space: spaces.Space[Any] | None) -> dic
         ends[-1] = True
         for part in np.split(rows, np.flatnonzero(ends[:-1]) + 1):
             seen = (
-                {name: buffer.observations[name][part, i].reshape(-1, *space[name].shape) for name in space.spaces}
-                if named
-                else buffer.observations[part, i].reshape(-1, *space.shape)
+                {name: observations[name][part, i].reshape(-1, *space[name].shape) for name in space.spaces}
+                if isinstance(observations, dict)
+                else observations[part, i].reshape(-1, *space.shape)
             )
             actions = buffer.actions[part, i].reshape(-1, *shape)
             if scaled and action_space is not None:

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from latentrl import Demonstrations, LatentRLError, metrics
 from latentrl.data import played
 from latentrl.metrics import behaviour_entropy
-from latentrl.sb3 import Evaluation, LatentBC, ModeCoverage, evaluate_behaviour, held_out
+from latentrl.sb3 import Evaluation, LatentBC, ModeCoverage, encode, evaluate_behaviour, held_out
 
 LINE = spaces.Box(-100.0, 100.0, (1,))
 
@@ -230,3 +230,38 @@ def test_held_out_sees_what_an_agent_sees(two_ways: Demonstrations) -> None:
     assert inside.sum() > 5
     with pytest.raises(LatentRLError, match="not for PPO: of an agent that was cloned into, give the LatentBC"):
         held_out(agent, two_ways)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("config", [{}, {"hold": 5}, {"hold": 1}, {"hold": 6, "chunk": 3}], ids=str)
+def test_latents_of_demonstrations(two_ways: Demonstrations, config: dict[str, Any]) -> None:
+    """Episodes of other lengths in their own order: each row is the mode of its own segment."""
+    data = Demonstrations.from_arrays(two_ways.observations, two_ways.actions, [12, 7, 10, 7, *[12] * 21])
+    agent = LatentBC(demonstrations=data, policy_kwargs={"hidden": (8,), **config}, seed=0, device="cpu").learn(5)
+    kept = agent.policy.config
+    segments = played(data, kept.hold, kept.context_length, chunk=kept.chunk, pads=kept.pads).segments
+    model = agent.policy.model.eval()
+    with torch.no_grad():
+        one_by_one = [model.infer(segments.batch(torch.tensor([i]))).mode[0].numpy() for i in range(len(segments))]
+    state = torch.get_rng_state()
+    found = encode(agent, data)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_allclose(found, one_by_one, rtol=1e-4, atol=1e-5)
+    assert (encode(agent.policy, data) == found).all()
+    assert len(found) == {0: 25, 1: 288, 5: 72, 6: 48}[kept.hold]  # no plan of 3 fits in the seventh step
+
+
+@pytest.mark.filterwarnings("ignore:the latent has collapsed")
+def test_the_latent_of_a_demonstration_plays_it_again(two_ways: Demonstrations) -> None:
+    train, others = two_ways.split(0.7)
+    config = {"hidden": (32,), "latent_dim": 2}
+    agent = LatentBC(demonstrations=train, policy_kwargs=config, seed=0, device="cpu").learn(400)
+    assert others.modes is not None
+    latents = encode(agent, others)
+    actions, _ = agent.predict(np.zeros((len(latents), 2), np.float32), latent=latents)
+    assert (actions[:, 1] > 0).tolist() == (others.modes == 0).tolist()
+
+
+def test_what_has_no_latents(two_ways: Demonstrations) -> None:
+    without = LatentBC(demonstrations=two_ways, policy_kwargs={"hidden": (8,), "latent_dim": 0}, device="cpu")
+    with pytest.raises(LatentRLError, match="no latent to encode"):
+        encode(without, two_ways)

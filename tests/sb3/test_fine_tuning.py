@@ -199,6 +199,15 @@ def test_actor_waits_for_its_critics(name: str) -> None:
     assert (temperatures[29] != 0.0) == hasattr(made, "log_ent_coef")
 
 
+def test_recurrent_policies_are_refused() -> None:
+    """Before a rollout; their log-probability needs a memory."""
+    agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy())
+    for callback in (KLToClone(), GradientVariance()):
+        with pytest.raises(LatentRLError, match=r"not (for|of) RecurrentPPO"):
+            agent.learn(1, callback=callback)
+    assert agent.num_timesteps == 0
+
+
 def test_refusals() -> None:
     dqn = DQN("MlpPolicy", Toy(action_space=spaces.Discrete(3)), buffer_size=10)
     for callback in (CriticWarmUp(), KLToClone()):

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.sb3 import LatentBC
+from latentrl.sb3 import LatentBC, LatentNoiseExtractor, LatentNoiseWrapper
 
 
 class Corridor(gym.Env[Any, Any]):
@@ -104,6 +104,31 @@ def test_an_agent_that_learned_in_vec_normalize_sees_what_it_knows() -> None:
     data = Demonstrations.from_sb3_agent(agent, Corridor(), 2)
     check(data, [0, 1])
     np.testing.assert_allclose(data.actions[:, 0], data.observations[:, 1] - 1.0, atol=1e-4)
+
+
+class Noisy(Copycat):
+    """Copies what it is shown beside the noise."""
+
+    def predict(self, observation: Any, state: Any, episode_start: Any, deterministic: bool) -> Any:
+        shown = {name: part for name, part in observation.items() if name != "latent_noise"}
+        return super().predict(shown.get("observation", shown), state, episode_start, deterministic)
+
+
+@pytest.mark.parametrize("kind", ["normal", "categorical"])
+@pytest.mark.parametrize("made", [Corridor, Named])
+def test_noise_beside_the_observation_is_left_out(made: Any, kind: str) -> None:
+    """In rollouts, and of what an agent has kept."""
+    venv = LatentNoiseWrapper(DummyVecEnv([made]), 3, kind=kind)
+    data = Demonstrations.from_sb3_agent(Noisy(), venv, 4)
+    check(data, [0, 1, 2, 3])
+    assert data.observation_space == made.observation_space
+    kwargs = {"features_extractor_class": LatentNoiseExtractor, "net_arch": [4]}
+    agent = SAC("MultiInputPolicy", venv, learning_starts=10**9, buffer_size=50, policy_kwargs=kwargs)
+    agent.learn(9)
+    data = Demonstrations.from_replay_buffer(agent.replay_buffer, agent.action_space)
+    assert data.observation_space == made.observation_space
+    where = data.observations["where"] if isinstance(data.observations, dict) else data.observations
+    assert where[:, 1].tolist() == [step for length in data.episode_lengths for step in range(length)]
 
 
 def test_seeds(two_ways: Demonstrations) -> None:

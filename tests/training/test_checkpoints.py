@@ -113,3 +113,16 @@ def test_a_seeded_block_leaves_random_numbers_alone() -> None:
     with same_randomness(CPU, seed=3):
         assert torch.equal(torch.rand(2), first)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_so_does_one_that_breaks_off() -> None:
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+
+    def draw(shape: tuple[int, ...]) -> None:
+        np.random.rand(700)  # noqa: NPY002
+        torch.rand(shape)
+
+    with pytest.raises(RuntimeError), same_randomness(CPU):
+        draw((-1,))
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
