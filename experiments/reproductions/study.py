@@ -1,0 +1,90 @@
+"""What the reproductions share: their arguments, three scales, and the files that they leave."""
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from matplotlib.figure import Figure
+
+from experiments.agents import runs
+from experiments.records import table, write
+from latentrl.cells import Cells, Record
+from latentrl.checks import LatentRLError, resolve_device
+
+Scale = TypeVar("Scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Arguments of every reproduction."""
+
+    data_dir: Path | None = None
+    """Folder with MNIST's idx files and perhaps static_binarized_packed.npz; without it they are fetched."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One run of each method with each."""
+    quick: bool = False
+    """Minutes on a CPU instead of the paper's scale: honest, smaller numbers."""
+    smoke: bool = False
+    """Seconds; the numbers mean nothing."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", …"""
+    workers: int = 1
+    """Parallel processes."""
+    out: Path = Path("experiments/results/reproductions")
+    """Folder of all reproductions; each scale of each has one below."""
+
+    def __post_init__(self) -> None:
+        if self.quick and self.smoke:
+            raise LatentRLError("--quick and --smoke are two scales: give one of them, or none for the full one")
+
+    @property
+    def scale(self) -> str:
+        return "smoke" if self.smoke else "quick" if self.quick else "full"
+
+    @property
+    def torch_device(self) -> torch.device:
+        return resolve_device(self.device)
+
+
+def commit() -> str:
+    """Of the code that runs, with a + where files differ from it; empty outside of a repository."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.decode().strip()
+
+
+def reproduce(
+    name: str,
+    args: Args,
+    scale: Any,
+    jobs: Mapping[str, Callable[[], Record]],
+    columns: Sequence[str],
+    draw: Callable[[Sequence[Record]], Figure],
+    note: Callable[[Sequence[Record]], str] = lambda _: "",
+) -> list[Record]:
+    """Make what is missing of the runs, tabulate all, and write table, records and picture.
+
+    :param scale: a NamedTuple, what the results of this scale depend on
+    :param jobs: one for each "method seed"
+    :param note: what stands below the table
+    """
+    folder = args.out / name / args.scale
+    settings = {"scale": scale._asdict(), "seeds": args.seeds}
+    made = runs(Cells(folder, settings), jobs, args.workers)
+    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
+    given = {key: value for key, value in asdict(args).items() if key not in ("data_dir", "out", "workers")}
+    record = {"commit": commit(), "arguments": given, "scale": scale._asdict(), "runs": found}
+    text = table(found, columns) + note(found)
+    write(folder, f"reproductions.{name}", ("latentrl", "scikit-learn"), text, record, draw(found))
+    return found
+
+
+def folder_of(name: str, args: Args, run: str) -> Path:
+    """Where one run keeps its state."""
+    return args.out / name / args.scale / "runs" / run.replace(" ", "_").replace(",", "")

@@ -1,0 +1,217 @@
+"""VAE with a VampPrior (Tomczak & Welling 2018, tables 1 and 2): one stochastic layer, static MNIST.
+
+    python -m experiments.reproductions.vampprior --data-dir FOLDER [--quick]
+
+Gated 300-300 networks and 40 latents, as in the paper; beside N(0, I) and the VampPrior a mixture of as many Gaussians
+and a flow, which it lacks. The test likelihood is the importance-weighted estimate of the weights with the best
+validation bound.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from experiments.reproductions.mnist import Bits, static_bits
+from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.training import Best, Minibatches, Training
+from experiments.vae import batch_of
+from latentrl.cells import Record
+from latentrl.decoders import BernoulliDecoder
+from latentrl.encoders import Encoder
+from latentrl.model import LatentModel
+from latentrl.nets import DecoderTrunk
+from latentrl.posteriors import GaussianPosterior
+from latentrl.priors import FlowPrior, MixturePrior, Prior, StandardNormalPrior, VampPrior
+
+Z, HIDDEN, PIXELS = 40, (300, 300), 784
+METHODS = ("N(0, I)", "mixture", "VampPrior", "flow")
+COLUMNS = ("−log p(x)", "Monte Carlo error", "−ELBO", "KL", "active units", "epochs", "seconds")
+PAPER = {"N(0, I)": 88.56, "VampPrior": 85.57}
+
+
+class Scale(NamedTuple):
+    """What the numbers depend on."""
+
+    components: int
+    warm_up: int
+    """Epochs over which β rises to 1."""
+    patience: int
+    """Epochs without a better validation bound before training ends."""
+    epochs: int
+    """At most."""
+    train: int
+    test: int
+    """Images."""
+    draws: int
+    """Of each test image's importance-weighted estimate."""
+    learning_rate: float = 5e-4
+    batch_size: int = 100
+
+
+SCALES = {
+    "full": Scale(500, 100, 50, 2_000, 50_000, 10_000, 5_000),
+    "quick": Scale(100, 5, 5, 20, 50_000, 1_000, 500, learning_rate=1e-3, batch_size=250),
+    "smoke": Scale(3, 1, 1, 2, 8, 4, 3, batch_size=4),
+}
+
+
+class Gated(nn.ModuleList):
+    """h = (W x + b) · sigmoid(V x + c) in each layer, both in one product."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__(nn.Linear(fan_in, 2 * fan_out) for fan_in, fan_out in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = nn.functional.glu(layer(x))
+        return x
+
+
+class GatedEncoder(Encoder):
+    """Of pixels as they are."""
+
+    def __init__(self) -> None:
+        super().__init__(0, PIXELS)
+        self.net, self.features_dim = Gated([PIXELS, *HIDDEN]), HIDDEN[-1]
+
+    def features(self, inputs: Tensor, lengths: Any = None) -> Tensor:  # noqa: ARG002
+        return self.net(inputs)
+
+
+class GatedTrunk(DecoderTrunk):
+    """Of latents alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.features_dim = Gated([Z, *HIDDEN]), HIDDEN[-1]
+
+    def forward(self, observations: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        return self.net(z)
+
+
+def autoencoder(method: str, components: int) -> LatentModel:
+    """With one of the priors."""
+    posterior = GaussianPosterior(GatedEncoder(), Z)
+    priors: dict[str, partial[Prior]] = {
+        "N(0, I)": partial(StandardNormalPrior, Z),
+        "mixture": partial(MixturePrior, Z, components),
+        "VampPrior": partial(VampPrior, posterior, components),
+        "flow": partial(FlowPrior, Z),
+    }
+    return LatentModel(posterior, priors[method](), BernoulliDecoder(0, Z, PIXELS, lambda *_: GatedTrunk()))
+
+
+@torch.no_grad()
+def bound(model: LatentModel, data: Tensor) -> tuple[float, float]:
+    """−ELBO and KL, averaged over the data, from one draw each."""
+    terms = [model.elbo(batch_of(part)) for part in data.split(1_000)]
+    losses, kls = (torch.cat([getattr(t, name) for t in terms]) for name in ("log_likelihoods", "kls"))
+    return float((kls - losses).mean()), float(kls.mean())
+
+
+def train(model: LatentModel, data: Bits, seed: int, scale: Scale, folder: Any, settings: Record) -> list[Record]:
+    """To the best weights; what was seen after each epoch."""
+    device = data.train.device
+    optimizer, best = torch.optim.Adam(model.parameters(), scale.learning_rate), Best(model)
+    rows = Minibatches(len(data.train), scale.batch_size, seed, device)
+    assert model.prior is not None
+    # As the trainer of policies does: a VampPrior starts from data, a mixture where posteriors lie in mid-warm-up.
+    seed_step = int(model.prior.seed_at * scale.warm_up * rows.per_epoch)
+
+    def update(step: int) -> None:
+        if step == seed_step:
+            model.seed_prior(batch_of(data.train[:4096]))
+        terms = model.elbo(batch_of(data.train, rows(step)), min(1.0, (step + 1) / (scale.warm_up * rows.per_epoch)))
+        optimizer.zero_grad()
+        terms.loss.backward()
+        optimizer.step()
+
+    def look(epoch: int) -> Record:
+        value, kl = bound(model, data.valid)
+        if epoch < scale.warm_up:  # of another objective
+            return {"−ELBO": value, "KL": kl}
+        return {"−ELBO": value, "KL": kl, "stop": best(value, epoch) >= scale.patience}
+
+    parts = {"model": model, "optimizer": optimizer, "best": best}
+    history = Training(folder, settings, parts, device).run(scale.epochs, rows.per_epoch, update, look)
+    best.restore()
+    return history
+
+
+def judge(model: LatentModel, test: Tensor, draws: int) -> Record:
+    """The test likelihood, and how the latent is used."""
+    found = [model.log_likelihood(batch_of(part), draws) for part in test.split(max(1, 50_000 // draws))]
+    values, errors = (torch.cat([getattr(part, name) for part in found]) for name in ("value", "error"))
+    value, kl = bound(model, test)
+    return {
+        "−log p(x)": -float(values.mean()),
+        "Monte Carlo error": float(errors.square().sum().sqrt()) / len(test),
+        "−ELBO": value,
+        "KL": kl,
+        "active units": int(model.diagnostics(batch_of(test[:1_000])).active_units),
+    }
+
+
+def run(method: str, seed: int, args: Args) -> Record:
+    """Train one model and judge it."""
+    scale, device = SCALES[args.scale], args.torch_device
+    bits = static_bits(args.data_dir)
+    data = Bits(
+        bits.train[: scale.train].to(device), bits.valid[: scale.test].to(device), bits.test[: scale.test].to(device)
+    )
+    torch.manual_seed(seed)
+    model = autoencoder(method, scale.components).to(device)
+    settings = {"method": method, "seed": seed, "scale": scale._asdict()}
+    history = train(model, data, seed, scale, folder_of("vampprior", args, f"{method} {seed}"), settings)
+    return {
+        **judge(model, data.test, scale.draws),
+        "epochs": len(history),
+        "seconds": sum(seen["seconds"] for seen in history),
+        "curve": [seen["−ELBO"] for seen in history],
+    }
+
+
+def orderings(found: Sequence[Record]) -> str:
+    """In how many seeds the order of the paper holds, and with the mixture between."""
+    value = {name: np.array([r["−log p(x)"] for r in found if r["method"] == name]) for name in METHODS}
+    holds = [(a, b, int((value[a] < value[b]).sum())) for a, b in pairwise(("VampPrior", "mixture", "N(0, I)"))]
+    seeds = len(value["N(0, I)"])
+    said = "; ".join(f"{a} below {b} in {number} of {seeds}" for a, b, number in holds)
+    paper = ", ".join(f"{name} {figure}" for name, figure in PAPER.items())
+    return f"\nSeeds with the order of the paper: {said}. The paper: {paper}.\n"
+
+
+def draw(found: Sequence[Record]) -> Figure:
+    """Validation bounds over epochs, and the test likelihoods."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, name in enumerate(METHODS):
+        mine = [record for record in found if record["method"] == name]
+        for index, record in enumerate(mine):
+            curve = record["curve"]
+            left.plot(range(1, len(curve) + 1), curve, color=f"C{number}", alpha=0.6, label=None if index else name)
+        right.plot([number] * len(mine), [r["−log p(x)"] for r in mine], "o", color=f"C{number}", alpha=0.6)
+        if name in PAPER:
+            right.plot(number, PAPER[name], "_", color="0.2", markersize=30)
+    left.set(xlabel="epoch", ylabel="validation −ELBO (nats)", ylim=(None, min(r["curve"][0] for r in found)))
+    left.legend()
+    right.set_xticks(range(len(METHODS)), METHODS)
+    right.set(ylabel="test −log p(x) (nats)", title="dashes: the paper, at its scale")
+    return figure
+
+
+def main(args: Args) -> None:
+    """Train, judge, write."""
+    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in METHODS for seed in args.seeds}
+    reproduce("vampprior", args, SCALES[args.scale], jobs, COLUMNS, draw, orderings)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

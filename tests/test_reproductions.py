@@ -1,0 +1,192 @@
+"""Reproductions: the data as it is read, runs that are killed, and each study in its smallest version."""
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from experiments.reproductions import mnist, vampprior
+from experiments.reproductions.training import Best, Minibatches, Training
+from latentrl import LatentRLError
+from latentrl.cells import Record
+
+CPU = torch.device("cpu")
+
+
+def idx(values: NDArray[np.uint8]) -> bytes:
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """MNIST's files with 40 and 12 images, zipped and not; pixel (i, 0) of image i is white, and its label i % 10."""
+    made = tmp_path / "mnist"
+    made.mkdir()
+    for part, number in (("train", 40), ("t10k", 12)):
+        images = np.zeros((number, 28, 28), np.uint8)
+        images[np.arange(number), np.arange(number) % 28, 0] = 255
+        (made / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (made / f"{part}-labels-idx1-ubyte").write_bytes(idx((np.arange(number) % 10).astype(np.uint8)))
+    return made
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+
+
+def test_digits(folder: Path) -> None:
+    found = mnist.digits(folder)
+    assert (found.train.shape, found.test.shape) == ((40, 784), (12, 784))
+    assert found.train.argmax(1).tolist() == [28 * (i % 28) for i in range(40)]
+    assert (float(found.train.max()), float(found.train.sum())) == (1.0, 40.0)
+    assert found.test_labels.tolist() == [i % 10 for i in range(12)]
+
+
+def test_static_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn where there is no file of them; white pixels and black ones have no choice."""
+    monkeypatch.setattr(mnist, "HELD_OUT", 15)
+    drawn = mnist.static_bits(folder)
+    assert [len(part) for part in drawn] == [25, 15, 12]
+    assert torch.equal(drawn.valid, mnist.digits(folder).train[25:])
+    bits = np.random.default_rng(0).integers(0, 2, (3, 784))
+    packed = np.packbits(bits, axis=1)
+    np.savez(folder / mnist.STATIC, train=packed, valid=packed[:2], test=packed[:1])
+    read = mnist.static_bits(folder)
+    assert read.train.tolist() == bits.tolist()
+    assert [len(part) for part in read] == [3, 2, 1]
+
+
+def test_grey_pixels_are_drawn_by_their_intensity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five standard errors of a proportion: a false alarm in 10⁶."""
+    monkeypatch.setattr(mnist, "HELD_OUT", 0)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.full((40, 28, 28), 51, np.uint8))))
+    share = float(mnist.static_bits(folder).train.mean())
+    assert share == pytest.approx(0.2, abs=5 * (0.2 * 0.8 / (40 * 784)) ** 0.5)
+
+
+def test_data_that_are_not_there(folder: Path) -> None:
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(LatentRLError, match=r"has no t10k-labels-idx1-ubyte or .*give the folder"):
+        mnist.digits(folder)
+    whole = (folder / "train-images-idx3-ubyte.gz").read_bytes()
+    for damaged in (whole[:-9], b"no zip", gzip.compress(b"\0\0\x0d\x03" + bytes(40)), gzip.compress(b"\0")):
+        (folder / "train-images-idx3-ubyte.gz").write_bytes(damaged)
+        with pytest.raises(LatentRLError, match=r"train-images-idx3-ubyte\.gz' is damaged"):
+            mnist.digits(folder)
+    (folder / mnist.STATIC).write_bytes(b"nothing")
+    with pytest.raises(LatentRLError, match="holds no packed bits"):
+        mnist.static_bits(folder)
+
+
+def test_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    pixels = np.zeros((70_000, 784))
+    pixels[60_000, 3] = 255
+    monkeypatch.setattr(datasets, "fetch_openml", lambda *_, **__: (pixels, np.full(70_000, "7")))
+    found = mnist.digits(None)
+    assert (len(found.train), len(found.test), float(found.test[0, 3])) == (60_000, 10_000, 1.0)
+    assert set(found.train_labels) == {7}
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "fetch_openml", unreachable)
+    with pytest.raises(LatentRLError, match=r"could not be fetched .*no network.*--data-dir"):
+        mnist.digits(None)
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_minibatches() -> None:
+    """Each datum once in an epoch, in another order in each, the same for the same seed whoever asks first."""
+    rows = Minibatches(10, 3, seed=1, device=CPU)
+    epochs = [torch.cat([rows(step) for step in range(3 * epoch, 3 * epoch + 3)]).tolist() for epoch in range(2)]
+    assert all(len(set(epoch)) == 9 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert Minibatches(10, 3, seed=1, device=CPU)(4).tolist() == epochs[1][3:6]
+    assert Minibatches(10, 3, seed=2, device=CPU)(4).tolist() != epochs[1][3:6]
+
+
+class Killed(Exception):
+    pass
+
+
+def learn(folder: Path, epochs: int, killed_at: int | None = None, settings: int = 0) -> tuple[list[Record], Any]:
+    """A line through noise, with a random number in each update."""
+    torch.manual_seed(3)
+    model = torch.nn.Linear(2, 1)
+    optimizer, best = torch.optim.Adam(model.parameters(), 0.1), Best(model)
+
+    def update(step: int) -> None:
+        if step == killed_at:
+            raise Killed
+        x = torch.randn(8, 2)
+        loss = (model(x) - x.sum(1, keepdim=True) - torch.randn(8, 1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def look(epoch: int) -> Record:
+        value = float((model.weight.detach() - 1).square().sum())
+        return {"value": value, "stop": best(value, epoch) >= 4}
+
+    training = Training(folder, {"of": settings}, {"model": model, "optimizer": optimizer, "best": best}, CPU)
+    history = training.run(epochs, 5, update, look)
+    return [{name: value for name, value in seen.items() if name != "seconds"} for seen in history], best.state_dict()
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    undisturbed, best = learn(tmp_path / "whole", 12)
+    with pytest.raises(Killed):
+        learn(tmp_path / "killed", 12, killed_at=13)
+    with pytest.raises(Killed):
+        learn(tmp_path / "killed", 12, killed_at=10)
+    found, again = learn(tmp_path / "killed", 12)
+    assert found == undisturbed
+    assert torch.equal(best["weights"]["weight"], again["weights"]["weight"])
+    assert learn(tmp_path / "killed", 12, killed_at=0)[0] == undisturbed  # nothing is left to do
+    with pytest.raises(LatentRLError, match="is of another run"):
+        learn(tmp_path / "killed", 12, settings=1)
+
+
+def test_training_stops_where_nothing_gets_better(tmp_path: Path) -> None:
+    history, best = learn(tmp_path, 200)
+    assert len(history) == best["epoch"] + 4 < 200
+    assert history[-1]["stop"]
+    assert best["value"] == min(seen["value"] for seen in history)
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+# -- studies -------------------------------------------------------------------------------------------------------
+
+
+def test_gated_layers() -> None:
+    layer = vampprior.Gated([3, 2])
+    x = torch.randn(5, 3)
+    (linear,) = layer
+    assert isinstance(linear, torch.nn.Linear)
+    hidden = x @ linear.weight.T + linear.bias
+    torch.testing.assert_close(layer(x), hidden[:, :2] * hidden[:, 2:].sigmoid())
+
+
+@pytest.mark.slow
+def test_vampprior(folder: Path, tmp_path: Path) -> None:
+    packed = np.packbits(np.random.default_rng(0).integers(0, 2, (12, 784)), axis=1)
+    np.savez(folder / mnist.STATIC, train=packed, valid=packed, test=packed)
+    args = vampprior.Args(data_dir=folder, smoke=True, seeds=(0,), out=tmp_path, device="cpu")
+    vampprior.main(args)
+    record = json.loads((tmp_path / "vampprior" / "smoke" / "records.json").read_text())
+    assert [run["method"] for run in record["runs"]] == list(vampprior.METHODS)
+    assert all(400 < run["−log p(x)"] < 700 for run in record["runs"])
+    assert {"commit", "environment", "command"} <= record.keys()
+
+
+def test_two_scales_at_once_are_refused() -> None:
+    with pytest.raises(LatentRLError, match="give one of them"):
+        vampprior.Args(quick=True, smoke=True)
