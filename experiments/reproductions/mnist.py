@@ -61,8 +61,7 @@ def static_bits(folder: Path | None) -> Bits:
     path = None if folder is None else folder / STATIC
     if path is None or not path.exists():
         images = digits(folder)
-        pixels = torch.cat([images.train, images.test])
-        drawn = (torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0)) < pixels).float()
+        drawn = binarised(torch.cat([images.train, images.test]))
         return Bits(*drawn.split([len(images.train) - HELD_OUT, HELD_OUT, len(images.test)]))
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -70,6 +69,11 @@ def static_bits(folder: Path | None) -> Bits:
         return Bits(*(torch.from_numpy(np.unpackbits(part, axis=1)).float()[:, :784] for part in packed))
     except (OSError, KeyError, ValueError) as error:
         raise LatentRLError(f"{path} holds no packed bits ({error}): give another copy of it, or remove it") from error
+
+
+def binarised(pixels: Tensor) -> Tensor:
+    """Each pixel is 1 with a probability of its intensity; the same each time."""
+    return (torch.rand(pixels.shape, generator=torch.Generator().manual_seed(0)) < pixels).float()
 
 
 def _idx(folder: Path, name: str) -> NDArray[np.uint8]:

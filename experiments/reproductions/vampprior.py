@@ -18,19 +18,18 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo
 from experiments.reproductions.mnist import Bits, static_bits
 from experiments.reproductions.study import Args, folder_of, reproduce
 from experiments.reproductions.training import Best, Minibatches, Training
 from experiments.vae import batch_of
 from latentrl.cells import Record
 from latentrl.decoders import BernoulliDecoder
-from latentrl.encoders import Encoder
 from latentrl.model import LatentModel
-from latentrl.nets import DecoderTrunk
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import FlowPrior, MixturePrior, Prior, StandardNormalPrior, VampPrior
 
-Z, HIDDEN, PIXELS = 40, (300, 300), 784
+Z, HIDDEN = 40, (300, 300)
 METHODS = ("N(0, I)", "mixture", "VampPrior", "flow")
 COLUMNS = ("−log p(x)", "Monte Carlo error", "−ELBO", "KL", "active units", "epochs", "seconds")
 PAPER = {"N(0, I)": 88.56, "VampPrior": 85.57}
@@ -74,46 +73,20 @@ class Gated(nn.ModuleList):
         return x
 
 
-class GatedEncoder(Encoder):
-    """Of pixels as they are."""
-
-    def __init__(self) -> None:
-        super().__init__(0, PIXELS)
-        self.net, self.features_dim = Gated([PIXELS, *HIDDEN]), HIDDEN[-1]
-
-    def features(self, inputs: Tensor, lengths: Any = None) -> Tensor:  # noqa: ARG002
-        return self.net(inputs)
-
-
-class GatedTrunk(DecoderTrunk):
-    """Of latents alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net, self.features_dim = Gated([Z, *HIDDEN]), HIDDEN[-1]
-
-    def forward(self, observations: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
-        return self.net(z)
-
-
 def autoencoder(method: str, components: int) -> LatentModel:
     """With one of the priors."""
-    posterior = GaussianPosterior(GatedEncoder(), Z)
+    posterior = GaussianPosterior(PlainEncoder(PIXELS, Gated([PIXELS, *HIDDEN]), HIDDEN[-1]), Z)
     priors: dict[str, partial[Prior]] = {
         "N(0, I)": partial(StandardNormalPrior, Z),
         "mixture": partial(MixturePrior, Z, components),
         "VampPrior": partial(VampPrior, posterior, components),
         "flow": partial(FlowPrior, Z),
     }
-    return LatentModel(posterior, priors[method](), BernoulliDecoder(0, Z, PIXELS, lambda *_: GatedTrunk()))
-
-
-@torch.no_grad()
-def bound(model: LatentModel, data: Tensor) -> tuple[float, float]:
-    """−ELBO and KL, averaged over the data, from one draw each."""
-    terms = [model.elbo(batch_of(part)) for part in data.split(1_000)]
-    losses, kls = (torch.cat([getattr(t, name) for t in terms]) for name in ("log_likelihoods", "kls"))
-    return float((kls - losses).mean()), float(kls.mean())
+    return LatentModel(
+        posterior,
+        priors[method](),
+        BernoulliDecoder(0, Z, PIXELS, lambda *_: PlainTrunk(Gated([Z, *HIDDEN]), HIDDEN[-1])),
+    )
 
 
 def train(model: LatentModel, data: Bits, seed: int, scale: Scale, folder: Any, settings: Record) -> list[Record]:
@@ -134,7 +107,7 @@ def train(model: LatentModel, data: Bits, seed: int, scale: Scale, folder: Any, 
         optimizer.step()
 
     def look(epoch: int) -> Record:
-        value, kl = bound(model, data.valid)
+        value, kl = negative_elbo(model, data.valid)
         if epoch < scale.warm_up:  # of another objective
             return {"−ELBO": value, "KL": kl}
         return {"−ELBO": value, "KL": kl, "stop": best(value, epoch) >= scale.patience}
@@ -143,20 +116,6 @@ def train(model: LatentModel, data: Bits, seed: int, scale: Scale, folder: Any, 
     history = Training(folder, settings, parts, device).run(scale.epochs, rows.per_epoch, update, look)
     best.restore()
     return history
-
-
-def judge(model: LatentModel, test: Tensor, draws: int) -> Record:
-    """The test likelihood, and how the latent is used."""
-    found = [model.log_likelihood(batch_of(part), draws) for part in test.split(max(1, 50_000 // draws))]
-    values, errors = (torch.cat([getattr(part, name) for part in found]) for name in ("value", "error"))
-    value, kl = bound(model, test)
-    return {
-        "−log p(x)": -float(values.mean()),
-        "Monte Carlo error": float(errors.square().sum().sqrt()) / len(test),
-        "−ELBO": value,
-        "KL": kl,
-        "active units": int(model.diagnostics(batch_of(test[:1_000])).active_units),
-    }
 
 
 def run(method: str, seed: int, args: Args) -> Record:

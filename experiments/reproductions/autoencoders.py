@@ -1,0 +1,67 @@
+"""Variational autoencoders of binary images with networks of any shape, and how they are judged."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiments.vae import batch_of
+from latentrl.cells import Record
+from latentrl.encoders import Encoder
+from latentrl.model import LatentModel
+from latentrl.nets import DecoderTrunk
+
+PIXELS = 784
+AT_ONCE = 50_000
+"""Latents that are decoded at once in judging."""
+
+
+def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:
+    """Dense layers of these sizes, with an activation behind each."""
+    return nn.Sequential(*[part for pair in pairwise(sizes) for part in (nn.Linear(*pair), activation())])
+
+
+class PlainEncoder(Encoder):
+    """A network of data as they are."""
+
+    def __init__(self, data_dim: int, net: nn.Module, features_dim: int) -> None:
+        super().__init__(0, data_dim)
+        self.net, self.features_dim = net, features_dim
+
+    def features(self, inputs: Tensor, lengths: Any = None) -> Tensor:  # noqa: ARG002
+        return self.net(inputs)
+
+
+class PlainTrunk(DecoderTrunk):
+    """A network of latents alone."""
+
+    def __init__(self, net: nn.Module, features_dim: int) -> None:
+        super().__init__()
+        self.net, self.features_dim = net, features_dim
+
+    def forward(self, observations: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        return self.net(z)
+
+
+@torch.no_grad()
+def negative_elbo(model: LatentModel, data: Tensor) -> tuple[float, float]:
+    """−ELBO and KL, averaged over the data, from one draw each."""
+    terms = [model.elbo(batch_of(part), num_samples=1) for part in data.split(1_000)]
+    likelihoods, kls = (torch.cat([getattr(term, name) for term in terms]) for name in ("log_likelihoods", "kls"))
+    return float((kls - likelihoods).mean()), float(kls.mean())
+
+
+def judge(model: LatentModel, test: Tensor, draws: int) -> Record:
+    """The test likelihood by importance-weighted estimates, and how the latent is used."""
+    found = [model.log_likelihood(batch_of(part), draws) for part in test.split(max(1, AT_ONCE // draws))]
+    values, errors = (torch.cat([getattr(part, name) for part in found]) for name in ("value", "error"))
+    value, kl = negative_elbo(model, test)
+    return {
+        "−log p(x)": -float(values.mean()),
+        "Monte Carlo error": float(errors.square().sum().sqrt()) / len(test),
+        "−ELBO": value,
+        "KL": kl,
+        "active units": model.diagnostics(batch_of(test[:1_000])).active_units,
+    }

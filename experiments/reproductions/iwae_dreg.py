@@ -1,0 +1,200 @@
+"""Importance-weighted autoencoders and the noise of their encoders' gradients, as the number of draws K grows.
+
+    python -m experiments.reproductions.iwae_dreg --data-dir FOLDER [--quick]
+
+Burda et al. 2016, table 1: one stochastic layer of 50 latents between tanh layers of 200; pixels are drawn anew each
+time that an image is seen. Beside their gradient ("plain") those of sticking the landing (Roeder et al. 2017, biased
+for K > 1) and DReG (Tucker et al. 2019). As K grows, the signal-to-noise ratio of the encoder's gradient falls under
+the plain one (Rainforth et al. 2018) and rises under DReG. All ratios ‖E g‖ / √tr Cov g of a seed are of the same
+images at the same weights, those of its plain K = 1.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from experiments.records import spread
+from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo, perceptron
+from experiments.reproductions.mnist import binarised, digits
+from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.training import Minibatches, Training
+from experiments.vae import batch_of
+from latentrl.cells import Record
+from latentrl.decoders import BernoulliDecoder
+from latentrl.estimators import DReG, ImportanceWeighted, MultiSample, StickingTheLanding
+from latentrl.model import LatentModel
+from latentrl.objectives import importance_bound
+from latentrl.posteriors import GaussianPosterior
+from latentrl.priors import StandardNormalPrior
+from latentrl.variance import gradient_variance
+
+Z, HIDDEN = 50, (200, 200)
+DRAWS = (1, 5, 50)
+ESTIMATORS: dict[str, MultiSample] = {"plain": ImportanceWeighted(), "STL": StickingTheLanding(), "DReG": DReG()}
+# For K = 1, DReG sticks the landing, too.
+METHODS = {f"{n}, K = {k}": (e, k) for n, e in ESTIMATORS.items() for k in DRAWS if (n, k) != ("STL", 1)}
+COLUMNS = ("−log p(x)", "Monte Carlo error", "−ELBO", "KL", "active units", "seconds")
+PAPER = {1: 86.76, 5: 85.54, 50: 84.78}
+
+
+class Scale(NamedTuple):
+    """What the numbers depend on."""
+
+    stages: int
+    """3^i epochs at a learning rate of .001 · 10^(−i/7), for i = 0, 1, …"""
+    train: int
+    test: int
+    """Images."""
+    judged: int
+    """Draws of each test image's importance-weighted estimate."""
+    replicates: int
+    """Gradients of which a signal-to-noise ratio is made."""
+    batch_size: int = 20
+
+
+SCALES = {
+    "full": Scale(8, 60_000, 10_000, 5_000, 1_000),
+    "quick": Scale(3, 10_000, 1_000, 500, 100, batch_size=50),
+    "smoke": Scale(1, 8, 4, 3, 3, batch_size=4),
+}
+
+
+def autoencoder(pixels: Tensor) -> LatentModel:
+    """Its output starts at the pixels' mean."""
+    encoder = PlainEncoder(PIXELS, perceptron([PIXELS, *HIDDEN], nn.Tanh), HIDDEN[-1])
+    trunk = PlainTrunk(perceptron([Z, *HIDDEN], nn.Tanh), HIDDEN[-1])
+    decoder = BernoulliDecoder(0, Z, PIXELS, lambda *_: trunk)
+    with torch.no_grad():
+        decoder.head.bias.copy_(pixels.mean(0).clamp(1e-3, 1 - 1e-3).logit())
+    return LatentModel(GaussianPosterior(encoder, Z), StandardNormalPrior(Z), decoder)
+
+
+def train(method: str, pixels: Tensor, seed: int, args: Args) -> tuple[LatentModel, list[Record]]:
+    """The model, and what was seen after each epoch."""
+    scale, (estimator, draws) = SCALES[args.scale], METHODS[method]
+    torch.manual_seed(seed)
+    model = autoencoder(pixels).to(pixels.device)
+    optimizer = torch.optim.Adam(model.parameters(), eps=1e-4)
+    rows = Minibatches(len(pixels), scale.batch_size, seed, pixels.device)
+    rates = [1e-3 * 10 ** (-i / 7) for i in range(scale.stages) for _ in range(3**i)]
+
+    def update(step: int) -> None:
+        optimizer.param_groups[0]["lr"] = rates[step // rows.per_epoch]
+        batch = batch_of(torch.bernoulli(pixels[rows(step)]))
+        optimizer.zero_grad()
+        (-importance_bound(model, batch, draws, estimator).surrogate.mean()).backward()
+        optimizer.step()
+
+    def look(_: int) -> Record:
+        return {"−ELBO": negative_elbo(model, torch.bernoulli(pixels[:1_000]))[0]}
+
+    settings, parts = {"method": method, "seed": seed, **scale._asdict()}, {"model": model, "optimizer": optimizer}
+    training = Training(folder_of("iwae_dreg", args, f"{method} {seed}"), settings, parts, pixels.device)
+    return model, training.run(len(rates), rows.per_epoch, update, look)
+
+
+class Surrogate(nn.Module):
+    """What :func:`torch.func.functional_call` needs: the bound's surrogate as a forward pass."""
+
+    def __init__(self, model: LatentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: Tensor, draws: int, estimator: MultiSample) -> Tensor:
+        return importance_bound(self.model, batch_of(data), draws, estimator).surrogate.mean()
+
+
+def signal_to_noise(model: LatentModel, data: Tensor, replicates: int, seed: int) -> dict[str, list[float]]:
+    """Of the gradient for the encoder: by estimator, one for each K."""
+    surrogate = Surrogate(model)
+    encoder = {name: p.detach() for name, p in surrogate.named_parameters() if name.startswith("model.posterior.")}
+
+    def measured(estimator: MultiSample, draws: int) -> float:
+        def objective(parameters: dict[str, Tensor]) -> Tensor:
+            return functional_call(surrogate, parameters, (data, draws, estimator))
+
+        return gradient_variance(objective, encoder, replicates, chunk_size=10, seed=seed).snr
+
+    return {name: [measured(estimator, draws) for draws in DRAWS] for name, estimator in ESTIMATORS.items()}
+
+
+def run(method: str, seed: int, args: Args) -> Record:
+    """Train one model and judge it; of plain K = 1, the ratios too."""
+    scale = SCALES[args.scale]
+    images = digits(args.data_dir)
+    pixels = images.train[: scale.train].to(args.torch_device)
+    test = binarised(images.test)[: scale.test].to(args.torch_device)
+    model, history = train(method, pixels, seed, args)
+    record = judge(model, test, scale.judged)
+    record |= {"seconds": sum(seen["seconds"] for seen in history), "curve": [seen["−ELBO"] for seen in history]}
+    if METHODS[method] == (ESTIMATORS["plain"], 1):
+        record["snr"] = signal_to_noise(model, test[: scale.batch_size], scale.replicates, seed)
+    return record
+
+
+def ratios_of(found: Sequence[Record]) -> dict[str, NDArray[np.float64]]:
+    """Signal-to-noise ratios (seeds, K) by estimator."""
+    measured = [record["snr"] for record in found if "snr" in record]
+    return {name: np.array([snr[name] for snr in measured]) for name in ESTIMATORS}
+
+
+def note(found: Sequence[Record]) -> str:
+    """The ratios, and in how many seeds they fall and rise as the papers say."""
+    ratios = ratios_of(found)
+    lines = [
+        "\nSignal-to-noise ratio of the encoder's gradient:\n",
+        "| estimator | K = 1 | K = 5 | K = 50 |",
+        "|---" * 4 + "|",
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(spread(column) for column in values.T.tolist()) + " |"
+        for name, values in ratios.items()
+    ]
+    falls, rises = ((np.diff(ratios[name]) * sign > 0).all(1) for name, sign in (("plain", -1), ("DReG", 1)))
+    nll = {k: np.array([r["−log p(x)"] for r in found if r["method"] == f"plain, K = {k}"]) for k in DRAWS}
+    tighter = (nll[50] < nll[5]) & (nll[5] < nll[1])
+    paper = ", ".join(f"K = {k} {value}" for k, value in PAPER.items())
+    lines.append(
+        f"\nOf {len(falls)} seeds, the ratio falls with K under the plain gradient in {falls.sum()} and rises under "
+        f"DReG in {rises.sum()}; more plain draws give a better model in {tighter.sum()}. The paper: {paper}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: Sequence[Record]) -> Figure:
+    """Test likelihoods and signal-to-noise ratios over K."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (name, ratios) in enumerate(ratios_of(found).items()):
+        for k in DRAWS:
+            values = [r["−log p(x)"] for r in found if r["method"] == f"{name}, K = {k}"]
+            left.plot([k * 1.08 ** (number - 1)] * len(values), values, "o", color=f"C{number}", alpha=0.6)
+        for row in ratios:
+            right.plot(DRAWS, row, "o-", color=f"C{number}", alpha=0.6)
+        right.plot([], [], color=f"C{number}", label=name)
+    left.plot(
+        PAPER.keys(), PAPER.values(), "_", color="0.2", markersize=25, label="Burda et al., plain, at their scale"
+    )
+    left.set(xscale="log", xlabel="K", ylabel="test −log p(x) (nats)")
+    left.legend()
+    right.set(xscale="log", yscale="log", xlabel="K", ylabel="signal-to-noise ratio of the encoder's gradient")
+    right.legend()
+    return figure
+
+
+def main(args: Args) -> None:
+    """Train, judge, write."""
+    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in METHODS for seed in args.seeds}
+    reproduce("iwae_dreg", args, SCALES[args.scale], jobs, COLUMNS, draw, note)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
