@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
-from experiments.reproductions import iwae_dreg, mnist, vampprior
+from experiments.reproductions import beta_vae, iwae_dreg, mnist, vampprior
+from experiments.reproductions.shapes import Factors
 from experiments.reproductions.training import Best, Minibatches, Training
 from latentrl import LatentRLError
 from latentrl.cells import Record
@@ -231,6 +233,66 @@ def test_iwae_dreg(folder: Path, tmp_path: Path) -> None:
     assert [run["method"] for run in record["runs"]] == list(iwae_dreg.METHODS)
     assert [len(run.get("snr", {})) for run in record["runs"]] == [3, 0, 0, 0, 0, 0, 0, 0]
     assert "Of 1 seeds, the ratio falls" in (tmp_path / "iwae_dreg" / "smoke" / "table.md").read_text()
+
+
+def test_pictures_have_their_factors() -> None:
+    """Places move the centre of mass and nothing else does; sizes scale the area; the square's is known."""
+    factors = Factors()
+    values = torch.tensor(
+        [[0, 5, 0, 16, 16], [0, 5, 0, 24, 16], [0, 5, 0, 16, 24], [0, 0, 0, 16, 16], [1, 5, 10, 16, 16]]
+    )
+    pictures = factors.render(values).unflatten(1, (64, 64))
+    line = torch.linspace(0.0, 1.0, 64)
+    area = pictures.mean((1, 2))
+    across, down = (pictures * line).mean((1, 2)) / area, (pictures * line[:, None]).mean((1, 2)) / area
+    assert (across - 0.26 - 0.48 * values[:, 3] / 31).abs().max() < 0.005
+    assert (down - 0.26 - 0.48 * values[:, 4] / 31).abs().max() < 0.005
+    width = 2 * 0.7 * 0.24
+    assert float(area[0]) == pytest.approx(width**2, rel=0.1)
+    assert float(area[3]) == pytest.approx(width**2 / 4, rel=0.1)
+    ellipse = pictures[4]  # a quarter of a turn: what was wide is high
+    assert int(ellipse.any(1).sum()) == pytest.approx(2 * int(ellipse.any(0).sum()), abs=2)
+    everything = factors.render(factors.sample(500, CPU)).unflatten(1, (64, 64))
+    assert not everything[:, [0, -1]].any()
+    assert not everything[:, :, [0, -1]].any()
+    assert everything.any(2).any(1).all()
+
+
+def test_factors_are_drawn_evenly() -> None:
+    """χ² of each at a false-alarm rate of 10⁻⁴."""
+    torch.manual_seed(0)
+    factors = Factors(3, 3, 8, 8, 8, 24)
+    for column, size in zip(factors.sample(5_000, CPU).T, factors.sizes, strict=True):
+        assert stats.chisquare(torch.bincount(column, minlength=size).numpy()).pvalue > 1e-4
+
+
+def test_disentanglement_and_completeness() -> None:
+    """Eastwood & Williams: each code for one factor, all for all, and two codes that share one factor."""
+    assert beta_vae.disentanglement(np.eye(5)) == (1.0, 1.0)
+    assert beta_vae.disentanglement(np.ones((5, 5))) == pytest.approx((0.0, 0.0), abs=1e-12)
+    shared = np.array([[0.5, 0.0], [0.5, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    modular, compact = beta_vae.disentanglement(shared)
+    assert modular == 1.0
+    assert compact == pytest.approx((1.0 - np.log(2) / np.log(4) + 1.0) / 2)
+
+
+def test_forests_find_the_code_of_a_factor() -> None:
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.integers(0, 4, 400), rng.integers(0, 2, 400)], 1)
+    codes = np.stack([rng.normal(size=400), values[:, 1] + 0.01 * rng.normal(size=400), -values[:, 0]], 1)
+    importance, accuracies = beta_vae.importances(codes, values)
+    assert importance.argmax(0).tolist() == [2, 1]
+    assert importance.max(0).min() > 0.6
+    assert min(accuracies) > 0.97
+
+
+@pytest.mark.slow
+def test_beta_vae(tmp_path: Path) -> None:
+    beta_vae.main(beta_vae.Args(smoke=True, seeds=(0,), out=tmp_path, device="cpu"))
+    record = json.loads((tmp_path / "beta_vae" / "smoke" / "records.json").read_text())
+    assert len(record["runs"]) == 13
+    assert all(run["distortion"] > 0 and 0 <= run["informativeness"] <= 1 for run in record["runs"])
 
 
 def test_two_scales_at_once_are_refused() -> None:

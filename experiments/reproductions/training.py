@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from latentrl.cells import Record
 from latentrl.randomness import random_state, seed_of, set_random_state
+from latentrl.schedules import Schedule
 from latentrl.training.checkpoints import RunFolder
+from latentrl.training.state import load_schedule_state, schedule_state
 
 
 class HasState(Protocol):
@@ -68,6 +70,19 @@ class Best:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.value, self.epoch, self.weights = (state_dict[name] for name in ("value", "epoch", "weights"))
+
+
+class ScheduleState:
+    """The numbers that a KL weight keeps, such as a multiplier's β."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def state_dict(self) -> dict[str, Any]:
+        return schedule_state(self.schedule)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        load_schedule_state(self.schedule, state_dict)
 
 
 class Training:

@@ -1,0 +1,193 @@
+"""β-VAE (Higgins et al. 2017), capacity (Burgess et al. 2018) and a constraint on the KL, where factors are known.
+
+    python -m experiments.reproductions.beta_vae [--quick]
+
+The pictures have the factors of dSprites and are drawn anew for each update. Every method is a way to choose the rate,
+KL(q ‖ p); capacity and constraint are told it in nats. Judged by the mutual information gap (Chen et al. 2018), by
+disentanglement, completeness and informativeness of random forests (Eastwood & Williams 2018), and by what the rate
+buys: the distortion, −E log p(x|z). If nothing but the rate mattered, all would lie on one line in each picture.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from experiments.disentanglement import gaps, information
+from experiments.reproductions.autoencoders import PlainEncoder, PlainTrunk, perceptron
+from experiments.reproductions.shapes import Factors
+from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.training import ScheduleState, Training
+from experiments.vae import batch_of
+from latentrl.cells import Record
+from latentrl.checks import require
+from latentrl.decoders import BernoulliDecoder
+from latentrl.model import LatentModel
+from latentrl.posteriors import GaussianPosterior
+from latentrl.priors import StandardNormalPrior
+from latentrl.schedules import Capacity, Constant, KLConstraint, Schedule
+
+Z = 10
+COLUMNS = ("KL", "distortion", "gap", "disentanglement", "completeness", "informativeness", "active units", "seconds")
+NAMES = ("shape", "size", "angle", "x", "y")
+
+
+class Scale(NamedTuple):
+    """What the numbers depend on."""
+
+    factors: Factors
+    hidden: int
+    epochs: int
+    """Of a hundredth of the updates each."""
+    per_epoch: int
+    judged: int
+    """Pictures."""
+    learning_rate: float = 5e-4
+    batch_size: int = 100
+
+
+SCALES = {
+    "full": Scale(Factors(), 1_200, 100, 3_000, 10_000),
+    "quick": Scale(Factors(3, 3, 8, 8, 8, 24), 256, 10, 500, 3_000, learning_rate=1e-3),
+    "smoke": Scale(Factors(2, 2, 2, 2, 2, 8), 8, 2, 1, 64, batch_size=4),
+}
+
+
+def weights(updates: int) -> dict[str, Schedule]:
+    """A schedule of the KL's weight for each method."""
+    made: dict[str, Schedule] = {f"β = {beta}": Constant(beta) for beta in (1, 2, 4, 8, 16)}
+    for nats in (4, 8, 12, 16):
+        made[f"capacity {nats}"] = Capacity(nats, updates // 2, gamma=100.0)
+        made[f"constraint {nats}"] = KLConstraint(nats)
+    return made
+
+
+def autoencoder(scale: Scale) -> LatentModel:
+    """The dense one of Higgins et al.: two ReLU layers there, three tanh layers back."""
+    pixels, width = scale.factors.pixels**2, scale.hidden
+    encoder = PlainEncoder(pixels, perceptron([pixels, width, width], nn.ReLU), width)
+    trunk = PlainTrunk(perceptron([Z, width, width, width], nn.Tanh), width)
+    decoder = BernoulliDecoder(0, Z, pixels, lambda *_: trunk)
+    return LatentModel(GaussianPosterior(encoder, Z), StandardNormalPrior(Z), decoder)
+
+
+def train(method: str, seed: int, args: Args) -> tuple[LatentModel, list[Record]]:
+    """The model, and what was seen after each epoch."""
+    scale, device = SCALES[args.scale], args.torch_device
+    torch.manual_seed(seed)
+    model = autoencoder(scale).to(device)
+    weight = weights(scale.epochs * scale.per_epoch)[method]
+    optimizer = torch.optim.Adam(model.parameters(), scale.learning_rate)
+    observe = getattr(weight, "observe", None)
+    seen: Record = {}
+
+    def update(step: int) -> None:
+        pictures = scale.factors.render(scale.factors.sample(scale.batch_size, device))
+        terms = model.elbo(batch_of(pictures), partial(weight, step))
+        optimizer.zero_grad()
+        terms.loss.backward()
+        optimizer.step()
+        if observe is not None:
+            observe(step, terms.kl, terms.reconstruction)
+        seen.update(KL=terms.kl, distortion=-terms.reconstruction)
+
+    parts: Any = {"model": model, "optimizer": optimizer, "weight": ScheduleState(weight)}
+    settings = {"method": method, "seed": seed, **scale._asdict()}
+    training = Training(folder_of("beta_vae", args, f"{method} {seed}"), settings, parts, device)
+    look = lambda _: {name: float(value) for name, value in seen.items()}  # noqa: E731
+    return model, training.run(scale.epochs, scale.per_epoch, update, look)
+
+
+def importances(codes: NDArray[Any], values: NDArray[Any]) -> tuple[NDArray[np.float64], list[float]]:
+    """Of each code for each factor (Z, 5), by random forests, and how often these are right on the other half."""
+    forests = require("sklearn.ensemble", "judge")
+    half, columns, accuracies = len(codes) // 2, [], []
+    for column in values.T:
+        forest = forests.RandomForestClassifier(50, max_depth=10, random_state=0).fit(codes[:half], column[:half])
+        columns.append(forest.feature_importances_)
+        accuracies.append(float(forest.score(codes[half:], column[half:])))
+    return np.array(columns).T, accuracies
+
+
+def disentanglement(importance: NDArray[np.float64]) -> tuple[float, float]:
+    """D and C of Eastwood & Williams 2018, section 2: 1 where each code says something of one factor alone, and each
+    factor is in one code alone; 0 where importance (Z, V) is spread evenly."""
+
+    def concentration(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        shares = rows / rows.sum(1, keepdims=True).clip(1e-12)
+        return 1.0 + np.where(shares > 0, shares * np.log(shares.clip(1e-300)), 0.0).sum(1) / np.log(rows.shape[1])
+
+    weight = importance.sum(1) / importance.sum()
+    return float((weight * concentration(importance)).sum()), float(concentration(importance.T).mean())
+
+
+@torch.no_grad()
+def judge(model: LatentModel, factors: Factors, number: int, device: torch.device) -> Record:
+    """Rate, distortion and what the codes tell of the factors, from new pictures; the same for all models."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        values = factors.sample(number, device)
+        batch = batch_of(factors.render(values))
+        terms = model.elbo(batch)
+        shares = information(model, batch.actions, dict(zip(NAMES, values.T, strict=True)))
+        codes: Tensor = model.infer(batch).mean
+        importance, accuracies = importances(codes.cpu().numpy(), values.cpu().numpy())
+        modular, compact = disentanglement(importance)
+        return {
+            "KL": float(terms.kl),
+            "distortion": -float(terms.reconstruction),
+            "gap": gaps(shares)["gap"],
+            "disentanglement": modular,
+            "completeness": compact,
+            "informativeness": float(np.mean(accuracies)),
+            "accuracies": dict(zip(NAMES, accuracies, strict=True)),
+            "active units": model.diagnostics(batch).active_units,
+        }
+
+
+def run(method: str, seed: int, args: Args) -> Record:
+    """Train one model and judge it."""
+    scale = SCALES[args.scale]
+    model, history = train(method, seed, args)
+    record = judge(model, scale.factors, scale.judged, args.torch_device)
+    return {**record, "seconds": sum(seen["seconds"] for seen in history)}
+
+
+def note(found: Sequence[Record]) -> str:
+    """Whether a gap follows from more than the rate: the largest of each way to choose it."""
+    said = []
+    for kind in ("β", "capacity", "constraint"):
+        mine = [record for record in found if record["method"].startswith(kind)]
+        means = {r["method"]: np.mean([s["gap"] for s in mine if s["method"] == r["method"]]) for r in mine}
+        best = max(means, key=lambda name: means[name])
+        said.append(f"{best} ({means[best]:.2f})")
+    return f"\nThe largest mean gap of each kind: {', '.join(said)}.\n"
+
+
+def draw(found: Sequence[Record]) -> Figure:
+    """Distortion, gap and disentanglement over the rate, one dot for each run."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    for axis, name in zip(figure.subplots(1, 3), ("distortion", "gap", "disentanglement"), strict=True):
+        for number, kind in enumerate(("β", "capacity", "constraint")):
+            mine = [record for record in found if record["method"].startswith(kind)]
+            x, y = [r["KL"] for r in mine], [r[name] for r in mine]
+            axis.plot(x, y, "os^"[number], color=f"C{number}", alpha=0.6, label=kind)
+        axis.set(xlabel="rate KL(q ‖ p) (nats)", ylabel=name)
+    axis.legend()
+    return figure
+
+
+def main(args: Args) -> None:
+    """Train, judge, write."""
+    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in weights(2) for seed in args.seeds}
+    reproduce("beta_vae", args, SCALES[args.scale], jobs, COLUMNS, draw, note)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
