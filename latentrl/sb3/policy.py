@@ -19,12 +19,13 @@ from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
 from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.in_place import config_of, model_of
+from latentrl.sb3.pretrained import Pretrained
 from latentrl.sb3.trunk import channels_first, make_trunk
 from latentrl.spaces import features, from_features, leaves, raw, size
 from latentrl.training.average import WeightAverage
 
 
-class LatentPolicy(BasePolicy):
+class LatentPolicy(Pretrained, BasePolicy):
     """π(a|s) with a latent that is held over time.
 
     ``predict`` carries (z, age) as recurrent state: z (n_envs, Z) and the steps since it was drawn (n_envs, 1). A new
