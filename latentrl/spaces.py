@@ -61,7 +61,7 @@ def raw(space: spaces.Space[Any], values: Tensor | Mapping[str, Tensor]) -> Tens
         if leaf.dtype == np.uint8 and part.is_floating_point():
             raise LatentRLError(f"observations {name} have dtype {part.dtype}, but the space is {leaf}: give uint8")
     dtype = torch.uint8 if all(leaf.dtype == np.uint8 for _, leaf, _ in parts) else torch.float32
-    flat = [part.reshape(len(part), -1).to(dtype) for _, _, part in parts]
+    flat = [part.reshape(part.shape[0], -1).to(dtype) for _, _, part in parts]
     return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 

@@ -102,7 +102,7 @@ class TransformerTrunk(HistoryTrunk):
         self.features_dim = chunk * width
 
     def features(self, frames: Float[Tensor, "N H F"], z: Float[Tensor, "N Z"]) -> Float[Tensor, "N D"]:
-        tokens = [self.from_frame(frames) + self.places, self.queries.expand(len(frames), -1, -1)]
+        tokens = [self.from_frame(frames) + self.places, self.queries.expand(frames.shape[0], -1, -1)]
         if self.from_latent is not None:
             tokens.append(self.from_latent(z).unsqueeze(1))
         asked = slice(self.history, self.history + len(self.queries))

@@ -10,6 +10,7 @@ from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
 from latentrl.sb3.clone_term import CloneTerm
 from latentrl.sb3.evaluation import Evaluation, encode, evaluate_behaviour, held_out
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
+from latentrl.sb3.export import ActingPolicy, export_onnx, export_program
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
 from latentrl.sb3.from_demonstrations import DemonstrationDictReplayBuffer, DemonstrationReplayBuffer
 from latentrl.sb3.gradient_noise import GradientVariance
@@ -30,6 +31,7 @@ from latentrl.sb3.trunk import FeaturesTrunk
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
 __all__ = [
+    "ActingPolicy",
     "CloneTerm",
     "CriticWarmUp",
     "DemonstrationDictReplayBuffer",
@@ -70,5 +72,7 @@ __all__ = [
     "TorchVecEnvAdapter",
     "encode",
     "evaluate_behaviour",
+    "export_onnx",
+    "export_program",
     "held_out",
 ]

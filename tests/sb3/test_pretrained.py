@@ -44,6 +44,7 @@ POLICIES: dict[str, tuple[spaces.Space[Any], spaces.Space[Any], dict[str, Any]]]
     "flow, of the state": (LINE, BOX, {"prior": "flow", "prior_sees_state": True, "posterior": "flow", "hold": 3}),
     "choices": (LINE, spaces.MultiDiscrete([3, 2]), {"prior": "categorical", "posterior": "categorical", "hold": 1}),
     "plans and history": (LINE, BOX, {"chunk": 4, "execute": 2, "history": 3, "trunk": "gru", "hold": 0}),
+    "transformer": (LINE, BOX, {"chunk": 4, "history": 2, "trunk": "transformer", "hidden": (16,), "hold": 0}),
     "mixture density": (LINE, BOX, {"latent_dim": 0, "decoder": "mixture", "hold": 1, "action_noise": True}),
     "bins": (LINE, BOX, {"latent_dim": 0, "decoder": "bins", "hold": 1}),
     "diffusion": (LINE, BOX, {"latent_dim": 0, "decoder": "diffusion", "chunk": 4, "hold": 1}),
