@@ -29,6 +29,9 @@ class ActingPolicy(nn.Module):
     :param policy: shares its networks
     """
 
+    low: Tensor | None
+    high: Tensor | None
+
     def __init__(self, policy: LatentPolicy) -> None:
         super().__init__()
         self.policy = policy
