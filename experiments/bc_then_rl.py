@@ -88,7 +88,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
     algorithm, kind = name.split(", ")
     keeps = kind == "kept"
     if algorithm == "PPO":
-        settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 512})
+        settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 128})
         venv = VecNormalize(make_vec_env(ENV, 16, seed=seed), norm_obs=False, gamma=settings["gamma"])
         agent = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)
         return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 10), KLToClone(0.01)] if keeps else []
