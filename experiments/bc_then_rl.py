@@ -98,8 +98,11 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
         kwargs = {"demonstrations": shown, "share": 0.5, "terminated": in_time}
         settings = settings | {"replay_buffer_class": DemonstrationReplayBuffer, "replay_buffer_kwargs": kwargs}
     sac = SAC("MlpPolicy", make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
-    # One term while the critics are bad, and one for as long as they find what was shown better.
-    terms = [CloneTerm(shown, coef=10.0, share=0.4), CloneTerm(shown, coef=3.0, share=None, q_filter=True)]
+    terms = [
+        CloneTerm(shown, coef=10.0, share=0.4),  # while the critics are bad
+        CloneTerm(shown, coef=3.0, share=None, q_filter=True),  # for as long as they find what was shown better
+        CloneTerm(shown, coef=0.3, share=None),  # when they are wrong about that: it ends falls, and is outvoted else
+    ]
     return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 6), *terms] if keeps else []
 
 
