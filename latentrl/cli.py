@@ -1,29 +1,90 @@
-"""The command line: ``latentrl demo`` and ``latentrl gradients``."""
+"""Latent-variable policies: clone behaviour, evaluate it, and measure gradients.
+
+`latentrl COMMAND --help` explains a command. Shell completion: `latentrl --tyro-print-completion bash` (or zsh, tcsh).
+"""
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union
 
 import tyro
 
 from latentrl.checks import LatentRLError
+from latentrl.commands import (
+    EnvsConfig,
+    EvaluateConfig,
+    HubConfig,
+    TrainConfig,
+    evaluate,
+    list_envs,
+    train,
+    use_hub,
+)
+from latentrl.commands.sources import flags_of, options_of
+from latentrl.commands.train import OPTIONS
 from latentrl.demo import DemoConfig, run_demo
 from latentrl.gradients import GradientsConfig, run_gradients
 
-COMMANDS: dict[str, Callable[..., DemoConfig | GradientsConfig]] = {"demo": DemoConfig, "gradients": GradientsConfig}
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    "demo": (DemoConfig, run_demo),
+    "train": (TrainConfig, train),
+    "evaluate": (EvaluateConfig, evaluate),
+    "gradients": (GradientsConfig, run_gradients),
+    "envs": (EnvsConfig, list_envs),
+    "hub": (HubConfig, use_hub),
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point; bad input is one line on stderr and exit status 2."""
+    """Entry point; bad input is one line on stderr and exit status 2, with ``--debug`` a traceback."""
+    given = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in given
     try:
-        config = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="latentrl", description=__doc__, args=args)
-        if isinstance(config, GradientsConfig):
-            run_gradients(config)
-        else:
-            run_demo(config)
+        config = _parsed([arg for arg in given if arg != "--debug"])
+        next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
     except LatentRLError as error:
+        if debug:
+            raise
         print(f"latentrl: error: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        if debug:
+            raise
+        print(f"latentrl: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("latentrl: interrupted; the same command goes on where that is possible", file=sys.stderr)
+        return 130
     return 0
+
+
+def _parsed(args: list[str]) -> Any:
+    """The arguments as one of the commands' dataclasses."""
+    choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items())
+    return tyro.cli(
+        Union[choices],  # noqa: UP007 - made of a tuple
+        prog="latentrl",
+        description=__doc__,
+        args=_with_files(args),
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
+def _with_files(args: list[str]) -> list[str]:
+    """Options of files in place of ``--config FILE`` and ``--resume RUN``, in front of those that are typed."""
+    typed, from_files = [], list[str]()
+    rest = iter(args)
+    for arg in rest:
+        name, sign, value = arg.partition("=")
+        if name not in ("--config", "--resume"):
+            typed.append(arg)
+            continue
+        path = Path(value if sign else next(rest, ""))
+        from_files += flags_of(options_of(path if name == "--config" else path / OPTIONS))
+        if name == "--resume":
+            from_files += ["--out", str(path)]
+    return [*typed[:1], *from_files, *typed[1:]] if from_files else args
 
 
 if __name__ == "__main__":

@@ -1,0 +1,17 @@
+"""The command line's work, one file for each command; the arguments are the fields of a dataclass."""
+
+from latentrl.commands.envs import EnvsConfig, list_envs
+from latentrl.commands.evaluate import EvaluateConfig, evaluate
+from latentrl.commands.hub import HubConfig, use_hub
+from latentrl.commands.train import TrainConfig, train
+
+__all__ = [
+    "EnvsConfig",
+    "EvaluateConfig",
+    "HubConfig",
+    "TrainConfig",
+    "evaluate",
+    "list_envs",
+    "train",
+    "use_hub",
+]

@@ -1,0 +1,107 @@
+"""``latentrl evaluate``: what a cloned policy does in its task."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from latentrl.checks import LatentRLError, count
+from latentrl.commands.sources import options_of
+from latentrl.commands.train import OPTIONS, POLICY, make_env
+from latentrl.files import whole
+from latentrl.report import environment
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Play a cloned policy and tabulate returns, successes and modes.
+
+    Without --deterministic each episode draws its latents, as cloned behaviour should be judged.
+    """
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Folder of `latentrl train`, one of save_pretrained, or a repository of the Hugging Face Hub."""
+    env: str | None = None
+    """Gymnasium id of the task; by default that of the run's config.yaml."""
+    episodes: int = 100
+    """How many."""
+    num_envs: int = 8
+    """Environments side by side."""
+    deterministic: bool = False
+    """The likeliest latent and the mean action, the same every time."""
+    modes: int | None = None
+    """Number of modes that info["mode"] tells, for their entropy."""
+    seed: int = 0
+    """Of environments and latents."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+    out: Path | None = None
+    """File for the figures as JSON; by default evaluation.json in the run's folder, if it is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "num_envs"):
+            count(name, getattr(self, name), 1)
+
+
+def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
+    """Play, print and write; the figures.
+
+    :raises LatentRLError: no policy there, no task, or one with other spaces
+    """
+    import torch
+
+    from latentrl.sb3 import LatentPolicy, evaluate_behaviour
+
+    console = console or Console()
+    folder = Path(config.run)
+    policy = LatentPolicy.from_pretrained(folder / POLICY if (folder / POLICY).is_dir() else config.run, config.device)
+    name = config.env or _env_of(folder)
+    venv = make_env(name, config.num_envs, config.seed)
+    for kind in ("observation_space", "action_space"):
+        if getattr(venv, kind) != getattr(policy, kind):
+            raise LatentRLError(
+                f"{name} has the {kind.replace('_', ' ')} {getattr(venv, kind)}, but the policy was made for "
+                f"{getattr(policy, kind)}: give the task that it was cloned for"
+            )
+    torch.manual_seed(config.seed)
+    found = evaluate_behaviour(policy, venv, config.episodes, config.deterministic)
+    figures: dict[str, Any] = {"return": asdict(found.mean_return)}
+    if found.successes is not None:
+        figures["success"] = asdict(found.success_rate)
+    if config.modes is not None:
+        counts, entropy = found.counts(config.modes), found.entropy(config.modes)
+        figures |= {"modes": int((counts > 0).sum()), "counts": counts.tolist(), "entropy": asdict(entropy)}
+    figures["steps"] = float(found.lengths.mean())
+    figures["milliseconds per action"] = found.ms_per_action
+    _print(figures, f"{config.episodes} episodes of {name}", console)
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    target = config.out or (folder / "evaluation.json" if folder.is_dir() else None)
+    if target is not None:
+        record = {"command": "latentrl evaluate", "config": given, "environment": environment(str(policy.device))}
+        with whole(target) as partial:
+            partial.write_text(json.dumps({**record, "figures": figures}, indent=1, default=float) + "\n")
+        console.print(f"figures in {target}", soft_wrap=True)
+    return figures
+
+
+def _env_of(folder: Path) -> str:
+    path = folder / OPTIONS
+    options = options_of(path) if path.exists() else {}
+    if not options.get("env"):
+        raise LatentRLError("the task is not known: give --env with a Gymnasium id")
+    return str(options["env"])
+
+
+def _print(figures: dict[str, Any], title: str, console: Console) -> None:
+    table = Table("figure", "value", "95 % interval", title=title)
+    for name, figure in figures.items():
+        if isinstance(figure, dict):
+            low, high = figure["ci"]
+            table.add_row(name, f"{figure['value']:.4g}", f"{low:.4g} … {high:.4g}")
+        elif not isinstance(figure, list):
+            table.add_row(name, f"{figure:.4g}", "")
+    console.print(table)

@@ -1,0 +1,58 @@
+"""``latentrl hub``: policies on the Hugging Face Hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from latentrl.commands.train import POLICY
+
+
+@dataclass(frozen=True)
+class Push:
+    """Send a policy to a repository, which is made where it is not there."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of `latentrl train` or of save_pretrained."""
+    repo: Annotated[str, tyro.conf.Positional]
+    """"user/name"."""
+    about: str = ""
+    """What the model card says of data and results."""
+    private: bool = False
+    """Of a new repository."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Fetch a policy into a folder."""
+
+    repo: Annotated[str, tyro.conf.Positional]
+    """"user/name"."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where to."""
+    revision: str | None = None
+    """Branch, tag or commit."""
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Push a policy to the Hugging Face Hub, or pull one from it. Nothing that is pulled is run."""
+
+    action: Annotated[Push, tyro.conf.subcommand("push")] | Annotated[Pull, tyro.conf.subcommand("pull")]
+
+
+def use_hub(config: HubConfig, console: Console | None = None) -> None:
+    """:raises LatentRLError: without ``latentrl[hub]``; no such folder or repository"""
+    from latentrl.sb3 import LatentPolicy
+
+    console = console or Console()
+    action = config.action
+    if isinstance(action, Pull):
+        LatentPolicy.from_pretrained(action.repo, "cpu", revision=action.revision).save_pretrained(action.folder)
+        console.print(f"{action.repo} is in {action.folder}", soft_wrap=True)
+        return
+    folder = action.run / POLICY if (action.run / POLICY).is_dir() else action.run
+    address = LatentPolicy.from_pretrained(folder, "cpu").push_to_hub(action.repo, action.about, action.private)
+    console.print(address, soft_wrap=True)

@@ -1,0 +1,161 @@
+"""``latentrl train``: clone demonstrations, into a folder that a killed run goes on in."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from latentrl.checks import LatentRLError, count
+from latentrl.commands.sources import HELP, options_of, plain, read_source, write_options
+from latentrl.config import LatentConfig
+
+OPTIONS, POLICY = "config.yaml", "policy"
+"""What a run's folder holds, beside checkpoints and logs."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Clone demonstrations into a latent policy.
+
+    The same command goes on with a run that was killed, to the same weights. Options may stand in a YAML file
+    (--config FILE); those on the command line come on top. The run's own are in its config.yaml, and
+    `latentrl train --resume RUN` goes on with them.
+    """
+
+    data: str = ""
+    """What to clone: READER or READER:WHERE, with lasa, minari, trajectories, hdf5, lerobot, pusht or npz; a path that
+    ends in .npz needs no reader."""
+    out: Path = Path("runs/train")
+    """Folder of the run: config.yaml, last.pt and best.zip, logs for TensorBoard and as CSV, and the policy as safe
+    files."""
+    env: str | None = None
+    """Gymnasium id of the task, for its spaces and for `latentrl evaluate`; by default those of the data."""
+    updates: int = 3000
+    """Gradient updates."""
+    policy: LatentConfig = field(default_factory=LatentConfig)
+    batch_size: int = 64
+    """Segments per update (transitions where hold is 1)."""
+    learning_rate: float = 2e-3
+    """At the start; it falls to 0 along half a cosine."""
+    kl_weight: float | None = None
+    """β; by default 1, as long as the latent neither collapses nor memorises."""
+    noise: Literal["auto", "none"] = "auto"
+    """Corrective noise on observations: estimated from the data, or none."""
+    ema_decay: float | None = None
+    """Of an average of the weights, such as .999, which then predicts."""
+    held_out: float = 0.1
+    """Share of the episodes that is not learned from; their bound is logged, and the best weights are kept."""
+    patience: int | None = None
+    """Looks at the held-out bound without a better one after which training stops."""
+    every: int = 500
+    """Updates between two looks, and between two checkpoints."""
+    devices: int = 1
+    """GPUs, or processes on a CPU."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of the arithmetic."""
+    compile: bool = False
+    """Compile the loss."""
+    seed: int = 0
+    """Of weights, batches and latents, and of what is held out."""
+    device: str = "auto"
+    """auto, cpu, cuda, …"""
+
+    def __post_init__(self) -> None:
+        count("updates", self.updates, 1)
+        count("every", self.every, 1)
+        if not 0.0 <= self.held_out < 1.0:
+            raise LatentRLError(f"held_out is a share of the episodes in [0, 1), but {self.held_out!r} was given")
+        if self.patience is not None and self.held_out == 0.0:
+            raise LatentRLError("patience looks at held-out episodes, and there are none: give held_out")
+
+
+def train(config: TrainConfig, console: Console | None = None) -> Any:
+    """Train and write; the agent.
+
+    :raises LatentRLError: bad data, options or folder, before any training
+    :raises FloatingPointError: where the loss stops being finite
+    """
+    from latentrl.sb3 import HeldOut, LatentBC
+    from latentrl.schedules import Cosine
+
+    console = console or Console()
+    if not config.data:
+        raise LatentRLError(f"there is nothing to clone: give --data {HELP}")
+    _claim(config)
+    demonstrations = read_source(config.data)
+    shown, others = (demonstrations, None)
+    if config.held_out:
+        shown, others = demonstrations.split(1.0 - config.held_out, seed=config.seed)
+    agent = LatentBC(
+        demonstrations=shown,
+        env=None if config.env is None else make_env(config.env),
+        learning_rate=Cosine(config.learning_rate),
+        batch_size=config.batch_size,
+        kl_weight="auto" if config.kl_weight is None else config.kl_weight,
+        noise=None if config.noise == "none" else "auto",
+        ema_decay=config.ema_decay,
+        devices=config.devices,
+        precision=config.precision,
+        compile=config.compile,
+        policy_kwargs=asdict(config.policy),
+        seed=config.seed,
+        device=config.device,
+    )
+    callback = None if others is None else HeldOut(others, config.every, config.patience)
+    logger = _logger(config.out)
+    agent.set_logger(logger)
+    try:
+        agent.learn(config.updates, callback, checkpoint=config.out, checkpoint_every=config.every, progress_bar=True)
+    finally:
+        logger.close()
+    agent.policy.save_pretrained(config.out / POLICY, about=f"Cloned from `{config.data}` by `latentrl train`.")
+    bound = "" if callback is None or callback.best is None else f"held-out bound {callback.best.elbo:.4g} nats; "
+    console.print(f"{agent.num_timesteps} updates; {bound}policy in {config.out / POLICY}", soft_wrap=True)
+    console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", soft_wrap=True)
+    return agent
+
+
+def _claim(config: TrainConfig) -> None:
+    """Write the run's options down, or see that they are those of the run that is there."""
+    path, options = config.out / OPTIONS, asdict(config)
+    if not path.exists():
+        try:
+            write_options(path, options)
+        except OSError as error:
+            raise LatentRLError(
+                f"folder {str(config.out)!r} cannot be written ({error.strerror}): give another"
+            ) from error
+        return
+    before, now = options_of(path), plain(options)
+    other = sorted(name for name in {**before, **now} if before.get(name) != now.get(name) and name != "out")
+    if other:
+        raise LatentRLError(
+            f"{str(config.out)!r} is of another run ({', '.join(other)} differ): give another --out, or "
+            f"--resume {config.out} to go on with its own options"
+        )
+
+
+def _logger(folder: Path) -> Any:
+    """TensorBoard and CSV; a run that goes on has a CSV file of its own, as the old one would be lost."""
+    from stable_baselines3.common.logger import Logger, make_output_format
+
+    number = len(list(folder.glob("progress*.csv")))
+    csv = make_output_format("csv", str(folder), f"_{number}" if number else "")
+    return Logger(str(folder), [csv, make_output_format("tensorboard", str(folder))])
+
+
+def make_env(name: str, number: int = 1, seed: int | None = None) -> Any:
+    """Environments of a Gymnasium id, as stable-baselines3 vectorises them.
+
+    :raises LatentRLError: no such id, or one whose package is missing
+    """
+    import gymnasium as gym
+    from stable_baselines3.common.env_util import make_vec_env
+
+    if name.startswith("latentrl/"):
+        name = f"latentrl_envs:{name}"
+    try:
+        return make_vec_env(name, number, seed=seed)
+    except (gym.error.Error, ImportError) as error:
+        raise LatentRLError(f"environment {name!r} cannot be made: {' '.join(str(error).split())}") from error

