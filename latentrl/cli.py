@@ -62,8 +62,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def _parsed(args: list[str]) -> Any:
     """The arguments as one of the commands' dataclasses."""
     choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items())
+    one_of_them: Any = Union[choices]  # noqa: UP007 - made of a tuple
     return tyro.cli(
-        Union[choices],  # noqa: UP007 - made of a tuple
+        one_of_them,
         prog="latentrl",
         description=__doc__,
         args=_with_files(args),
