@@ -3,10 +3,11 @@
 import inspect
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 import gymnasium as gym
 from rich.console import Console
-from rich.table import Column, Table
+from rich.padding import Padding
 
 
 @dataclass(frozen=True)
@@ -15,22 +16,21 @@ class EnvsConfig:
 
 
 def list_envs(_: EnvsConfig, console: Console | None = None) -> None:
-    """One row for each id."""
+    """Two lines for each id."""
     import latentrl_envs  # noqa: F401 - registers them
 
-    console = console or Console()
-    table = Table(Column("id", no_wrap=True), "observations", "actions", "steps", Column("what", ratio=1))
+    console = console or Console(highlight=False)
     for name, spec in sorted(gym.registry.items()):
         if spec.namespace != "latentrl":
             continue
         module, _, task = spec.kwargs["func_env"].partition(":")
-        what = inspect.getdoc(getattr(import_module(module), task)) or ""
+        what = (inspect.getdoc(getattr(import_module(module), task)) or "").partition("\n")[0].replace("``", "")
         env = gym.make(name)
-        spaces = (_short(env.observation_space), _short(env.action_space))
-        table.add_row(name, *spaces, str(spec.max_episode_steps), what.partition("\n")[0].replace("``", ""))
-    console.print(table)
+        shapes = f"{_short(env.observation_space)} → {_short(env.action_space)}, {spec.max_episode_steps} steps"
+        console.print(f"[bold]{name}[/bold]  {shapes}")
+        console.print(Padding(what, (0, 0, 0, 4)))
     console.print('gymnasium.make("latentrl_envs:ID") makes one, gymnasium.make_vec(…, num_envs=N) many.')
 
 
-def _short(space: gym.Space) -> str:
+def _short(space: gym.Space[Any]) -> str:
     return f"{type(space).__name__} {space.shape or getattr(space, 'n', '')}".strip()
