@@ -15,9 +15,11 @@ from latentrl.commands import (
     EnvsConfig,
     EvaluateConfig,
     HubConfig,
+    ReportConfig,
     TrainConfig,
     evaluate,
     list_envs,
+    report,
     train,
     use_hub,
 )
@@ -31,6 +33,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "train": (TrainConfig, train),
     "evaluate": (EvaluateConfig, evaluate),
     "gradients": (GradientsConfig, run_gradients),
+    "report": (ReportConfig, report),
     "envs": (EnvsConfig, list_envs),
     "hub": (HubConfig, use_hub),
 }

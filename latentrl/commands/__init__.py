@@ -3,15 +3,18 @@
 from latentrl.commands.envs import EnvsConfig, list_envs
 from latentrl.commands.evaluate import EvaluateConfig, evaluate
 from latentrl.commands.hub import HubConfig, use_hub
+from latentrl.commands.report import ReportConfig, report
 from latentrl.commands.train import TrainConfig, train
 
 __all__ = [
     "EnvsConfig",
     "EvaluateConfig",
     "HubConfig",
+    "ReportConfig",
     "TrainConfig",
     "evaluate",
     "list_envs",
+    "report",
     "train",
     "use_hub",
 ]

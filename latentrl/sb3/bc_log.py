@@ -35,6 +35,7 @@ def log(agent: "LatentBC", trainer: ElboTrainer, terms: Elbo) -> None:
         _warn_of_collapse(agent, diagnostics)
     for key, value in values.items():
         agent.logger.record(key, value)
+    agent.logger.record("time/total_timesteps", agent.num_timesteps, exclude="tensorboard")  # its axis already
     agent.logger.dump(step=agent.num_timesteps)
 
 

@@ -1,0 +1,50 @@
+"""``latentrl report``: runs as one interactive page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from latentrl.checks import LatentRLError
+from latentrl.files import whole
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Compare runs on one interactive page that works offline.
+
+    Folders of `latentrl train` and `latentrl gradients`: options, learning curves, evaluations, gradient variances with
+    their ranking, latents of the demonstrations, and what each dimension of a latent does.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("report.html")
+    """The page."""
+    title: str = "latentrl report"
+    """Its heading."""
+
+
+def report(config: ReportConfig, console: Console | None = None) -> None:
+    """Write the page.
+
+    :raises LatentRLError: without plotly (``latentrl[report]``); a folder that is no run
+    """
+    from latentrl.page import collect, render
+
+    console = console or Console()
+    if not config.runs:
+        raise LatentRLError("there is nothing to report: give folders of `latentrl train` or `latentrl gradients`")
+    records = [collect(folder) for folder in config.runs]
+    names = [record["name"] for record in records]
+    for record, folder in zip(records, config.runs, strict=True):
+        if names.count(record["name"]) > 1:  # such as seed_0/run and seed_1/run
+            record["name"] = str(folder)
+    with whole(config.out) as partial:
+        partial.write_text(render(records, config.title), encoding="utf-8")
+    for record in records:
+        for what, reason in record["missing"].items():
+            console.print(f"{record['name']} has no {what}: {reason}", soft_wrap=True)
+    console.print(f"{config.out}", soft_wrap=True)

@@ -1,0 +1,92 @@
+"""What a page shows of a run's folder, as plain values."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from latentrl.checks import LatentRLError
+from latentrl.commands.sources import options_of
+from latentrl.commands.train import OPTIONS, POLICY
+from latentrl.page.latents import behaviour, latent_space
+
+STEP = "time/total_timesteps"
+GRADIENTS, EVALUATION = "gradients.json", "evaluation.json"
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """A run of ``latentrl train`` or ``latentrl gradients``: its options and all that is there to be drawn.
+
+    What cannot be drawn has its reason in ``"missing"``.
+
+    :raises LatentRLError: a folder that is no run, or a damaged file in it
+    """
+    record: dict[str, Any] = {"name": folder.name, "missing": {}}
+    try:
+        if (folder / GRADIENTS).exists():
+            found = json.loads((folder / GRADIENTS).read_text())
+            options = {k: v for k, v in found["settings"].items() if not isinstance(v, dict)}
+            return record | {"kind": "gradients", "options": options, "gradients": _rows(found["cells"])}
+        if not (folder / OPTIONS).exists():
+            raise LatentRLError(
+                f"{str(folder)!r} is no run: give a folder of `latentrl train` (with {OPTIONS}) or of "
+                f"`latentrl gradients` (with {GRADIENTS})"
+            )
+        options = options_of(folder / OPTIONS)
+        record |= {"kind": "train", "options": _flat(options), "curves": _curves(folder)}
+        if (folder / EVALUATION).exists():
+            record["figures"] = json.loads((folder / EVALUATION).read_text())["figures"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, LatentRLError):
+            raise
+        raise LatentRLError(f"a file in {str(folder)!r} is damaged or of another version ({error})") from error
+    for name, make in (("latents", latent_space), ("behaviour", behaviour)):
+        try:
+            if not (folder / POLICY).exists():
+                raise LatentRLError("the run is not finished: it has no policy yet")
+            record[name] = make(folder / POLICY, options)
+        except LatentRLError as error:
+            record["missing"][name] = str(error)
+    return record
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def _curves(folder: Path) -> dict[str, list[list[float]]]:
+    """Of each logged number its updates and values; a run that went on has several files."""
+    points: dict[str, dict[float, float]] = {}
+    for path in sorted(folder.glob("progress*.csv"), key=lambda path: (len(path.name), path.name)):
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, text in row.items():
+                    if name != STEP and text and row.get(STEP):
+                        points.setdefault(name, {})[float(row[STEP])] = float(text)
+    return {
+        name: [list(column) for column in zip(*sorted(known.items()), strict=True)]
+        for name, known in sorted(points.items())
+    }
+
+
+def _rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each estimator of each cell."""
+    shared = ("task", "stiffness", "sigma", "horizon", "seed")
+    kept = ("estimator", "trace", "trace_ci", "cosine", "snr", "kurtosis", "trustworthy", "cost_normalized")
+    named = {"seconds": "seconds_per_gradient"}
+    return [
+        {name: cell[name] for name in shared}
+        | {name: _finite(record[name]) for name in kept}
+        | {name: record[source] for name, source in named.items()}
+        for cell in cells
+        for record in cell["estimators"]
+    ]
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity, and a page draws none."""
+    return None if value == "inf" or (isinstance(value, float) and not math.isfinite(value)) else value
