@@ -10,15 +10,14 @@ test images are only judged. Labels choose nothing: the weights of the last epoc
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.agents import runs
 from experiments.reproductions import clusters
@@ -28,16 +27,17 @@ from experiments.reproductions.training import Minibatches, Training
 from experiments.vae import batch_of
 from latentrl.cells import Cells, Record
 from latentrl.decoders import BernoulliDecoder
-from latentrl.encoders import Encoder
+from latentrl.encoders import TransitionEncoder
 from latentrl.model import LatentModel
-from latentrl.nets import SCALE_FLOOR, DecoderTrunk
+from latentrl.nets import MLP, SCALE_FLOOR
 from latentrl.objectives import vade_bound
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import MixturePrior
 from latentrl.types import Batch
 
 Z, CLUSTERS, PIXELS = 10, 10, 784
-KMEANS, GMM, VADE = METHODS = ("AE + k-means", "AE + GMM", "VaDE")
+AE, KMEANS, VADE = "autoencoder", "AE + k-means", "VaDE"
+METHODS = (KMEANS, "AE + GMM", VADE)
 COLUMNS = (clusters.TRAIN, clusters.TEST, "clusters", "−bound", "epochs", "seconds")
 PUBLISHED = {"the paper": {VADE: 94.46}, "an audit of 20 seeds": {KMEANS: 79.2, VADE: 71.6}}
 NOTE = """
@@ -57,54 +57,35 @@ class Scale(NamedTuple):
 
     hidden: tuple[int, ...]
     """Layers of the encoder; the decoder's are the same backwards."""
-    pretraining: int
-    """Epochs."""
-    epochs: int
+    epochs: dict[str, int]
+    """Of the pretraining and of what follows."""
     train: int
     """Images."""
-    pretraining_rate: float = 1e-3
-    learning_rate: float = 2e-3
     batch_size: int = 100
 
 
 SCALES = {
-    "full": Scale((500, 500, 2_000), 50, 3_000, 60_000),
-    "quick": Scale((256, 256, 512), 20, 100, 20_000),
-    "smoke": Scale((8,), 2, 2, 40, batch_size=10),
+    "full": Scale((500, 500, 2_000), {AE: 50, VADE: 3_000}, 60_000),
+    "quick": Scale((256, 256, 512), {AE: 20, VADE: 100}, 20_000),
+    "smoke": Scale((8,), {AE: 2, VADE: 2}, 40, batch_size=10),
 }
+LEARNING_RATES = {AE: 1e-3, VADE: 2e-3}
 
 
-class PixelEncoder(Encoder):
-    """Of pixels as they are."""
-
-    def __init__(self, hidden: Sequence[int]) -> None:
-        super().__init__(0, PIXELS)
-        self.net, self.features_dim = perceptron([PIXELS, *hidden]), hidden[-1]
-
-    def features(self, inputs: Tensor, lengths: Any = None) -> Tensor:  # noqa: ARG002
-        return self.net(inputs)
-
-
-class LatentTrunk(DecoderTrunk):
-    """Of latents alone."""
-
-    def __init__(self, hidden: Sequence[int]) -> None:
-        super().__init__()
-        self.net, self.features_dim = perceptron([Z, *hidden]), hidden[-1]
-
-    def forward(self, observations: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
-        return self.net(z)
-
-
-def perceptron(sizes: Sequence[int]) -> nn.Sequential:
+class Rectified(MLP):
     """With a ReLU after each layer."""
-    return nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x).relu()
+        return x
 
 
 def autoencoder(hidden: Sequence[int]) -> LatentModel:
     """With a mixture of as many Gaussians as there are digits."""
-    decoder = BernoulliDecoder(0, Z, PIXELS, lambda *_: LatentTrunk(hidden[::-1]))
-    return LatentModel(GaussianPosterior(PixelEncoder(hidden), Z), MixturePrior(Z, CLUSTERS), decoder)
+    encoder, decoder = TransitionEncoder(0, PIXELS, hidden), BernoulliDecoder(0, Z, PIXELS, hidden[::-1])
+    encoder.net, decoder.trunk.net = Rectified([PIXELS, *hidden]), Rectified([Z, *hidden[::-1]])
+    return LatentModel(GaussianPosterior(encoder, Z), MixturePrior(Z, CLUSTERS), decoder)
 
 
 def reconstruction(model: LatentModel, batch: Batch) -> Tensor:
@@ -117,27 +98,17 @@ def learning_rate(start: float, epoch: int) -> float:
     return start * max(0.9 ** (epoch // 10), 0.1)
 
 
-class Phase(NamedTuple):
-    """One of two trainings."""
-
-    name: str
-    objective: Callable[[LatentModel, Batch], Tensor]
-    """(B,), whose mean is maximised."""
-    epochs: int
-    rate: float
-    """Where the learning rate starts."""
-
-
-def train(model: LatentModel, phase: Phase, images: Tensor, seed: int, args: Args) -> list[Record]:
-    """What was seen after each epoch."""
+def train(model: LatentModel, name: str, images: Tensor, seed: int, args: Args) -> list[Record]:
+    """As an autoencoder or as VaDE; what was seen after each epoch."""
     scale = SCALES[args.scale]
     # ε is that of the authors' code; the paper does not tell it.
     optimizer = torch.optim.Adam(model.parameters(), eps=1e-4)
     rows, losses = Minibatches(len(images), scale.batch_size, seed, images.device), list[Tensor]()
 
     def update(step: int) -> None:
-        optimizer.param_groups[0]["lr"] = learning_rate(phase.rate, step // rows.per_epoch)
-        loss = -phase.objective(model, batch_of(images, rows(step))).mean()
+        optimizer.param_groups[0]["lr"] = learning_rate(LEARNING_RATES[name], step // rows.per_epoch)
+        batch = batch_of(images, rows(step))
+        loss = -(reconstruction(model, batch) if name == AE else vade_bound(model, batch).surrogate).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -148,19 +119,17 @@ def train(model: LatentModel, phase: Phase, images: Tensor, seed: int, args: Arg
         losses.clear()
         return {"loss": mean}
 
-    settings = {"method": phase.name, "seed": seed, "scale": scale._asdict()}
+    settings = {"method": name, "seed": seed, "scale": scale._asdict()}
     parts = {"model": model, "optimizer": optimizer}
-    training = Training(folder_of("vade", args, f"{phase.name} {seed}"), settings, parts, images.device)
-    return training.run(phase.epochs, rows.per_epoch, update, look)
+    training = Training(folder_of("vade", args, f"{name} {seed}"), settings, parts, images.device)
+    return training.run(scale.epochs[name], rows.per_epoch, update, look)
 
 
 def pretrained(seed: int, args: Args, images: Tensor) -> tuple[LatentModel, list[Record]]:
     """The autoencoder of a seed, which is trained but once."""
     torch.manual_seed(seed)
-    scale = SCALES[args.scale]
-    model = autoencoder(scale.hidden).to(images.device)
-    phase = Phase("autoencoder", reconstruction, scale.pretraining, scale.pretraining_rate)
-    return model, train(model, phase, images, seed, args)
+    model = autoencoder(SCALES[args.scale].hidden).to(images.device)
+    return model, train(model, AE, images, seed, args)
 
 
 @torch.no_grad()
@@ -190,7 +159,7 @@ def pretrain(seed: int, args: Args) -> Record:
 
 def run(method: str, seed: int, args: Args) -> Record:
     """One method on the codes of one autoencoder."""
-    scale, data = SCALES[args.scale], images_of(args)
+    data = images_of(args)
     model, history = pretrained(seed, args, data.train)
     points, begin = [codes(model, part) for part in (data.train, data.test)], time.perf_counter()
     fitted = clusters.fit(points[0], CLUSTERS, method != KMEANS, seed)
@@ -199,8 +168,7 @@ def run(method: str, seed: int, args: Args) -> Record:
         prior = model.prior
         assert isinstance(prior, MixturePrior)
         start(prior, fitted)
-        phase = Phase(VADE, lambda *given: vade_bound(*given).surrogate, scale.epochs, scale.learning_rate)
-        history = history + train(model, phase, data.train, seed, args)
+        history = history + train(model, VADE, data.train, seed, args)
         points = [codes(model, part) for part in (data.train, data.test)]
         found = [prior(part).responsibilities(part).argmax(-1).cpu().numpy() for part in points]
         pictures = model.decoder(prior.loc[:, :0], prior.loc).mean
@@ -216,7 +184,7 @@ def main(args: VadeArgs) -> None:
     """Train, judge, write."""
     scale = SCALES[args.scale]
     before = Cells(args.out / "vade" / args.scale / "autoencoders", {"scale": scale._asdict()})
-    runs(before, {f"autoencoder {seed}": partial(pretrain, seed, args) for seed in args.seeds}, args.workers)
+    runs(before, {f"{AE} {seed}": partial(pretrain, seed, args) for seed in args.seeds}, args.workers)
     jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in METHODS for seed in args.seeds}
     draw = partial(clusters.draw, published=PUBLISHED)
     reproduce("vade", args, scale, jobs, COLUMNS, draw, lambda found: clusters.orderings(found) + NOTE)
