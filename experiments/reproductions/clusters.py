@@ -75,7 +75,7 @@ def orderings(found: Sequence[Record]) -> str:
         for name in controls
     )
     best = ", ".join(f"{name} {value.max():.2f}" for name, value in test.items())
-    return f"\n{method} beats {beaten}. Best seed on test images, which nothing chose: {best}.\n"
+    return f"\n{method} beats {beaten}. The best seed of each on test images, told but not chosen: {best}.\n"
 
 
 def draw(found: Sequence[Record], published: Mapping[str, Mapping[str, float]]) -> Figure:
