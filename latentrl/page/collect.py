@@ -74,14 +74,13 @@ def _curves(folder: Path) -> dict[str, list[list[float]]]:
 
 
 def _rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each estimator of each cell."""
+    """One row for each estimator of each cell; where there is no measurement, "error" says why and the rest is None."""
     shared = ("task", "stiffness", "sigma", "horizon", "seed")
-    kept = ("estimator", "trace", "trace_ci", "cosine", "snr", "kurtosis", "trustworthy", "cost_normalized")
-    named = {"seconds": "seconds_per_gradient"}
+    measured = ("trace", "trace_ci", "cosine", "trustworthy", "cost_normalized", "seconds_per_gradient", "error")
     return [
         {name: cell[name] for name in shared}
-        | {name: _finite(record[name]) for name in kept}
-        | {name: record[source] for name, source in named.items()}
+        | {"estimator": record["estimator"]}
+        | {name: _finite(record.get(name)) for name in measured}
         for cell in cells
         for record in cell["estimators"]
     ]

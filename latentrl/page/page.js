@@ -4,6 +4,8 @@ const main = document.getElementById("main");
 const redraws = [];
 const COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f"];
 const color = (i) => COLORS[i % COLORS.length];
+// Of many: neighbours in number are far apart in hue.
+const hue = (i, number) => (number <= COLORS.length ? color(i) : `hsl(${(i * 137.5) % 360}, 65%, ${45 + 15 * (i % 2)}%)`);
 const of = (kind) => runs.filter((run) => run.kind === kind);
 const unique = (values) => [...new Set(values)];
 
@@ -64,6 +66,8 @@ function keep(redraw) {
 const shown = (value) =>
   value === null || value === undefined ? "" : typeof value === "number" ? String(+value.toPrecision(4)) : String(value);
 
+const told = (value) => (Array.isArray(value) ? value.join(", ") : typeof value === "boolean" ? String(value) : value);
+
 function compare(a, b) {
   if (a === b) return 0;
   if (a === null || a === undefined || a === "") return 1;
@@ -108,21 +112,20 @@ function table(parent, name, columns, rows) {
 // -- what the runs are --------------------------------------------------------
 
 function overview() {
-  const differing = unique(runs.flatMap((run) => Object.keys(run.options))).filter((name) =>
-    name !== "out" && (runs.length === 1 || unique(runs.map((run) => JSON.stringify(run.options[name]))).length > 1));
   const where = section("runs", "Runs", runs.length === 1 ? "All of its options." : "The options in which they differ.");
-  const rows = runs.map((run) => {
-    const row = { run: run.name, command: run.kind };
-    for (const name of differing) {
-      const value = run.options[name];
-      row[name] = Array.isArray(value) ? value.join(", ") : value;
-    }
-    return row;
-  });
   if (runs.length === 1) {
-    const options = Object.entries(rows[0]).map(([option, value]) => ({ option, value }));
+    const options = Object.entries(runs[0].options).map(([option, value]) => ({ option, value: told(value) }));
     table(where, "options", ["option", "value"], options);
-  } else table(where, "runs", ["run", "command", ...differing], rows);
+    return;
+  }
+  for (const kind of unique(runs.map((run) => run.kind))) {
+    const differing = unique(of(kind).flatMap((run) => Object.keys(run.options))).filter((name) =>
+      name !== "out" && unique(of(kind).map((run) => JSON.stringify(run.options[name]))).length > 1);
+    const rows = of(kind).map((run) => ({
+      [`latentrl ${kind}`]: run.name, ...Object.fromEntries(differing.map((name) => [name, told(run.options[name])])),
+    }));
+    table(where, `runs of latentrl ${kind}`, [`latentrl ${kind}`, ...differing], rows);
+  }
 }
 
 function figures() {
@@ -174,10 +177,12 @@ function median(values) {
 
 // Over seeds: the median, and from the lowest to the highest end of the intervals.
 function summary(rows, quantity) {
-  const ends = rows.flatMap((row) => (quantity === "trace" ? row.trace_ci : [row[quantity]])).filter((end) => end !== null);
+  const known = rows.filter((row) => row[quantity] !== null);
+  if (!known.length) return { value: null, low: null, high: null, trusted: false };
+  const ends = known.flatMap((row) => (quantity === "trace" ? row.trace_ci : [row[quantity]]));
   return {
-    value: median(rows.map((row) => row[quantity])), low: Math.min(...ends), high: Math.max(...ends),
-    trusted: rows.every((row) => row.trustworthy),
+    value: median(known.map((row) => row[quantity])), low: Math.min(...ends), high: Math.max(...ends),
+    trusted: known.every((row) => row.trustworthy),
   };
 }
 
@@ -216,7 +221,7 @@ function gradients() {
   keep(update);
   where.append(element("p", {}, "Ranked by variance × seconds, which is what a gradient of given precision costs; 1 is the best."));
   table(where, "gradient ranking", ["task", "horizon", "rank", "estimator", "variance × seconds", "variance",
-    "seconds per gradient", "cosine", "trusted"], ranking(measured, named));
+    "seconds per gradient", "cosine", "trusted", "error"], ranking(measured, named));
 }
 
 function ranking(measured, named) {
@@ -228,12 +233,12 @@ function ranking(measured, named) {
       const cost = summary(mine, "cost_normalized");
       return {
         task: title, horizon, estimator, "variance × seconds": cost.value, variance: summary(mine, "trace").value,
-        "seconds per gradient": median(mine.map((row) => row.seconds)), cosine: summary(mine, "cosine").value,
-        trusted: cost.trusted ? "yes" : "no",
+        "seconds per gradient": median(mine.map((row) => row.seconds_per_gradient)), cosine: summary(mine, "cosine").value,
+        trusted: cost.value === null ? "" : cost.trusted ? "yes" : "no", error: mine.find((row) => row.error)?.error ?? "",
       };
     });
     rows.sort((a, b) => compare(a["variance × seconds"], b["variance × seconds"]));
-    return rows.map((row, i) => ({ ...row, rank: i + 1 }));
+    return rows.map((row, i) => ({ ...row, rank: row["variance × seconds"] === null ? null : i + 1 }));
   });
 }
 
@@ -262,13 +267,13 @@ function latentSpace() {
       const rows = plane.map((_, row) => row).filter((row) => mode === null || modes[row] === mode);
       return {
         x: rows.map((row) => plane[row][0]), y: rows.map((row) => plane[row][1]), mode: "markers",
-        name: mode === null ? "demonstrations" : `mode ${mode}`, marker: { size: 8, color: color(i), opacity: 0.8 },
+        name: mode === null ? "demonstrations" : `mode ${mode}`, marker: { size: 8, color: hue(i, groups.length), opacity: 0.8 },
         text: rows.map((row) => `demonstration ${row}${mode === null ? "" : `, mode ${mode}`}<br>z = ${z[row].map(shown).join(", ")}`),
         hoverinfo: "text",
       };
     }), {
       xaxis: { title: { text: `first component (${(100 * shares[0]).toFixed(0)} % of the variance)` } },
-      yaxis: { title: { text: `second component (${(100 * shares[1]).toFixed(0)} %)` } }, showlegend: groups.length > 1,
+      yaxis: { title: { text: `second component (${(100 * shares[1]).toFixed(0)} %)` } }, showlegend: groups.length > 1 && groups.length <= COLORS.length,
     });
   };
   keep(update);
