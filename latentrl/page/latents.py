@@ -76,7 +76,7 @@ def _episode(venv: Any, player: Any, latent: Any) -> list[list[float]]:
     """Observations (T, features) of one episode."""
     player.begin(np.asarray(latent, np.float32))
     venv.seed(0)
-    observations, seen, done = venv.reset(), [], False
+    observations, seen, done = venv.reset(), list[Any](), False
     while not done and len(seen) < MOST_STEPS:
         seen.append(observations[0, :MOST_FEATURES])
         observations, _, dones, infos = venv.step(player.act(observations, deterministic=True))
