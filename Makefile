@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types benchmark
+.PHONY: help demo test test-all lint types docs benchmark
 
 help: ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,15 @@ lint: .venv/.installed ## ruff: style and mistakes
 types: .venv/.installed ## mypy over both packages
 	@echo "==> mypy"
 	$(BIN)/mypy
+
+.venv/.docs-installed: .venv/.installed
+	@echo "==> installing what builds the documentation"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: .venv/.docs-installed ## the documentation, its cells executed -> docs/_build/html
+	@echo "==> sphinx (about a minute)"
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
 # Libraries that we time ourselves against; each in an environment of its own, with torch as the common yardstick.
 .peers/%/.installed: constraints.txt

@@ -28,7 +28,7 @@ from latentrl.data.reading import reading
 from latentrl.data.space_json import from_json, to_json
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Demonstrations(Readers):
     """N transitions of E episodes, one after another.
 
@@ -77,6 +77,13 @@ class Demonstrations(Readers):
             check_finite(name, array)
         check_space("observation", self.observations, self.observation_space)
         check_space("action", self.actions, self.action_space)
+
+    def __repr__(self) -> str:
+        modes = "" if self.modes is None else f", {len(np.unique(self.modes))} modes"
+        return (
+            f"Demonstrations({self.num_episodes} episodes of {len(self)} transitions{modes}; observations "
+            f"{self.observation_space}, actions {self.action_space})"
+        )
 
     def __len__(self) -> int:
         """Number of transitions."""

@@ -243,3 +243,10 @@ def test_pictures_are_recognised_and_truth_values_are_bits() -> None:
     data = Demonstrations.from_arrays(pictures, bits, [6], action_space=spaces.MultiBinary(2))
     assert data.observation_space == spaces.Box(0, 255, (4, 5, 3), np.uint8)
     assert data.actions.tolist() == bits.astype(int).tolist()
+
+
+def test_what_they_say_of_themselves(two_ways: Demonstrations) -> None:
+    """No pages of numbers."""
+    said = repr(two_ways)
+    assert said.startswith("Demonstrations(24 episodes of 288 transitions, 2 modes; observations Box(")
+    assert len(said) < 200
