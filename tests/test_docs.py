@@ -61,7 +61,6 @@ def of_agents() -> dict[str, Any]:
 
 PAGES: dict[str, Callable[[], dict[str, Any]]] = {
     "agents.md": of_agents,
-    "data.md": dict,
     "training.md": lambda: {"demonstrations": multi_goal()},
 }
 
@@ -70,7 +69,6 @@ PAGES: dict[str, Callable[[], dict[str, Any]]] = {
 def shortly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is trained for longer than it takes to see that it works, and nothing is left behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     for kind, most in ((latentrl.sb3.LatentBC, UPDATES), (OnPolicyAlgorithm, STEPS), (OffPolicyAlgorithm, STEPS)):
         learn: Any = kind.learn
 
@@ -83,12 +81,13 @@ def shortly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_all_pages_with_examples_are_executed() -> None:
-    assert {path.name for path in DOCS.glob("*.md") if blocks(path.name)} == PAGES.keys()
+    """That about data in tests/data/test_docs.py."""
+    assert {path.name for path in DOCS.glob("*.md") if blocks(path.name)} == PAGES.keys() | {"data.md"}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shortly")
-@pytest.mark.filterwarnings("ignore:the latent has collapsed", "ignore:.* is set to None", "ignore:env_spec is None")
+@pytest.mark.filterwarnings("ignore:the latent has collapsed")
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_of_a_page(page: str) -> None:
     namespace = PAGES[page]()
