@@ -23,10 +23,9 @@ from latentrl.commands import (
     train,
     use_hub,
 )
-from latentrl.commands.sources import flags_of, options_of
-from latentrl.commands.train import OPTIONS
 from latentrl.demo import DemoConfig, run_demo
 from latentrl.gradients import GradientsConfig, run_gradients
+from latentrl.runs import OPTIONS, options_of
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "demo": (DemoConfig, run_demo),
@@ -89,6 +88,23 @@ def _with_files(args: list[str]) -> list[str]:
         if name == "--resume":
             from_files += ["--out", str(path)]
     return [*typed[:1], *from_files, *typed[1:]] if from_files else args
+
+
+def flags_of(options: dict[str, Any], prefix: str = "") -> list[str]:
+    """Options as they would be typed: nested names are joined by dots."""
+    found: list[str] = []
+    for name, value in options.items():
+        flag = f"{prefix}{name}".replace("_", "-")
+        if isinstance(value, dict):
+            found += flags_of(value, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            head, _, tail = flag.rpartition(".")
+            found.append(f"--{flag}" if value else f"--{head}{'.' if head else ''}no-{tail}")
+        elif isinstance(value, list):
+            found += [f"--{flag}", *map(str, value)]
+        else:
+            found += [f"--{flag}", str(value)]
+    return found
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from latentrl import Demonstrations
-from latentrl.cli import main
-from latentrl.commands.sources import flags_of, options_of
+from latentrl.cli import flags_of, main
+from latentrl.runs import options_of
 from latentrl.sb3 import LatentPolicy
 
 SMALL = ("--policy.hidden", "8", "--policy.encoder-hidden", "8", "--policy.n-components", "3", "--every", "2")

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from latentrl.checks import LatentRLError, count
-from latentrl.commands.sources import options_of
-from latentrl.commands.train import OPTIONS, POLICY, make_env
 from latentrl.files import whole
 from latentrl.report import environment
+from latentrl.runs import OPTIONS, POLICY, make_env, options_of
 
 
 @dataclass(frozen=True)

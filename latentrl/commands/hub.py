@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from latentrl.commands.train import POLICY
+from latentrl.runs import POLICY
 
 
 @dataclass(frozen=True)

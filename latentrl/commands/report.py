@@ -9,6 +9,7 @@ from rich.console import Console
 
 from latentrl.checks import LatentRLError
 from latentrl.files import whole
+from latentrl.page import collect, render
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,6 @@ def report(config: ReportConfig, console: Console | None = None) -> None:
 
     :raises LatentRLError: without plotly (``latentrl[report]``); a folder that is no run
     """
-    from latentrl.page import collect, render
-
     console = console or Console()
     if not config.runs:
         raise LatentRLError("there is nothing to report: give folders of `latentrl train` or `latentrl gradients`")

@@ -7,11 +7,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from latentrl.checks import LatentRLError, count
-from latentrl.commands.sources import HELP, options_of, plain, read_source, write_options
 from latentrl.config import LatentConfig
-
-OPTIONS, POLICY = "config.yaml", "policy"
-"""What a run's folder holds, beside checkpoints and logs."""
+from latentrl.runs import HELP, OPTIONS, POLICY, make_env, options_of, plain, read_source, write_options
 
 
 @dataclass(frozen=True)
@@ -143,19 +140,3 @@ def _logger(folder: Path) -> Any:
     number = len(list(folder.glob("progress*.csv")))
     csv = make_output_format("csv", str(folder), f"_{number}" if number else "")
     return Logger(str(folder), [csv, make_output_format("tensorboard", str(folder))])
-
-
-def make_env(name: str, number: int = 1, seed: int | None = None) -> Any:
-    """Environments of a Gymnasium id, as stable-baselines3 vectorises them.
-
-    :raises LatentRLError: no such id, or one whose package is missing
-    """
-    import gymnasium as gym
-    from stable_baselines3.common.env_util import make_vec_env
-
-    if name.startswith("latentrl/"):
-        name = f"latentrl_envs:{name}"
-    try:
-        return make_vec_env(name, number, seed=seed)
-    except (gym.error.Error, ImportError) as error:
-        raise LatentRLError(f"environment {name!r} cannot be made: {' '.join(str(error).split())}") from error

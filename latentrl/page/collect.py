@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from latentrl.checks import LatentRLError
-from latentrl.commands.sources import options_of
-from latentrl.commands.train import OPTIONS, POLICY
 from latentrl.page.latents import behaviour, latent_space
+from latentrl.runs import OPTIONS, POLICY, options_of
 
 STEP = "time/total_timesteps"
 GRADIENTS, EVALUATION = "gradients.json", "evaluation.json"

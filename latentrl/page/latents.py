@@ -8,8 +8,7 @@ import torch
 from gymnasium import spaces
 
 from latentrl.checks import LatentRLError
-from latentrl.commands.sources import read_source
-from latentrl.commands.train import make_env
+from latentrl.runs import make_env, read_source
 
 MOST = 1000
 """Demonstrations in the plane of latents."""

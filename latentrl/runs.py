@@ -1,4 +1,4 @@
-"""Demonstrations by the name of their reader and where they are: what a command line can say."""
+"""What commands and pages share: the files of a run's folder, demonstrations by name, and tasks by id."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,8 @@ from latentrl.checks import LatentRLError
 from latentrl.data import Demonstrations
 from latentrl.files import whole
 
+OPTIONS, POLICY = "config.yaml", "policy"
+"""What a run's folder holds, beside checkpoints and logs: its options, and the policy as safe files."""
 READERS: dict[str, Callable[[str], Demonstrations]] = {
     "lasa": lambda where: Demonstrations.from_lasa(where or None),
     "minari": Demonstrations.from_minari,
@@ -57,23 +59,6 @@ def write_options(path: Path, options: dict[str, Any]) -> None:
         partial.write_text(yaml.safe_dump(plain(options), sort_keys=False), encoding="utf-8")
 
 
-def flags_of(options: dict[str, Any], prefix: str = "") -> list[str]:
-    """Options as they would be typed: nested names are joined by dots."""
-    found: list[str] = []
-    for name, value in options.items():
-        flag = f"{prefix}{name}".replace("_", "-")
-        if isinstance(value, dict):
-            found += flags_of(value, f"{prefix}{name}.")
-        elif isinstance(value, bool):
-            head, _, tail = flag.rpartition(".")
-            found.append(f"--{flag}" if value else f"--{head}{'.' if head else ''}no-{tail}")
-        elif isinstance(value, list):
-            found += [f"--{flag}", *map(str, value)]
-        else:
-            found += [f"--{flag}", str(value)]
-    return found
-
-
 def plain(value: Any) -> Any:
     """A dataclass's fields as YAML has them."""
     if isinstance(value, dict):
@@ -81,3 +66,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [plain(part) for part in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def make_env(name: str, number: int = 1, seed: int | None = None) -> Any:
+    """Environments of a Gymnasium id, as stable-baselines3 vectorises them.
+
+    :raises LatentRLError: no such id, or one whose package is missing
+    """
+    import gymnasium as gym
+    from stable_baselines3.common.env_util import make_vec_env
+
+    if name.startswith("latentrl/"):
+        name = f"latentrl_envs:{name}"
+    try:
+        return make_vec_env(name, number, seed=seed)
+    except (gym.error.Error, ImportError) as error:
+        raise LatentRLError(f"environment {name!r} cannot be made: {' '.join(str(error).split())}") from error
