@@ -153,7 +153,7 @@ class Learner:
     def play(self, *seeds: int) -> Episode:
         """One episode, with noise from torch's generator; ``seeds`` are of the environment alone."""
         noise = thresholded(OneHot(torch.zeros(self.steps, self.actions))).noise(1)[0]
-        observations, z, rewards, over = [], [], [], False
+        observations, z, rewards, over = list[Tensor](), list[Tensor](), list[float](), False
         observation, _ = self.env.reset(seed=seed_of(self.seed, *seeds))
         while not over:
             observations.append(torch.as_tensor(observation))

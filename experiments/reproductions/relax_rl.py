@@ -25,7 +25,7 @@ from experiments.reproductions.training import Training
 from latentrl.cells import Cells, Record
 from latentrl.checks import LatentRLError
 
-CONTROLS = {"A2C": Value, "RELAX": Relaxed}
+CONTROLS: dict[str, type[Value | Relaxed]] = {"A2C": Value, "RELAX": Relaxed}
 COLUMNS = ("solved", "episodes to solve", "log variance", "to no control", "rate", "control rate", "seconds")
 CPU = torch.device("cpu")  # where networks of ten units are fastest
 TUNING = 10_000
@@ -131,7 +131,7 @@ def tune(names: Sequence[str], args: Args) -> dict[str, Rates]:
     seeds = range(TUNING, TUNING + scale.tuning_seeds)
     jobs = {
         (name, rates, seed): partial(run, name, seed, rates, 0, args)
-        for name, rates, seed in product(names, product(scale.rates, repeat=2), seeds)
+        for name, rates, seed in product(names, product(scale.rates, scale.rates), seeds)
     }
     cells = Cells(args.out / "relax_rl" / args.scale / "tuning", {"scale": scale._asdict()})
     found = runs(cells, {" ".join(map(str, key)): job for key, job in jobs.items()}, args.workers)
