@@ -14,7 +14,6 @@ from torch import Tensor
 
 from experiments.reproductions import policy_gradients, relax_rl
 from experiments.reproductions.policy_gradients import (
-    Control,
     Episode,
     Learner,
     Played,
@@ -64,22 +63,25 @@ def two_steps(policy: torch.nn.Module, episodes: int) -> tuple[Episode, Tensor]:
     return Episode(observations, torch.cat(z), torch.cat(rewards)), torch.cat([rewards[0] + rewards[1], rewards[1]])
 
 
-@pytest.mark.parametrize(
-    "control", [no_control, Value(STATES, ACTIONS), Relaxed(STATES, ACTIONS)], ids=["none", "value", "relaxed"]
-)
-def test_gradient_of_two_steps_against_the_sum_over_all_choices(policy: torch.nn.Module, control: Control) -> None:
-    """Mean of 100 gradients of 200 episodes: the largest of the z-scores of 192 parameters, Student's t with 99 degrees
-    of freedom, is beyond 5.5 in one of 2·10⁴ runs."""
+@pytest.mark.parametrize("name", ["none", "value", "relaxed"])
+def test_gradient_of_two_steps_against_the_sum_over_all_choices(policy: torch.nn.Module, name: str) -> None:
+    """Mean of 100 gradients of 2000 episodes: the largest z-score of 193 parameters, of Student's t with 99 degrees of
+    freedom, is beyond 5.5 in less than one of 10⁴ runs."""
+    controls = {"none": no_control, "value": Value(STATES, ACTIONS), "relaxed": Relaxed(STATES, ACTIONS)}
+    if isinstance(control := controls[name], Relaxed):
+        with torch.no_grad():
+            for weights in control.net.parameters():
+                weights.mul_(3.0)  # so steep that a wrong slope would be seen
     probs = policy(torch.eye(STATES)).softmax(-1)
     expected = (probs[0] * (REWARDS[0] + (probs[1:] * REWARDS[1:]).sum(-1))).sum()
     exact = flat(torch.autograd.grad(expected, list(policy.parameters())))
     found = []
     for _ in range(100):
-        episode, returns = two_steps(policy, 200)
-        found.append(policy_gradient(policy, control, episode, returns)[0].detach() / 200)
+        episode, returns = two_steps(policy, 2_000)
+        found.append(policy_gradient(policy, control, episode, returns)[0].detach() / 2_000)
     rows = torch.stack(found).double()
     assert ((rows.mean(0) - exact).abs() < 5.5 * rows.std(0) / 10 + 1e-6).all()
-    assert float(rows.std(0).norm() / 10) < 0.2 * float(exact.norm())
+    assert float(rows.std(0).norm() / 10) < 0.1 * float(exact.norm())
 
 
 def test_relax_against_the_formula_of_the_paper(policy: torch.nn.Module) -> None:
