@@ -18,25 +18,25 @@ from typing import Any, NamedTuple
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.agents import runs
 from experiments.reproductions import clusters
+from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, perceptron
 from experiments.reproductions.mnist import Digits, digits
 from experiments.reproductions.study import Args, folder_of, reproduce
 from experiments.reproductions.training import Minibatches, Training
 from experiments.vae import batch_of
 from latentrl.cells import Cells, Record
 from latentrl.decoders import BernoulliDecoder
-from latentrl.encoders import TransitionEncoder
 from latentrl.model import LatentModel
-from latentrl.nets import MLP, SCALE_FLOOR
+from latentrl.nets import SCALE_FLOOR
 from latentrl.objectives import vade_bound
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import MixturePrior
 from latentrl.types import Batch
 
-Z, CLUSTERS, PIXELS = 10, 10, 784
+Z, CLUSTERS = 10, 10
 AE, KMEANS, VADE = "autoencoder", "AE + k-means", "VaDE"
 METHODS = (KMEANS, "AE + GMM", VADE)
 COLUMNS = (clusters.TRAIN, clusters.TEST, "clusters", "−bound", "epochs", "seconds")
@@ -73,19 +73,11 @@ SCALES = {
 LEARNING_RATES = {AE: 1e-3, VADE: 2e-3}
 
 
-class Rectified(MLP):
-    """With a ReLU after each layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = layer(x).relu()
-        return x
-
-
 def autoencoder(hidden: Sequence[int]) -> LatentModel:
     """With a mixture of as many Gaussians as there are digits."""
-    encoder, decoder = TransitionEncoder(0, PIXELS, hidden), BernoulliDecoder(0, Z, PIXELS, hidden[::-1])
-    encoder.net, decoder.trunk.net = Rectified([PIXELS, *hidden]), Rectified([Z, *hidden[::-1]])
+    encoder = PlainEncoder(PIXELS, perceptron([PIXELS, *hidden], nn.ReLU), hidden[-1])
+    trunk = PlainTrunk(perceptron([Z, *hidden[::-1]], nn.ReLU), hidden[0])
+    decoder = BernoulliDecoder(0, Z, PIXELS, lambda *_: trunk)
     return LatentModel(GaussianPosterior(encoder, Z), MixturePrior(Z, CLUSTERS), decoder)
 
 
