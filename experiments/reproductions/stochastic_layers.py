@@ -112,7 +112,7 @@ class StochasticLayers(nn.Module):
         return [parameter for rule in rules for parameter in rule.parameters() if id(parameter) not in below]
 
     def variance_loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Falls along with the variance of each layer's gradient, by :meth:`tunable`."""
+        """Its gradient by :meth:`tunable` is that of the variance of each control's own layer's gradient."""
         total, below = x.new_zeros(()), x
         for layer, rule in enumerate(self.rules):
             q, integrand = self.nested(y, below, layer)
