@@ -5,7 +5,8 @@
 Two tasks: a stochastic network (SBN) draws the lower half of an image from the upper one through two layers of latents,
 an autoencoder (VAE) has one, and a learned prior. A layer is 200 bits or 20 choices among 10; between layers are linear
 maps. In each, the path derivatives (ST, Gumbel-Softmax) have one draw, as all have in the paper, the others two
-evaluations of what is above, the fewest that all of them work with. What is compared is the bound of m discrete draws.
+evaluations of what is above, the fewest that all of them work with; how they nest, see ``stochastic_layers``. REBAR and
+RELAX tune their controls as they go. What is compared is the bound of m discrete draws.
 
 Annealed ST is the slope annealing of Chung et al. 2017: logits are multiplied by a number that rises from 1 to 5, for
 draws and gradients, of choices too, where it is an inverse temperature.
@@ -30,20 +31,9 @@ from experiments.reproductions.mnist import Bits, static_bits
 from experiments.reproductions.stochastic_layers import StochasticLayers
 from experiments.reproductions.study import Args, folder_of, reproduce
 from experiments.reproductions.training import Best, Minibatches, Training
+from latentrl import estimators
 from latentrl.cells import Cells, Record
 from latentrl.distributions import Bernoullis, OneHots
-from latentrl.estimators import (
-    DisArm,
-    Estimator,
-    GumbelSoftmax,
-    LeaveOneOut,
-    MuProp,
-    Rebar,
-    Relax,
-    ScoreFunction,
-    StraightThrough,
-    Vimco,
-)
 
 NAME = "gumbel_softmax"
 SIZES = {"SBN": (392, 200, 200, 392), "VAE": (784, 200, 784)}
@@ -55,31 +45,31 @@ TUNING = 1e-3
 """Learning rate of control variates (Adam)."""
 
 
-def relax(latents: int = 200) -> Relax:
+def relax(latents: int = 200) -> estimators.Relax:
     """With a small network of its own."""
-    return Relax(nn.Sequential(nn.Linear(latents, 100), nn.Tanh(), nn.Linear(100, 1)))
+    return estimators.Relax(nn.Sequential(nn.Linear(latents, 100), nn.Tanh(), nn.Linear(100, 1)))
 
 
-METHODS: Mapping[str, tuple[Callable[[], Estimator], int]] = {
-    "score function": (lambda: ScoreFunction(LeaveOneOut()), 2),
-    "MuProp": (MuProp, 1),
-    "ST": (StraightThrough, 1),
-    "annealed ST": (StraightThrough, 1),
-    "Gumbel-Softmax": (GumbelSoftmax, 1),
-    "ST Gumbel": (partial(GumbelSoftmax, hard=True), 1),
-    "REBAR": (Rebar, 1),
+METHODS: Mapping[str, tuple[Callable[[], estimators.Estimator], int]] = {
+    "score function": (lambda: estimators.ScoreFunction(estimators.LeaveOneOut()), 2),
+    "MuProp": (estimators.MuProp, 1),
+    "ST": (estimators.StraightThrough, 1),
+    "annealed ST": (estimators.StraightThrough, 1),
+    "Gumbel-Softmax": (estimators.GumbelSoftmax, 1),
+    "ST Gumbel": (partial(estimators.GumbelSoftmax, hard=True), 1),
+    "REBAR": (estimators.Rebar, 1),
     "RELAX": (relax, 1),
-    "DisARM": (DisArm, 1),
-    "VIMCO": (Vimco, 2),
+    "DisARM": (estimators.DisArm, 1),
+    "VIMCO": (estimators.Vimco, 2),
 }
 """The estimator of a layer, and its draws."""
-PAPER = {
+FIGURES = {
     "SBN Bernoulli": (72.0, 58.9, 58.9, 58.7, 58.5, 59.3),
     "SBN categorical": (73.1, 63.0, 61.8, 61.1, 59.0, 59.7),
     "VAE Bernoulli": (112.2, 109.7, 116.0, 111.5, 105.0, 111.5),
     "VAE categorical": (110.6, 107.0, 110.9, 107.8, 101.5, 107.8),
 }
-"""Of the first six methods."""
+PAPER = {task: dict(zip(METHODS, figures, strict=False)) for task, figures in FIGURES.items()}
 read = functools.cache(static_bits)
 COLUMNS = ("−log p(x)", "Monte Carlo error", "learning rate", "best epoch", "seconds")
 ORDER = ("Gumbel-Softmax", "ST", "score function")
@@ -123,6 +113,10 @@ class Run(NamedTuple):
     seed: int
 
 
+def key(run: Run) -> str:
+    return " ".join(map(str, run))
+
+
 def halves(bits: Tensor, task: str) -> tuple[Tensor, Tensor]:
     """What is given and what is to be explained."""
     return (bits[:, :392], bits[:, 392:]) if task == "SBN" else (bits, bits)
@@ -152,7 +146,7 @@ def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
         if run.method == "annealed ST":
             model.slope.fill_(min(STEEPEST, 1.0 + (STEEPEST - 1.0) * step / scale.steepening))
         for part in model.rules:
-            if isinstance(part, GumbelSoftmax):
+            if isinstance(part, estimators.GumbelSoftmax):
                 part.temperature = max(LOWEST, math.exp(-run.cooling * step))
         batch = rows(step)
         optimizer.zero_grad()
@@ -170,11 +164,8 @@ def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
         return {"−log p(x)": value}
 
     parts = {"model": model, "optimizer": optimizer, "best": best} | ({} if tuner is None else {"tuner": tuner})
-    settings = {"run": run._asdict(), "scale": scale._asdict()}
-    name = " ".join(str(value) for value in run)
-    history = Training(folder_of(NAME, args, name), settings, parts, device).run(
-        scale.epochs, rows.per_epoch, update, look
-    )
+    place, settings = folder_of(NAME, args, key(run)), {"run": run._asdict(), "scale": scale._asdict()}
+    history = Training(place, settings, parts, device).run(scale.epochs, rows.per_epoch, update, look)
     best.restore()
     return model, best, sum(seen["seconds"] for seen in history), data
 
@@ -213,10 +204,10 @@ def options(args: Args) -> dict[str, list[Run]]:
 def chosen(args: Args) -> dict[str, Run]:
     """Of each cell the learning rate, and what cools, with the best validation bound."""
     every = options(args)
-    jobs = {" ".join(map(str, run)): partial(tried, run, args) for runs_of in every.values() for run in runs_of}
+    jobs = {key(run): partial(tried, run, args) for runs_of in every.values() for run in runs_of}
     cells = Cells(folder_of(NAME, args, "choices"), {"scale": SCALES[args.scale]._asdict()})
     bounds = dict(zip(jobs, (found.get("bound", math.inf) for found in runs(cells, jobs, args.workers)), strict=True))
-    return {cell: min(runs_of, key=lambda run: bounds[" ".join(map(str, run))]) for cell, runs_of in every.items()}
+    return {cell: min(runs_of, key=lambda run: bounds[key(run)]) for cell, runs_of in every.items()}
 
 
 def values(found: Sequence[Record], cell: str) -> Any:
@@ -230,8 +221,7 @@ def note(found: Sequence[Record]) -> str:
     for method in METHODS:
         entries = []
         for task, figures in PAPER.items():
-            paper = dict(zip(METHODS, figures, strict=False)).get(method)
-            mine = spread(values(found, f"{task}, {method}").tolist())
+            mine, paper = spread(values(found, f"{task}, {method}").tolist()), figures.get(method)
             entries.append(mine if paper is None else f"{mine} ({paper})")
         lines.append(f"| {method} | " + " | ".join(entries) + " |")
     lines += [
@@ -239,11 +229,10 @@ def note(found: Sequence[Record]) -> str:
         "Nats; in brackets the paper, at its scale. DisARM is for bits alone. Seeds with the order of estimators:",
     ]
     for task, figures in PAPER.items():
-        paper = dict(zip(METHODS, figures, strict=False))
         said = []
         for better, worse in pairwise(ORDER):
             mine, other = (values(found, f"{task}, {method}") for method in (better, worse))
-            theirs = "as" if paper[better] < paper[worse] else "unlike"
+            theirs = "as" if figures[better] < figures[worse] else "unlike"
             said.append(f"{better} below {worse} in {(mine < other).sum()} of {len(mine)} ({theirs} in the paper)")
         lines.append(f"- {task}: " + ", ".join(said))
     return "\n".join(lines) + "\n"
@@ -252,24 +241,21 @@ def note(found: Sequence[Record]) -> str:
 def draw(found: Sequence[Record]) -> Figure:
     """Test bounds of all seeds."""
     figure = Figure(figsize=(16, 4.5), layout="constrained")
+    figure.suptitle("dashes: the paper, at its scale")
     for axis, (task, figures) in zip(figure.subplots(1, len(PAPER)), PAPER.items(), strict=True):
         for number, method in enumerate(METHODS):
             mine = values(found, f"{task}, {method}")
             axis.plot([number] * len(mine), mine, "o", color=f"C{number}", alpha=0.6)
-        axis.plot(range(len(figures)), figures, "_", color="0.2", markersize=20)
+        axis.plot(range(len(figures)), list(figures.values()), "_", color="0.2", markersize=20)
         axis.set_xticks(range(len(METHODS)), list(METHODS), rotation=60, ha="right")
-        axis.set(title=f"{task} (dashes: the paper, at its scale)", ylabel="test −log p(x) (nats)")
+        axis.set(title=task, ylabel="test −log p(x) (nats)")
     return figure
 
 
 def main(args: Args) -> None:
     """Choose, train, judge, write."""
-    best = chosen(args)
-    jobs = {
-        f"{cell} {seed}": partial(judged, run._replace(seed=seed), args)
-        for cell, run in best.items()
-        for seed in args.seeds
-    }
+    cells = product(chosen(args).items(), args.seeds)
+    jobs = {f"{cell} {seed}": partial(judged, run._replace(seed=seed), args) for (cell, run), seed in cells}
     reproduce(NAME, args, SCALES[args.scale], jobs, COLUMNS, draw, note)
 
 
