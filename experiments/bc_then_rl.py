@@ -34,7 +34,8 @@ from latentrl.sb3 import CloneTerm, CriticWarmUp, DemonstrationReplayBuffer, KLT
 ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
 COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
 AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
-PPO_SETTINGS: dict[str, Any] = {"batch_size": 64, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
+# With the default batches of 64 its policy is another after each rollout, kept or not.
+PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
 # A learned temperature rises as long as the clone is kept, and then takes over.
 SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "ent_coef": 0.1, "tau": 0.01}
 
@@ -51,7 +52,7 @@ class Args:
     """One run of each agent with each."""
     updates: int = 3_000
     """Gradient updates of each clone."""
-    ppo_steps: int = 500_000
+    ppo_steps: int = 800_000
     """Environment steps of PPO."""
     sac_steps: int = 30_000
     """Environment steps of SAC."""
@@ -88,7 +89,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
     algorithm, kind = name.split(", ")
     keeps = kind == "kept"
     if algorithm == "PPO":
-        settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 128})
+        settings = PPO_SETTINGS | ({"n_steps": 4, "batch_size": 32} if args.smoke else {"n_steps": 256})
         venv = VecNormalize(make_vec_env(ENV, 16, seed=seed), norm_obs=False, gamma=settings["gamma"])
         agent = PPO("MlpPolicy", venv, seed=seed, device="cpu", **settings)
         return agent, args.ppo_steps, [CriticWarmUp(args.ppo_steps // 10), KLToClone(0.01)] if keeps else []

@@ -57,10 +57,15 @@ def test_static_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(drawn.valid, mnist.digits(folder).train[25:])
     bits = np.random.default_rng(0).integers(0, 2, (3, 784))
     packed = np.packbits(bits, axis=1)
-    np.savez(folder / mnist.STATIC, train=packed, valid=packed[:2], test=packed[:1])
+    by_digit = np.packbits(np.repeat(np.arange(784) < 9 * np.arange(10)[:, None], 5, axis=0), axis=1)
+    np.savez(folder / mnist.STATIC, train=packed, valid=packed[:2], test=by_digit)
     read = mnist.static_bits(folder)
     assert read.train.tolist() == bits.tolist()
-    assert [len(part) for part in read] == [3, 2, 1]
+    assert [len(part) for part in read] == [3, 2, 50]
+    white = read.test.sum(1) / 9
+    assert sorted(white.tolist()) == sorted(np.repeat(np.arange(10), 5).tolist())
+    assert len(white[:10].unique()) > 4  # as many digits as there are room for
+    assert torch.equal(read.test, mnist.static_bits(folder).test)
 
 
 def test_grey_pixels_are_drawn_by_their_intensity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

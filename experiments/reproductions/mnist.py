@@ -54,7 +54,7 @@ def static_bits(folder: Path | None) -> Bits:
     """Images binarised once: each pixel is 1 with a probability of its intensity. 50 000, 10 000 and 10 000.
 
     :param folder: with ``static_binarized_packed.npz`` (bits packed by ``numpy.packbits`` under "train", "valid" and
-        "test"); without that file, or without a folder, :func:`digits` are binarised by a fixed seed, which gives other
+        "test", whose rows come in another order here); without that file, or without a folder, :func:`digits` are binarised by a fixed seed, which gives other
         bits of the same law
     :raises LatentRLError: as :func:`digits`; a damaged file
     """
@@ -65,8 +65,12 @@ def static_bits(folder: Path | None) -> Bits:
         return Bits(*drawn.split([len(images.train) - HELD_OUT, HELD_OUT, len(images.test)]))
     try:
         with np.load(path, allow_pickle=False) as file:
-            packed = [file[name] for name in Bits._fields]
-        return Bits(*(torch.from_numpy(np.unpackbits(part, axis=1)).float()[:, :784] for part in packed))
+            bits = Bits(
+                *(torch.from_numpy(np.unpackbits(file[name], axis=1)).float()[:, :784] for name in Bits._fields)
+            )
+        # They come digit by digit, and the first thousand would be zeros.
+        order = torch.randperm(len(bits.test), generator=torch.Generator().manual_seed(0))
+        return bits._replace(test=bits.test[order])
     except (OSError, KeyError, ValueError) as error:
         raise LatentRLError(f"{path} holds no packed bits ({error}): give another copy of it, or remove it") from error
 
