@@ -54,8 +54,8 @@ def static_bits(folder: Path | None) -> Bits:
     """Images binarised once: each pixel is 1 with a probability of its intensity. 50 000, 10 000 and 10 000.
 
     :param folder: with ``static_binarized_packed.npz`` (bits packed by ``numpy.packbits`` under "train", "valid" and
-        "test", whose rows come in another order here); without that file, or without a folder, :func:`digits` are binarised by a fixed seed, which gives other
-        bits of the same law
+        "test", whose rows come in another order here); without that file, or without a folder, :func:`digits` are
+        binarised by a fixed seed, which gives other bits of the same law
     :raises LatentRLError: as :func:`digits`; a damaged file
     """
     path = None if folder is None else folder / STATIC
