@@ -115,8 +115,7 @@ def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
     data = Bits(*(part[:size].to(device) for part, size in zip(read(args.data_dir), sizes, strict=True)))
     x, y = halves(data.train, run.task)
     torch.manual_seed(run.seed)
-    rule, draws = METHODS[run.method]
-    model = StochasticLayers(SIZES[run.task], LAWS[run.latents], rule, draws).to(device)
+    model = StochasticLayers(SIZES[run.task], LAWS[run.latents], *METHODS[run.method]).to(device)
     rows, best = Minibatches(len(x), scale.batch_size, run.seed, device), Best(model)
     tunable = model.tunable()
     learned = [parameter for name, parameter in model.named_parameters() if not name.startswith("rules.")]
@@ -192,8 +191,8 @@ def chosen(args: Args) -> dict[str, Run]:
 
 def main(args: Args) -> None:
     """Choose, train, judge, write."""
-    cells = product(chosen(args).items(), args.seeds)
-    jobs = {f"{cell} {seed}": partial(judged, run._replace(seed=seed), args) for (cell, run), seed in cells}
+    every = product(chosen(args).items(), args.seeds)
+    jobs = {f"{cell} {seed}": partial(judged, run._replace(seed=seed), args) for (cell, run), seed in every}
     reproduce(NAME, args, SCALES[args.scale], jobs, COLUMNS, draw, note)
 
 
