@@ -27,7 +27,7 @@ from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.latent_noise import OBSERVATION, LatentNoiseWrapper
 from latentrl.sb3.policy import LatentPolicy
-from latentrl.sb3.traversal_figures import Moments, Row, overlay, path_figure, picture_figure
+from latentrl.sb3.traversal_rows import Moments, Row, overlay
 
 
 class Player(Protocol):
@@ -105,6 +105,8 @@ class LatentTraversal(BaseCallback):
         return True
 
     def _draw(self) -> None:
+        from latentrl.sb3.traversal_figures import path_figure, picture_figure
+
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
         with same_randomness(self.model.device):

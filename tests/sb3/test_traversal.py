@@ -14,10 +14,11 @@ from stable_baselines3.common.logger import Figure, configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.sb3 import LatentBC, LatentNoiseExtractor, LatentNoiseWrapper, LatentPPO, traversal
+from latentrl.sb3 import LatentBC, LatentNoiseExtractor, LatentNoiseWrapper, LatentPPO, traversal_figures
 from latentrl.sb3.latent_noise import NOISE, OBSERVATION
 from latentrl.sb3.traversal import LatentTraversal, player_of
-from latentrl.sb3.traversal_figures import Moments, Row, overlay, picture_figure
+from latentrl.sb3.traversal_figures import picture_figure
+from latentrl.sb3.traversal_rows import Moments, Row, overlay
 
 STEPS, OPTIONS = 4, {"n_steps": 16, "batch_size": 8, "seed": 0, "device": "cpu"}
 BOX = spaces.Box(-1, 1, (2,))
@@ -68,8 +69,8 @@ def drawn(made: Any, monkeypatch: pytest.MonkeyPatch, watch: LatentTraversal) ->
     """What one picture shows."""
     seen: list[Any] = []
     for name in ("path_figure", "picture_figure"):
-        real = getattr(traversal, name)
-        monkeypatch.setattr(traversal, name, lambda *given, real=real: (seen.append(given), real(*given))[1])
+        real = getattr(traversal_figures, name)
+        monkeypatch.setattr(traversal_figures, name, lambda *given, real=real: (seen.append(given), real(*given))[1])
     watch.init_callback(made)
     made._setup_learn(10)
     watch.on_training_start({}, {})
