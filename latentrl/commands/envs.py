@@ -17,8 +17,7 @@ class EnvsConfig:
 
 def list_envs(_: EnvsConfig, console: Console | None = None) -> None:
     """Two lines for each id."""
-    import latentrl_envs  # noqa: F401 - registers them
-
+    import_module("latentrl_envs")  # registers them; the package itself is no part of this one
     console = console or Console(highlight=False)
     for name, spec in sorted(gym.registry.items()):
         if spec.namespace != "latentrl":
