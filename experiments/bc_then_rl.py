@@ -23,6 +23,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor, nn
 
 from experiments.agents import Curve, judge, runs
 from experiments.landings import read
@@ -36,8 +37,22 @@ COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin
 AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
 # With the default batches of 64 its policy is another after each rollout, kept or not.
 PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
+
+
+class NormedReLU(nn.Module):
+    """ReLU of a normalised layer: critics then imagine no values far from their data (Ball et al. 2023, section 4.1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:]).relu()
+
+
 # A learned temperature rises as long as the clone is kept, and then takes over.
-SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "ent_coef": 0.1, "tau": 0.01}
+SAC_SETTINGS: dict[str, Any] = {
+    "learning_starts": 0,
+    "ent_coef": 0.1,
+    "tau": 0.01,
+    "policy_kwargs": {"activation_fn": NormedReLU},
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
     terms = [
         CloneTerm(shown, coef=10.0, share=0.4),  # while the critics are bad
         CloneTerm(shown, coef=3.0, share=None, q_filter=True),  # for as long as they find what was shown better
-        CloneTerm(shown, coef=0.3, share=None),  # when they are wrong about that: it ends falls, and is outvoted else
+        CloneTerm(shown, coef=0.1, share=None),  # when they are wrong about that
     ]
     return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 6), *terms] if keeps else []
 
