@@ -40,7 +40,7 @@ PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.99
 
 
 class NormedReLU(nn.Module):
-    """ReLU of a normalised layer: critics then imagine no values far from their data (Ball et al. 2023, section 4.1)."""
+    """ReLU of a normalised layer: critics then imagine no values far from their data (Ball et al. 2023)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.layer_norm(x, x.shape[-1:]).relu()
