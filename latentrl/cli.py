@@ -63,15 +63,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _parsed(args: list[str]) -> Any:
     """The arguments as one of the commands' dataclasses."""
+    given, config = _with_files(args), (tyro.conf.OmitSubcommandPrefixes,)
+    if given and given[0] in COMMANDS:
+        return tyro.cli(COMMANDS[given[0]][0], prog=f"latentrl {given[0]}", args=given[1:], config=config)
     choices = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items())
     one_of_them: Any = Union[choices]  # noqa: UP007 - made of a tuple
-    return tyro.cli(
-        one_of_them,
-        prog="latentrl",
-        description=__doc__,
-        args=_with_files(args),
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+    return tyro.cli(one_of_them, prog="latentrl", description=__doc__, args=given, config=config)
 
 
 def _with_files(args: list[str]) -> list[str]:

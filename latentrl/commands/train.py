@@ -79,7 +79,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     console = console or Console()
     if not config.data:
         raise LatentRLError(f"there is nothing to clone: give --data {HELP}")
-    _claim(config)
+    _refuse_another(config)
     demonstrations = read_source(config.data)
     shown, others = (demonstrations, None)
     if config.held_out:
@@ -100,6 +100,10 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
         device=config.device,
     )
     callback = None if others is None else HeldOut(others, config.every, config.patience)
+    try:
+        write_options(config.out / OPTIONS, asdict(config))
+    except OSError as error:
+        raise LatentRLError(f"folder {str(config.out)!r} cannot be written ({error.strerror}): give another") from error
     logger = _logger(config.out)
     agent.set_logger(logger)
     try:
@@ -113,18 +117,12 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     return agent
 
 
-def _claim(config: TrainConfig) -> None:
-    """Write the run's options down, or see that they are those of the run that is there."""
-    path, options = config.out / OPTIONS, asdict(config)
+def _refuse_another(config: TrainConfig) -> None:
+    """:raises LatentRLError: the folder is of a run with other options"""
+    path = config.out / OPTIONS
     if not path.exists():
-        try:
-            write_options(path, options)
-        except OSError as error:
-            raise LatentRLError(
-                f"folder {str(config.out)!r} cannot be written ({error.strerror}): give another"
-            ) from error
         return
-    before, now = options_of(path), plain(options)
+    before, now = options_of(path), plain(asdict(config))
     other = sorted(name for name in {**before, **now} if before.get(name) != now.get(name) and name != "out")
     if other:
         raise LatentRLError(
