@@ -23,6 +23,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
 from experiments.agents import Curve, judge, runs
@@ -40,19 +41,22 @@ PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.99
 
 
 class NormedReLU(nn.Module):
-    """ReLU of a normalised layer: critics then imagine no values far from their data (Ball et al. 2023)."""
+    """ReLU of a normalised layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.layer_norm(x, x.shape[-1:]).relu()
 
 
+class NormedCritics(SACPolicy):
+    """Critics of normalised layers imagine no values far from their data (Ball et al. 2023); actors clone worse."""
+
+    def make_critic(self, features_extractor: Any = None) -> Any:
+        self.critic_kwargs["activation_fn"] = NormedReLU
+        return super().make_critic(features_extractor)
+
+
 # A learned temperature rises as long as the clone is kept, and then takes over.
-SAC_SETTINGS: dict[str, Any] = {
-    "learning_starts": 0,
-    "ent_coef": 0.1,
-    "tau": 0.01,
-    "policy_kwargs": {"activation_fn": NormedReLU},
-}
+SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "ent_coef": 0.1, "tau": 0.01}
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
         in_time = shown.episode_lengths < TIME_LIMIT
         kwargs = {"demonstrations": shown, "share": 0.5, "terminated": in_time}
         settings = settings | {"replay_buffer_class": DemonstrationReplayBuffer, "replay_buffer_kwargs": kwargs}
-    sac = SAC("MlpPolicy", make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
+    sac = SAC(NormedCritics, make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
     terms = [
         CloneTerm(shown, coef=10.0, share=0.4),  # while the critics are bad
         CloneTerm(shown, coef=3.0, share=None, q_filter=True),  # for as long as they find what was shown better
