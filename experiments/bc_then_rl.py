@@ -36,7 +36,6 @@ from latentrl.sb3 import CloneTerm, CriticWarmUp, DemonstrationReplayBuffer, KLT
 ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
 COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
 AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
-# With the default batches of 64 its policy is another after each rollout, kept or not.
 PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
 
 
@@ -48,7 +47,7 @@ class NormedReLU(nn.Module):
 
 
 class NormedCritics(SACPolicy):
-    """Critics of normalised layers imagine no values far from their data (Ball et al. 2023); actors clone worse."""
+    """Critics of normalised layers imagine no values far from their data (Ball et al. 2023); actors are left as they are."""
 
     def make_critic(self, features_extractor: Any = None) -> Any:
         self.critic_kwargs["activation_fn"] = NormedReLU
