@@ -51,7 +51,7 @@ def behaviour(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     :raises LatentRLError: no task, a latent that is not held, or observations that are not numbers
     """
     from latentrl.sb3 import LatentPolicy
-    from latentrl.sb3.traversal import _Steered
+    from latentrl.sb3.traversal import Steered
 
     if not options.get("env"):
         raise LatentRLError("the task is not known: train with --env")
@@ -59,7 +59,7 @@ def behaviour(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     space = policy.observation_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise LatentRLError(f"observations of {space} are not numbers that could be drawn")
-    venv, player = make_env(str(options["env"]), 1, 0), _Steered(policy)
+    venv, player = make_env(str(options["env"]), 1, 0), Steered(policy)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         rows = player.rows(venv.reset(), VALUES.astype(np.float32), None)

@@ -158,7 +158,7 @@ def player_of(model: BaseAlgorithm, env: VecEnv) -> Player:
     """
     policy = model.policy
     if isinstance(policy, (LatentActorCriticPolicy, LatentPolicy)):
-        return _Steered(policy)
+        return Steered(policy)
     wrapper = unwrap_vec_wrapper(env, LatentNoiseWrapper)
     if wrapper is None:
         raise LatentRLError(
@@ -170,7 +170,7 @@ def player_of(model: BaseAlgorithm, env: VecEnv) -> Player:
     return _Noisy(model, wrapper)
 
 
-class _Steered:
+class Steered:
     """A policy whose ``predict`` takes a latent."""
 
     def __init__(self, policy: LatentActorCriticPolicy | LatentPolicy) -> None:
