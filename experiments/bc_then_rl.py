@@ -47,7 +47,7 @@ class NormedReLU(nn.Module):
 
 
 class NormedCritics(SACPolicy):
-    """Critics of normalised layers imagine no values far from their data (Ball et al. 2023); actors are left as they are."""
+    """Critics of normalised layers, to imagine no values far from their data (Ball et al. 2023); actors stay plain."""
 
     def make_critic(self, features_extractor: Any = None) -> Any:
         self.critic_kwargs["activation_fn"] = NormedReLU

@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import yaml
+from gymnasium import spaces
 
 from latentrl import Demonstrations
 from latentrl.cli import flags_of, main
@@ -72,6 +74,43 @@ def test_the_same_seed_evaluates_to_the_same_figures(data: Path, tmp_path: Path)
         records.append(figures)
     assert records[0] == records[1]
     assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_data_without_bounds_may_be_played(tmp_path: Path) -> None:
+    """What arrays alone tell of spaces: a Box without bounds, where the task's is bounded."""
+    rng = np.random.default_rng(0)
+    shown = Demonstrations.from_arrays(rng.normal(size=(60, 5)), 0.1 * rng.uniform(-1, 1, (60, 2)), [6] * 10)
+    shown.save(tmp_path / "bare.npz")
+    train(tmp_path / "bare.npz", tmp_path / "run")
+    arguments = ("--env", "latentrl/Trace-v0", "--episodes", 2, "--num-envs", 1, "--device", "cpu")
+    assert run("evaluate", tmp_path / "run", *arguments) == 0
+
+
+def test_pictures_may_be_played(tmp_path: Path) -> None:
+    """The policy keeps them channel-first, the task shows them channel-last."""
+    space = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+    class Camera(gym.Env[Any, Any]):
+        metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+        observation_space, action_space = space, spaces.Box(-1.0, 1.0, (2,))
+
+        def __init__(self, render_mode: str | None = None) -> None:
+            self.render_mode = render_mode
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed, options=options)
+            return np.zeros(space.shape, np.uint8), {}
+
+        def step(self, action: Any) -> Any:  # noqa: ARG002
+            return np.zeros(space.shape, np.uint8), 0.0, True, False, {}
+
+    if "Camera-v0" not in gym.registry:
+        gym.register("Camera-v0", Camera)
+    rng = np.random.default_rng(0)
+    pictures, acts = rng.integers(0, 255, (40, 36, 36, 3), np.uint8), rng.uniform(-1, 1, (40, 2)).astype(np.float32)
+    Demonstrations.from_arrays(pictures, acts, [4] * 10, space, Camera.action_space).save(tmp_path / "seen.npz")
+    assert train(tmp_path / "seen.npz", tmp_path / "run", "--env", "Camera-v0", updates=2) == 0
+    assert run("evaluate", tmp_path / "run", "--episodes", 2, "--num-envs", 1, "--device", "cpu") == 0
 
 
 def test_the_task_must_fit_the_policy(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

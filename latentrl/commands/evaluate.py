@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from gymnasium import spaces
 from rich.console import Console
 from rich.table import Table
 
@@ -51,23 +52,22 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str
 
     :raises LatentRLError: no policy there, no task, or one with other spaces
     """
-    import torch
-
     from latentrl.sb3 import LatentPolicy, evaluate_behaviour
+    from latentrl.sb3.trunk import channels_first
 
     console = console or Console()
     folder = Path(config.run)
     policy = LatentPolicy.from_pretrained(folder / POLICY if (folder / POLICY).is_dir() else config.run, config.device)
     name = config.env or _env_of(folder)
     venv = make_env(name, config.num_envs, config.seed)
-    for kind in ("observation_space", "action_space"):
-        if getattr(venv, kind) != getattr(policy, kind):
+    for kind in ("observation space", "action space"):
+        its, wanted = (getattr(owner, kind.replace(" ", "_")) for owner in (venv, policy))
+        if not _alike(channels_first(its), wanted):
             raise LatentRLError(
-                f"{name} has the {kind.replace('_', ' ')} {getattr(venv, kind)}, but the policy was made for "
-                f"{getattr(policy, kind)}: give the task that it was cloned for"
+                f"{name} has the {kind} {its}, but the policy was made for {wanted}: give the task that it was "
+                "cloned for"
             )
-    torch.manual_seed(config.seed)
-    found = evaluate_behaviour(policy, venv, config.episodes, config.deterministic)
+    found = evaluate_behaviour(policy, venv, config.episodes, config.deterministic, seed=config.seed)
     figures: dict[str, Any] = {"return": asdict(found.mean_return)}
     if found.successes is not None:
         figures["success"] = asdict(found.success_rate)
@@ -85,6 +85,16 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str
             partial.write_text(json.dumps({**record, "figures": figures}, indent=1, default=float) + "\n")
         console.print(f"figures in {target}", soft_wrap=True)
     return figures
+
+
+def _alike(first: spaces.Space[Any], second: spaces.Space[Any]) -> bool:
+    """Of one kind and size; data do not tell the bounds of a Box."""
+    if isinstance(first, spaces.Dict) and isinstance(second, spaces.Dict):
+        same = first.spaces.keys() == second.spaces.keys()
+        return same and all(_alike(part, second.spaces[name]) for name, part in first.spaces.items())
+    if isinstance(first, spaces.Box) and isinstance(second, spaces.Box):
+        return first.shape == second.shape
+    return first == second
 
 
 def _env_of(folder: Path) -> str:
