@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from experiments.disentanglement import gaps, information
 from experiments.reproductions.autoencoders import PlainEncoder, PlainTrunk, perceptron
 from experiments.reproductions.shapes import Factors
-from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import ScheduleState, Training
 from experiments.vae import batch_of
 from latentrl.cells import Record
@@ -185,8 +185,7 @@ def draw(found: Sequence[Record]) -> Figure:
 
 def main(args: Args) -> None:
     """Train, judge, write."""
-    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in weights(2) for seed in args.seeds}
-    reproduce("beta_vae", args, SCALES[args.scale], jobs, COLUMNS, draw, note)
+    reproduce("beta_vae", args, SCALES[args.scale], jobs_of(run, weights(2), args), COLUMNS, draw, note)
 
 
 if __name__ == "__main__":

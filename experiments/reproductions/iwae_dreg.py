@@ -10,7 +10,6 @@ images at the same weights, those of its plain K = 1.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch.func import functional_call
 from experiments.records import spread
 from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo, perceptron
 from experiments.reproductions.mnist import binarised, digits
-from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import Minibatches, Training
 from experiments.vae import batch_of
 from latentrl.cells import Record
@@ -192,8 +191,7 @@ def draw(found: Sequence[Record]) -> Figure:
 
 def main(args: Args) -> None:
     """Train, judge, write."""
-    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in METHODS for seed in args.seeds}
-    reproduce("iwae_dreg", args, SCALES[args.scale], jobs, COLUMNS, draw, note)
+    reproduce("iwae_dreg", args, SCALES[args.scale], jobs_of(run, METHODS, args), COLUMNS, draw, note)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What the reproductions share: their arguments, three scales, and the files that they leave."""
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +84,13 @@ def reproduce(
     text = table(found, columns) + note(found)
     write(folder, f"reproductions.{name}", ("latentrl", "scikit-learn"), text, record, draw(found))
     return found
+
+
+def jobs_of(
+    run: Callable[[str, int, Any], Record], methods: Iterable[str], args: Args
+) -> dict[str, Callable[[], Record]]:
+    """One run of each method with each seed."""
+    return {f"{method} {seed}": partial(run, method, seed, args) for method in methods for seed in args.seeds}
 
 
 def folder_of(name: str, args: Args, run: str) -> Path:

@@ -24,7 +24,7 @@ from experiments.agents import runs
 from experiments.reproductions import clusters
 from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, perceptron
 from experiments.reproductions.mnist import Digits, digits
-from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import Minibatches, Training
 from experiments.vae import batch_of
 from latentrl.cells import Cells, Record
@@ -178,9 +178,10 @@ def main(args: VadeArgs) -> None:
     scale = SCALES[args.scale]
     before = Cells(args.out / "vade" / args.scale / "autoencoders", {"scale": scale._asdict()})
     runs(before, {f"{AE} {seed}": partial(pretrain, seed, args) for seed in args.seeds}, args.workers)
-    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in METHODS for seed in args.seeds}
     draw = partial(clusters.draw, published=PUBLISHED)
-    reproduce("vade", args, scale, jobs, COLUMNS, draw, lambda found: clusters.orderings(found) + NOTE)
+    reproduce(
+        "vade", args, scale, jobs_of(run, METHODS, args), COLUMNS, draw, lambda found: clusters.orderings(found) + NOTE
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo
 from experiments.reproductions.mnist import Bits, static_bits
-from experiments.reproductions.study import Args, folder_of, reproduce
+from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import Best, Minibatches, Training
 from experiments.vae import batch_of
 from latentrl.cells import Record
@@ -168,8 +168,7 @@ def draw(found: Sequence[Record]) -> Figure:
 
 def main(args: Args) -> None:
     """Train, judge, write."""
-    jobs = {f"{method} {seed}": partial(run, method, seed, args) for method in METHODS for seed in args.seeds}
-    reproduce("vampprior", args, SCALES[args.scale], jobs, COLUMNS, draw, orderings)
+    reproduce("vampprior", args, SCALES[args.scale], jobs_of(run, METHODS, args), COLUMNS, draw, orderings)
 
 
 if __name__ == "__main__":
