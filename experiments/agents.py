@@ -1,19 +1,14 @@
-"""What studies of agents over seeds have in common: environments, evaluation, and runs that may be killed."""
+"""What studies of agents over seeds have in common: environments and evaluation."""
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_context
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
-from tqdm import tqdm
 
-from latentrl.cells import Cells, Record
+from latentrl.cells import Record
 from latentrl.randomness import same_randomness
 from latentrl.sb3 import TorchVecEnvAdapter, evaluate_behaviour
 from latentrl_envs.avoiding import Avoiding
@@ -76,14 +71,3 @@ class Curve(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
-
-
-def runs(cells: Cells, jobs: Mapping[str, Callable[[], Record]], workers: int) -> list[Record]:
-    """The records of all jobs, in their order; each is kept as soon as it is made, and made but once."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        return list(tqdm(pool.map(_make, repeat(cells), jobs, jobs.values()), total=len(jobs), desc="runs"))
-
-
-def _make(cells: Cells, key: str, job: Callable[[], Record]) -> Record:
-    torch.set_num_threads(1)
-    return cells(key, job)

@@ -21,11 +21,12 @@ from matplotlib.patches import Circle
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from experiments.agents import batch, judge, landmarks, paths, runs
+from experiments.agents import batch, judge, landmarks, paths
 from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Cells, Record
+from latentrl.sweeps import sweep
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.experts import demonstrate
 
@@ -155,7 +156,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     kept = [{key: value for key, value in record.items() if not key.startswith("paths")} for record in found]
     write(args.out, "avoiding", ("latentrl",), table(found, COLUMNS), {"settings": settings, "runs": kept}, draw(found))

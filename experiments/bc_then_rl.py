@@ -26,12 +26,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from experiments.agents import Curve, judge, runs
+from experiments.agents import Curve, judge
 from experiments.landings import read
 from experiments.records import table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import CloneTerm, CriticWarmUp, DemonstrationReplayBuffer, KLToClone, LatentBC
+from latentrl.sweeps import sweep
 
 ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
 COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
@@ -214,7 +215,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     cells = Cells(args.out, args.settings())
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in AGENTS for seed in args.seeds}
-    curves = runs(cells, jobs, args.workers)
+    curves = sweep(cells, jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, curves, strict=True)]
     shown = of_pilot(args)
     assert shown.rewards is not None

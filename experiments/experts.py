@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, ward
 from scipy.optimize import linear_sum_assignment
 
-from experiments.agents import runs
 from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
 from experiments.landings import SOLVED, flights, kinds, summaries
 from experiments.pilots import EVERY, Flown, Recorded, fly, recorded
@@ -40,6 +39,7 @@ from latentrl.cells import Cells, Record
 from latentrl.estimators import StraightThrough
 from latentrl.sb3 import LatentBC, encode
 from latentrl.schedules import KLRange
+from latentrl.sweeps import sweep
 
 PICKED, CLUSTERED = "picked by a landing", "picked by a cluster"
 TOLD_BY_KINDS = f"{PICKED}, told by kinds"
@@ -225,7 +225,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out", "lander")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     known = recorded(args.lander)
     judges = {"judge": known.accuracy, "kinds": known.accuracy_of_kinds, "threshold": known.threshold}

@@ -24,7 +24,6 @@ import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.agents import runs
 from experiments.cloning import PRICE, REPLAY, cloned
 from experiments.records import table, write
 from latentrl import metrics
@@ -33,6 +32,7 @@ from latentrl.demo.handwriting import NOISE, STEPS, TITLES, Strokes, score
 from latentrl.demo.handwriting import POLICIES as DEMONSTRATED
 from latentrl.plots import stroke_figure
 from latentrl.sb3 import LatentBC
+from latentrl.sweeps import sweep
 from latentrl_envs.trace import Trace
 
 COLUMNS = ("success", "success, disturbed", "shapes of 30", "entropy", "energy distance (mm)", *PRICE)
@@ -198,7 +198,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out", "data")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, *CONTROLS] for seed in args.seeds}
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     strokes = human(args.data)
     listed = [*found, people(strokes)]

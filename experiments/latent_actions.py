@@ -26,11 +26,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.agents import Curve, judge, runs
+from experiments.agents import Curve, judge
 from experiments.records import table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentActionEnv, LatentBC
+from latentrl.sweeps import sweep
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.experts import demonstrate
 
@@ -178,7 +179,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
     jobs = {f"seed {seed}": partial(run, seed, args) for seed in args.seeds}
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [{"route": record["route"], **agent} for record in made for agent in record["agents"]]
     record = {"settings": settings, "runs": found}
     write(args.out, "latent_actions", ("latentrl",), table(found, COLUMNS), record, draw(found))

@@ -21,12 +21,13 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from experiments.agents import Curve, batch, judge, landmarks, paths, runs
+from experiments.agents import Curve, batch, judge, landmarks, paths
 from experiments.records import table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.metrics import behaviour_entropy, modes_covered
 from latentrl.sb3 import CriticWarmUp, KLToClone, LatentBC, LatentNoiseWrapper, LatentPPO, SkillReward
+from latentrl.sweeps import sweep
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.experts import demonstrate
 
@@ -245,7 +246,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in AGENTS for seed in args.seeds}
-    found = runs(Cells(args.out, settings), jobs, args.workers)
+    found = sweep(Cells(args.out, settings), jobs, args.workers)
     without_paths = [{key: value for key, value in record.items() if key != "paths"} for record in found]
     record = {"settings": settings, "runs": without_paths}
     write(args.out, "multimodal_rl", ("latentrl",), table(rows(found), COLUMNS), record, draw(found))

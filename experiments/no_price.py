@@ -23,10 +23,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from experiments.agents import Curve, judge, runs
+from experiments.agents import Curve, judge
 from experiments.records import table, write
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentPPO
+from latentrl.sweeps import sweep
 
 COLUMNS = ("return", "CPU seconds", "ratio of seconds")
 
@@ -166,7 +167,7 @@ def main(args: Args) -> None:
         for name, policy in POLICIES[TASKS[task].policies].items():
             jobs[f"{task} {name} {seed}"] = partial(run, TASKS[task], policy, seed, args)
             labels.append({"method": f"{task}: {name}", "task": task, "seed": seed})
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [label | record for label, record in zip(labels, made, strict=True)]
     record = {"settings": settings, "runs": found}
     write(args.out, "no_price", ("latentrl",), table(rows(found), COLUMNS), record, draw(found, args.tasks))

@@ -20,12 +20,12 @@ import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.agents import runs
 from experiments.cloning import PRICE, alternatives, cloned
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentBC
+from latentrl.sweeps import sweep
 
 OBSERVE, PREDICT, SAMPLES, SHOWN = 8, 12, 20, 6
 RESOLUTION = 0.01
@@ -196,7 +196,7 @@ def main(args: Args) -> None:
     jobs = {
         f"{name} {scene} {seed}": partial(run, name, scene, seed, args) for name, seed in methods for scene in SCENES
     }
-    made = iter(runs(Cells(args.out, settings), jobs, args.workers))
+    made = iter(sweep(Cells(args.out, settings), jobs, args.workers))
     found = []
     for name, seed in methods:
         scenes = {scene: next(made) for scene in SCENES}

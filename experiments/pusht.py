@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from experiments.agents import runs
 from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
 from experiments.records import table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import evaluate_behaviour
+from latentrl.sweeps import sweep
 
 COLUMNS = ("largest reward", "success", *PRICE)
 SUCCESS = 0.95
@@ -140,7 +140,7 @@ def main(args: Args) -> None:
     args = args.smoked()
     settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out", "push_t")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     kept = [{key: value for key, value in record.items() if key != "paths"} for record in found]
     write(

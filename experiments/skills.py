@@ -21,10 +21,11 @@ from scipy.spatial.distance import cdist
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
-from experiments.agents import batch, landmarks, paths, runs
+from experiments.agents import batch, landmarks, paths
 from experiments.records import table, write
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentNoiseWrapper, SkillReward
+from latentrl.sweeps import sweep
 
 TASKS = ("MultiGoal-v0", "Avoiding-v0")
 SCALES = {"with SkillReward": 1.0, "without": 0.0}
@@ -109,7 +110,7 @@ def main(args: Args) -> None:
         for kind, scale in SCALES.items()
         for seed in args.seeds
     }
-    made = runs(Cells(args.out, settings), jobs, args.workers)
+    made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], "task": key.split()[0], **r} for key, r in zip(jobs, made, strict=True)]
     kept = [{key: value for key, value in record.items() if key != "paths"} for record in found]
     record = {"settings": settings, "runs": kept}

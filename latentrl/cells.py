@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrl.checks import LatentRLError
-from latentrl.files import whole
+from latentrl.files import output_folder, read_settings, whole
 
 Record = dict[str, Any]
 
@@ -27,16 +27,11 @@ class Cells:
         self.folder = Path(folder)
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
-        try:
-            (self.folder / "cells").mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                with whole(path) as partial:
-                    partial.write_text(json.dumps(settings, indent=1) + "\n")
-        except OSError as error:
-            raise LatentRLError(
-                f"output folder {str(folder)!r} cannot be written ({error.strerror}): give another"
-            ) from error
-        before = json.loads(path.read_text())
+        output_folder(self.folder / "cells", overwrite=True)
+        if not path.exists():
+            with whole(path) as partial:
+                partial.write_text(json.dumps(settings, indent=1) + "\n")
+        before = read_settings(path)
         if other := [name for name in {**settings, **before} if settings.get(name) != before.get(name)]:
             raise LatentRLError(
                 f"{str(folder)!r} holds results of another study ({', '.join(sorted(other))} differ): give another "
@@ -53,9 +48,25 @@ class Cells:
 
     def __call__(self, key: str, work: Callable[[], Record]) -> Record:
         """What is known of a cell, or else what ``work`` returns, which is then kept."""
+        if key not in self:
+            self.keep(key, work())
+        return self.read(key)
+
+    def keep(self, key: str, record: Record) -> None:
+        """Write a cell.
+
+        :raises ValueError: a record that JSON cannot hold, such as one with infinity
+        """
+        with whole(self._path(key)) as partial:
+            partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+    def read(self, key: str) -> Record:
+        """What is known of a cell.
+
+        :raises LatentRLError: nothing; or its file is damaged
+        """
         path = self._path(key)
-        if not path.exists():
-            record = work()
-            with whole(path) as partial:
-                partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise LatentRLError(f"{str(path)!r} is missing or damaged: remove it to make it again") from error

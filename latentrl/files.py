@@ -1,11 +1,17 @@
 """Files that are written whole or not at all, and output folders checked before any work is done."""
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from latentrl.checks import LatentRLError
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -13,16 +19,70 @@ def whole(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it takes the place of ``path`` if the block ends well.
 
     A block that raises, or a process that is killed, leaves what stood at ``path`` untouched.
+
+    :raises LatentRLError: it cannot be written: a full disk, a folder that may only be read
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because writers such as matplotlib choose the format by it.
     partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        with partial.open("rb") as file:  # a machine that loses power after the next line has it on its disk
+            os.fsync(file.fileno())
         partial.replace(target)
+    except (OSError, RuntimeError) as error:
+        # Of a full disk, torch.save tells in an error of its own.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise LatentRLError(
+            f"{str(path)!r} cannot be written ({cause.strerror or cause}): make room, or give another place; "
+            "what was there before still is"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Keep other processes from writing to ``folder`` for as long as the block runs; its file is ``.lock``.
+
+    The system lets go of the lock where a process is killed. The process that holds it may take it again.
+
+    :raises LatentRLError: another process holds it, or the folder cannot be written
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(Path(folder).resolve() / LOCK, is_singleton=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise LatentRLError(
+            f"another process is writing to {str(folder)!r}: wait until it has ended, or give another folder"
+        ) from error
+    except OSError as error:
+        raise LatentRLError(
+            f"output folder {str(folder)!r} cannot be written ({error.strerror}): give another"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a folder's settings.json holds.
+
+    :raises LatentRLError: it is damaged
+    """
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        settings = error
+    if not isinstance(settings, dict):
+        raise LatentRLError(f"{str(path)!r} is damaged: remove it and what belongs to it, or give another folder")
+    return settings
 
 
 def output_folder(path: str | Path, overwrite: bool = False) -> Path:
@@ -37,7 +97,7 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Path:
         raise LatentRLError(f"output folder {str(folder)!r} is a file: give another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not overwrite:
+        if not overwrite and any(path.name != LOCK for path in folder.iterdir()):
             raise LatentRLError(f"output folder {str(folder)!r} is not empty: give another folder, or --overwrite")
         probe = folder / f".writable.{os.getpid()}"
         probe.touch()

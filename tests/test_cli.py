@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_demo_writes_everything(finished: Path) -> None:
-    assert sorted(path.name for path in finished.iterdir()) == ["gradients.png", "strokes.png", "summary.json"]
+    assert sorted(path.name for path in finished.iterdir()) == [".lock", "gradients.png", "strokes.png", "summary.json"]
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary["demonstrations"]) == {"mlp", "mdn", "normal", "mixture", "vamp"}
     for record in summary["demonstrations"].values():

@@ -1,11 +1,15 @@
 """Files are written whole or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from latentrl import LatentRLError
+from latentrl.cells import Cells
 from latentrl.files import output_folder, whole
+from latentrl.training.checkpoints import RunFolder
 
 
 def test_whole_replaces_at_the_end(tmp_path: Path) -> None:
@@ -22,15 +26,59 @@ def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
     target = tmp_path / "result.json"
     target.write_text("old")
 
-    def fail() -> None:
+    def fail(error: Exception) -> None:
         with whole(target) as partial:
             partial.write_text("torn")
-            raise OSError("disk full")
+            raise error
 
-    with pytest.raises(OSError, match="disk full"):
-        fail()
+    with pytest.raises(LatentRLError, match=r"result.json' cannot be written \(No space left\): make room"):
+        fail(OSError(28, "No space left"))
+    with pytest.raises(RuntimeError, match="other"):
+        fail(RuntimeError("other"))
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+FULL = """
+import resource, signal, sys, torch
+from pathlib import Path
+from latentrl import LatentRLError
+from latentrl.cells import Cells
+from latentrl.training.checkpoints import RunFolder
+
+folder = Path(sys.argv[1])
+run, cells = RunFolder(folder / "run", {}), Cells(folder / "study", {})
+run.write({"weights": torch.zeros(10)})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # no file may grow beyond 10 kB, as if the disk were full
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for work in (lambda: run.write({"weights": torch.zeros(10_000)}), lambda: cells("a", lambda: {"text": 20_000 * "a"})):
+    try:
+        work()
+    except LatentRLError as error:
+        print(error)
+print(run.read(torch.device("cpu"))["weights"].tolist() == 10 * [0.0], "a" in cells)
+print([path.name for path in folder.rglob("*.part*")])
+"""
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    run = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    checkpoint, cell, kept, leftovers = run.stdout.splitlines()
+    assert "last.pt' cannot be written (File too large): make room, or give another place" in checkpoint
+    assert ".json' cannot be written (File too large)" in cell
+    assert kept == "True False"
+    assert leftovers == "[]"
+
+
+def test_settings_that_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    for text in ("", "{", "[1]"):
+        path.write_text(text)
+        for kind in (Cells, RunFolder):
+            with pytest.raises(LatentRLError, match=r"settings.json' is damaged: remove it"):
+                kind(tmp_path, {})
 
 
 def test_output_folder(tmp_path: Path) -> None:

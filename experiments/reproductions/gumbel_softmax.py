@@ -20,7 +20,6 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from experiments.agents import runs
 from experiments.reproductions.gumbel_table import draw, note
 from experiments.reproductions.mnist import Bits, static_bits
 from experiments.reproductions.stochastic_layers import StochasticLayers
@@ -29,6 +28,7 @@ from experiments.reproductions.training import Best, Minibatches, Training
 from latentrl import estimators
 from latentrl.cells import Cells, Record
 from latentrl.distributions import Bernoullis, OneHots
+from latentrl.sweeps import sweep
 
 NAME = "gumbel_softmax"
 SIZES = {"SBN": (392, 200, 200, 392), "VAE": (784, 200, 784)}
@@ -185,7 +185,7 @@ def chosen(args: Args) -> dict[str, Run]:
     every = options(args)
     jobs = {run.key: partial(tried, run, args) for runs_of in every.values() for run in runs_of}
     cells = Cells(folder_of(NAME, args, "choices"), {"scale": SCALES[args.scale]._asdict()})
-    bounds = dict(zip(jobs, (found.get("bound", math.inf) for found in runs(cells, jobs, args.workers)), strict=True))
+    bounds = dict(zip(jobs, (found.get("bound", math.inf) for found in sweep(cells, jobs, args.workers)), strict=True))
     return {cell: min(runs_of, key=lambda run: bounds[run.key]) for cell, runs_of in every.items()}
 
 

@@ -18,12 +18,12 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.agents import runs
 from experiments.reproductions.policy_gradients import WINDOW, Learner, Relaxed, Value
 from experiments.reproductions.study import Args, folder_of, reproduce
 from experiments.reproductions.training import Training
 from latentrl.cells import Cells, Record
 from latentrl.checks import LatentRLError
+from latentrl.sweeps import sweep
 
 CONTROLS: dict[str, type[Value | Relaxed]] = {"A2C": Value, "RELAX": Relaxed}
 COLUMNS = ("solved", "episodes to solve", "log variance", "to no control", "rate", "control rate", "seconds")
@@ -134,7 +134,7 @@ def tune(names: Sequence[str], args: Args) -> dict[str, Rates]:
         for name, rates, seed in product(names, product(scale.rates, scale.rates), seeds)
     }
     cells = Cells(args.out / "relax_rl" / args.scale / "tuning", {"scale": scale._asdict()})
-    found = runs(cells, {" ".join(map(str, key)): job for key, job in jobs.items()}, args.workers)
+    found = sweep(cells, {" ".join(map(str, key)): job for key, job in jobs.items()}, args.workers)
     made = list(zip(jobs, found, strict=True))
     return {name: best_rates([record for key, record in made if key[0] == name]) for name in names}
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from matplotlib.figure import Figure
 
-from experiments.agents import runs
 from experiments.records import table, write
 from latentrl.cells import Cells, Record
 from latentrl.checks import LatentRLError, resolve_device
+from latentrl.sweeps import sweep
 
 Scale = TypeVar("Scale")
 
@@ -77,7 +77,7 @@ def reproduce(
     """
     folder = args.out / name / args.scale
     settings = {"scale": scale._asdict(), "seeds": args.seeds}
-    made = runs(Cells(folder, settings), jobs, args.workers)
+    made = sweep(Cells(folder, settings), jobs, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     given = {key: value for key, value in asdict(args).items() if key not in ("data_dir", "out", "workers")}
     record = {"commit": commit(), "arguments": given, "scale": scale._asdict(), "runs": found}

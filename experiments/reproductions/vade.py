@@ -20,7 +20,6 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from experiments.agents import runs
 from experiments.reproductions import clusters
 from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, perceptron
 from experiments.reproductions.mnist import Digits, digits
@@ -34,6 +33,7 @@ from latentrl.nets import SCALE_FLOOR
 from latentrl.objectives import vade_bound
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import MixturePrior
+from latentrl.sweeps import sweep
 from latentrl.types import Batch
 
 Z, CLUSTERS = 10, 10
@@ -177,7 +177,7 @@ def main(args: VadeArgs) -> None:
     """Train, judge, write."""
     scale = SCALES[args.scale]
     before = Cells(args.out / "vade" / args.scale / "autoencoders", {"scale": scale._asdict()})
-    runs(before, {f"{AE} {seed}": partial(pretrain, seed, args) for seed in args.seeds}, args.workers)
+    sweep(before, {f"{AE} {seed}": partial(pretrain, seed, args) for seed in args.seeds}, args.workers)
     draw = partial(clusters.draw, published=PUBLISHED)
     reproduce(
         "vade", args, scale, jobs_of(run, METHODS, args), COLUMNS, draw, lambda found: clusters.orderings(found) + NOTE

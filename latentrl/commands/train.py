@@ -8,6 +8,7 @@ from rich.console import Console
 
 from latentrl.checks import LatentRLError, count
 from latentrl.config import LatentConfig
+from latentrl.files import locked
 from latentrl.runs import HELP, OPTIONS, POLICY, make_env, options_of, plain, read_source, write_options
 
 
@@ -100,17 +101,17 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
         device=config.device,
     )
     callback = None if others is None else HeldOut(others, config.every, config.patience)
-    try:
+    with locked(config.out):
         write_options(config.out / OPTIONS, asdict(config))
-    except OSError as error:
-        raise LatentRLError(f"folder {str(config.out)!r} cannot be written ({error.strerror}): give another") from error
-    logger = _logger(config.out)
-    agent.set_logger(logger)
-    try:
-        agent.learn(config.updates, callback, checkpoint=config.out, checkpoint_every=config.every, progress_bar=True)
-    finally:
-        logger.close()
-    agent.policy.save_pretrained(config.out / POLICY, about=f"Cloned from `{config.data}` by `latentrl train`.")
+        logger = _logger(config.out)
+        agent.set_logger(logger)
+        try:
+            agent.learn(
+                config.updates, callback, checkpoint=config.out, checkpoint_every=config.every, progress_bar=True
+            )
+        finally:
+            logger.close()
+        agent.policy.save_pretrained(config.out / POLICY, about=f"Cloned from `{config.data}` by `latentrl train`.")
     bound = "" if callback is None or callback.best is None else f"held-out bound {callback.best.elbo:.4g} nats; "
     console.print(f"{agent.num_timesteps} updates; {bound}policy in {config.out / POLICY}", soft_wrap=True)
     console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", soft_wrap=True)

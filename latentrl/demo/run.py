@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from latentrl.checks import count, resolve_device
 from latentrl.demo import gradients, handwriting
 from latentrl.demo.tables import print_tables
-from latentrl.files import output_folder, whole
+from latentrl.files import locked, output_folder, whole
 from latentrl.plots import gradient_figure, stroke_figure
 from latentrl.report import environment
 
@@ -70,7 +70,8 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
     device = str(resolve_device(config.device))
     strokes = handwriting.Strokes.load(config.data)
     folder = output_folder(config.out, config.overwrite)
-    results = _run_jobs(config, device, console)
+    with locked(folder):
+        results = _run_jobs(config, device, console)
     controls = handwriting.controls(strokes, config.rollouts, config.seed)
     drawn = {name: results[name] for name in handwriting.POLICIES}
     summary = {

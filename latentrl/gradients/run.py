@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 from gymnasium import spaces
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from latentrl.cells import Cells
 from latentrl.checks import LatentRLError, at_least, count, one_of, resolve_device
@@ -22,6 +21,7 @@ from latentrl.files import whole
 from latentrl.gradients.figures import cost_figure
 from latentrl.gradients.problem import ESTIMATORS, Needs, make_problem, make_task
 from latentrl.report import environment
+from latentrl.sweeps import sweep
 from latentrl.variance import gradient_variance
 
 TASKS = (
@@ -77,6 +77,10 @@ class GradientsConfig:
     """Gradients at a time."""
     device: str = "auto"
     """auto, cpu, cuda, …"""
+    workers: int = 1
+    """Cells at a time, in a process each. They compete for the machine: seconds per gradient are best taken with 1."""
+    backend: Literal["processes", "ray"] = "processes"
+    """Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names."""
     along: Literal["horizon", "sigma", "stiffness"] = "horizon"
     """What the picture runs along."""
     smoke: bool = False
@@ -92,7 +96,14 @@ class GradientsConfig:
             count("horizon", horizon, 1)
         for sigma in self.sigmas:
             at_least("sigma", sigma, 1e-6)
-        for name, minimum in {"num_envs": 4, "replicates": 2, "window": 1, "value_updates": 1, "chunk_size": 1}.items():
+        for name, minimum in {
+            "num_envs": 4,
+            "replicates": 2,
+            "window": 1,
+            "value_updates": 1,
+            "chunk_size": 1,
+            "workers": 1,
+        }.items():
             count(name, getattr(self, name), minimum)
 
     def smoked(self) -> "GradientsConfig":
@@ -189,20 +200,10 @@ def run_gradients(config: GradientsConfig, console: Console | None = None) -> di
     console, started = console or Console(), time.perf_counter()
     config = config.smoked()
     device = str(resolve_device(config.device))
-    todo = list(cells_of(config))
-    settings = {name: _plain(value) for name, value in asdict(config).items() if name not in ("out", "along")}
-    cells = Cells(config.out, settings)
-    there = sum(cell.key in cells for cell in todo)
-    if there:
-        console.print(f"{there} of {len(todo)} cells are there already")
-    records = []
-    columns = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
-        bar = bars.add_task("", total=len(todo))
-        for cell in todo:
-            bars.update(bar, description=cell.key)
-            records.append(cells(cell.key, partial(measure, cell, config, device)))
-            bars.advance(bar)
+    aside = ("out", "along", "workers", "backend")
+    settings = {name: _plain(value) for name, value in asdict(config).items() if name not in aside}
+    jobs = {cell.key: partial(measure, cell, config, device) for cell in cells_of(config)}
+    records = sweep(Cells(config.out, settings), jobs, config.workers, config.backend, label="cells")
     summary = {"settings": settings, "environment": environment(device), "cells": records}
     with whole(config.out / "gradients.json") as path:
         path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")

@@ -5,6 +5,7 @@ import pathlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.data import Cuts, Demonstrations, make_segments
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
-from latentrl.files import whole
+from latentrl.files import locked, whole
 from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
 from latentrl.sb3.defaults import default_kl_weight, default_noise
@@ -255,8 +256,8 @@ class LatentBC(BaseAlgorithm):
         :param checkpoint: folder of this run. The same command goes on where it was killed, to the same weights to the
             last bit on the same machine; a run that is finished returns at once
         :param checkpoint_every: updates between two checkpoints
-        :raises LatentRLError: without demonstrations; the folder cannot be written, or is of a run with other settings
-            or data
+        :raises LatentRLError: without demonstrations; the folder cannot be written, is of a run with other settings or
+            data, or another process writes to it
         :raises FloatingPointError: where the loss stops being finite; a checkpoint is never written from such weights
         """
         total_timesteps = count("total_timesteps", total_timesteps, 1)
@@ -265,10 +266,15 @@ class LatentBC(BaseAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        run = Run(self, callback, total_timesteps, log_interval, checkpoint, checkpoint_every)
+        with nullcontext() if checkpoint is None else locked(checkpoint):
+            run = Run(self, callback, total_timesteps, log_interval, checkpoint, checkpoint_every)
+            if not run.finished:
+                self._update(run, callback, total_timesteps, checkpoint)
+        return run.conclude()
+
+    def _update(self, run: Run, callback: BaseCallback, total_timesteps: int, checkpoint: Any) -> None:
+        """All updates of one call of :meth:`learn`; callbacks see its arguments."""
         trainer = run.trainer
-        if run.finished:
-            return run.conclude()
         with run.updating():
             callback.on_training_start(locals(), globals())
             run.restore_randomness()
@@ -283,7 +289,6 @@ class LatentBC(BaseAlgorithm):
                 run.after_update(terms)
             run.save(finished=True)
         callback.on_training_end()
-        return run.conclude()
 
     def _segments_on(self, demonstrations: Demonstrations, resident: bool | None = None) -> Callable[..., Cuts]:
         """Makes the segments on a device, as the policy reads them."""

@@ -8,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from latentrl.checks import LatentRLError, count
 from latentrl.data import Demonstrations
+from latentrl.files import whole
 from latentrl.training.fingerprint import digest
 from latentrl.training.held_out import Bound, held_out_bound
 
@@ -93,7 +94,8 @@ class HeldOut(BaseCallback):
             weights = self._bc.policy.model.state_dict()
             self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         if (folder := self.locals.get("checkpoint")) is not None:
-            (self._bc._agent or self._bc).save(Path(folder) / "best.zip")
+            with whole(Path(folder) / "best.zip") as partial:
+                (self._bc._agent or self._bc).save(partial)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""The folder of a training run that may be killed: its settings, its last state, and batches that broke it."""
+"""The folder of a training run that may be killed: its settings, its last states, and batches that broke it."""
 
 import json
-import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,18 @@ import numpy as np
 import torch
 
 from latentrl.checks import LatentRLError
-from latentrl.files import whole
+from latentrl.files import output_folder, read_settings, whole
 from latentrl.training.finite import NonFiniteLossError
 from latentrl.training.state import State
 
+LAST, PREVIOUS, DAMAGED = "last.pt", "previous.pt", "damaged.pt"
+
 
 class RunFolder:
-    """``settings.json``, ``last.pt``, and what others put beside them. Every file is written whole or not at all.
+    """``settings.json``, ``last.pt``, ``previous.pt``, and what others put beside them.
 
-    ``last.pt`` holds tensors and plain values, and is read as such (``torch.load(weights_only=True)``): a file that
-    a stranger wrote runs no code.
+    Every file is written whole or not at all. States are tensors and plain values, and are read as such
+    (``torch.load(weights_only=True)``): a file that a stranger wrote runs no code.
 
     :param folder: made where it is not there
     :param settings: all that the result depends on, by name
@@ -29,22 +31,14 @@ class RunFolder:
         self.folder = Path(folder)
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".writable.{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-            for leftover in self.folder.glob(".*.part*"):  # of a write during which the run was killed
-                leftover.unlink(missing_ok=True)
-            if not path.exists():
-                self._check_new()
-                with whole(path) as partial:
-                    partial.write_text(json.dumps(settings, indent=1) + "\n")
-        except OSError as error:
-            raise LatentRLError(
-                f"checkpoint folder {str(folder)!r} cannot be written ({error.strerror}): give another"
-            ) from error
-        before = json.loads(path.read_text())
+        output_folder(folder, overwrite=True)
+        for leftover in self.folder.glob(".*.part*"):  # of a write during which the run was killed
+            leftover.unlink(missing_ok=True)
+        if not path.exists():
+            self._check_new()
+            with whole(path) as partial:
+                partial.write_text(json.dumps(settings, indent=1) + "\n")
+        before = read_settings(path)
         if other := sorted(name for name in {**settings, **before} if settings.get(name) != before.get(name)):
             named = "; ".join(
                 f"{name}: {_short(before.get(name))} there, {_short(settings.get(name))} now" for name in other
@@ -55,35 +49,52 @@ class RunFolder:
             )
 
     def _check_new(self) -> None:
-        if (self.folder / "last.pt").exists():
+        if self._states():
             raise LatentRLError(f"checkpoint folder {str(self.folder)!r} has no settings.json: give another folder")
 
     def read(self, device: torch.device) -> State | None:
-        """The last state, on a device; None before the first.
+        """The last state, on a device; the one before, with a warning, where that is damaged; None before the first.
 
-        :raises LatentRLError: the file is damaged
+        :raises LatentRLError: both are damaged
         """
-        path = self.folder / "last.pt"
-        if not path.exists():
-            return None
-        try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
+        for path in (found := self._states()):
+            try:
+                state = torch.load(path, map_location=device, weights_only=True)
+            except Exception:
+                continue
+            if path != found[0]:
+                found[0].replace(self.folder / DAMAGED)  # or it would be the next previous one
+                warnings.warn(
+                    f"{str(found[0])!r} is damaged: going on from {path.name!r}; it is kept as {DAMAGED!r}",
+                    stacklevel=2,
+                )
+            return state
+        if found:
             raise LatentRLError(
-                f"{str(path)!r} is no checkpoint of this library, or damaged: remove it to start anew"
-            ) from error
+                f"{' and '.join(repr(str(path)) for path in found)}: no checkpoint of this library, or damaged; "
+                "remove to start anew"
+            )
+        return None
+
+    def _states(self) -> list[Path]:
+        """The files with states, the last first."""
+        return [path for name in (LAST, PREVIOUS) if (path := self.folder / name).exists()]
 
     def write(self, state: State) -> None:
-        """Keep a state as the last."""
-        with whole(self.folder / "last.pt") as partial:
-            torch.save(state, partial)
+        """Keep a state as the last, and the one that was."""
+        with whole(self.folder / LAST) as partial:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+            # A process that is killed between this and the next rename goes on from the previous state.
+            if (self.folder / LAST).exists():
+                (self.folder / LAST).replace(self.folder / PREVIOUS)
 
     def keep_batch(self, error: NonFiniteLossError) -> None:
         """Write down the batch of a loss that is not finite, and say so in the error."""
         path = self.folder / f"non_finite_{error.update}.npz"
         with whole(path) as partial:
             np.savez(partial, **error.arrays())
-        error.where = f"The batch is in {str(path)!r}; the last good weights are in {str(self.folder / 'last.pt')!r}"
+        error.where = f"The batch is in {str(path)!r}; the last good weights are in {str(self.folder / LAST)!r}"
 
 
 def _short(value: Any) -> str:

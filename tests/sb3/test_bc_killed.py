@@ -11,12 +11,10 @@ import pytest
 # midst of writing their first, second, … checkpoint; the others are killed after a random share of a run's duration.
 PROGRAM = """
 import os, random, signal, sys, time
-from pathlib import Path
 import numpy as np
 import torch
 from latentrl import Demonstrations
 from latentrl.sb3 import HeldOut, LatentBC
-from latentrl.training.checkpoints import RunFolder
 
 torch.set_num_threads(1)
 folder, seed, mid_write, kills = sys.argv[1], *map(int, sys.argv[2:])
@@ -38,13 +36,14 @@ def attempt(write):
         return pid
     if write:
         save, count = torch.save, [0]
-        def broken(state, path):
-            save(state, path)
-            if not isinstance(path, Path):  # the policy's own file, of stable-baselines3
+        def broken(state, file):
+            save(state, file)
+            if not str(getattr(file, "name", "")).endswith(".part.pt"):  # the policy's own file, of stable-baselines3
                 return
             count[0] += 1
             if count[0] == write:
-                os.truncate(path, os.path.getsize(path) // 2)
+                file.flush()
+                os.truncate(file.name, os.path.getsize(file.name) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
         torch.save = broken
     with open(f"{folder}/result", "wb") as file:

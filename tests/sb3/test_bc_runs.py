@@ -79,7 +79,8 @@ def test_a_killed_run_ends_at_the_same_weights(
     again = learn("killed")  # at once, as it is finished
     assert again.num_timesteps == 20
     assert torch.equal(whole, weights(again))
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["best.zip", "last.pt", "settings.json"]
+    found = sorted(path.name for path in (tmp_path / "killed").iterdir())
+    assert found == [".lock", "best.zip", "last.pt", "previous.pt", "settings.json"]
 
 
 def test_another_run_is_refused(two_ways: Demonstrations, tmp_path: Path) -> None:

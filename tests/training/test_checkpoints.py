@@ -55,12 +55,32 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LatentRLError, match=r"checkpoint folder .*file' cannot be written"):
+    with pytest.raises(LatentRLError, match=r"output folder .*file' is a file"):
         RunFolder(tmp_path / "file", {})
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "last.pt").write_text("")
     with pytest.raises(LatentRLError, match="has no settings"):
         RunFolder(tmp_path / "alone", {})
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    folder, last, previous = RunFolder(tmp_path, {}), tmp_path / "last.pt", tmp_path / "previous.pt"
+    folder.write({"update": 1})
+    assert not previous.exists()
+    folder.write({"update": 2})
+    good = last.read_bytes()
+    for damaged in (b"", good[:-20], bytes(len(good))):
+        last.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"last.pt' is damaged: going on from 'previous.pt'"):
+            assert folder.read(CPU) == {"update": 1}
+        # Killed before the next write, and in the midst of it, the good one is still there.
+        assert folder.read(CPU) == {"update": 1}
+    folder.write({"update": 3})
+    assert folder.read(CPU) == {"update": 3}
+    for path in (last, previous):
+        path.write_bytes(b"no")
+    with pytest.raises(LatentRLError, match=r"last.pt' and .*previous.pt': no checkpoint of this library, or damaged"):
+        folder.read(CPU)
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
