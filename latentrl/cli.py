@@ -16,20 +16,23 @@ from latentrl.commands import (
     EvaluateConfig,
     HubConfig,
     ReportConfig,
+    SweepConfig,
     TrainConfig,
     evaluate,
     list_envs,
     report,
+    run_sweep,
     train,
     use_hub,
 )
 from latentrl.demo import DemoConfig, run_demo
 from latentrl.gradients import GradientsConfig, run_gradients
-from latentrl.runs import OPTIONS, options_of
+from latentrl.runs import OPTIONS, flags_of, options_of
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "demo": (DemoConfig, run_demo),
     "train": (TrainConfig, train),
+    "sweep": (SweepConfig, run_sweep),
     "evaluate": (EvaluateConfig, evaluate),
     "gradients": (GradientsConfig, run_gradients),
     "report": (ReportConfig, report),
@@ -85,23 +88,6 @@ def _with_files(args: list[str]) -> list[str]:
         if name == "--resume":
             from_files += ["--out", str(path)]
     return [*typed[:1], *from_files, *typed[1:]] if from_files else args
-
-
-def flags_of(options: dict[str, Any], prefix: str = "") -> list[str]:
-    """Options as they would be typed: nested names are joined by dots."""
-    found: list[str] = []
-    for name, value in options.items():
-        flag = f"{prefix}{name}".replace("_", "-")
-        if isinstance(value, dict):
-            found += flags_of(value, f"{prefix}{name}.")
-        elif isinstance(value, bool):
-            head, _, tail = flag.rpartition(".")
-            found.append(f"--{flag}" if value else f"--{head}{'.' if head else ''}no-{tail}")
-        elif isinstance(value, list):
-            found += [f"--{flag}", *map(str, value)]
-        else:
-            found += [f"--{flag}", str(value)]
-    return found
 
 
 if __name__ == "__main__":

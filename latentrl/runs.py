@@ -59,6 +59,23 @@ def write_options(path: Path, options: dict[str, Any]) -> None:
         partial.write_text(yaml.safe_dump(plain(options), sort_keys=False), encoding="utf-8")
 
 
+def flags_of(options: dict[str, Any], prefix: str = "") -> list[str]:
+    """Options as they would be typed: nested names are joined by dots."""
+    found: list[str] = []
+    for name, value in options.items():
+        flag = f"{prefix}{name}".replace("_", "-")
+        if isinstance(value, dict):
+            found += flags_of(value, f"{prefix}{name}.")
+        elif isinstance(value, bool):
+            head, _, tail = flag.rpartition(".")
+            found.append(f"--{flag}" if value else f"--{head}{'.' if head else ''}no-{tail}")
+        elif isinstance(value, list):
+            found += [f"--{flag}", *map(str, value)]
+        else:
+            found += [f"--{flag}", str(value)]
+    return found
+
+
 def plain(value: Any) -> Any:
     """A dataclass's fields as YAML has them."""
     if isinstance(value, dict):

@@ -13,8 +13,8 @@ import yaml
 from gymnasium import spaces
 
 from latentrl import Demonstrations
-from latentrl.cli import flags_of, main
-from latentrl.runs import options_of
+from latentrl.cli import main
+from latentrl.runs import flags_of, options_of
 from latentrl.sb3 import LatentPolicy
 
 SMALL = ("--policy.hidden", "8", "--policy.encoder-hidden", "8", "--policy.n-components", "3", "--every", "2")

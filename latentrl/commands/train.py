@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -10,6 +10,9 @@ from latentrl.checks import LatentRLError, count
 from latentrl.config import LatentConfig
 from latentrl.files import locked
 from latentrl.runs import HELP, OPTIONS, POLICY, make_env, options_of, plain, read_source, write_options
+
+if TYPE_CHECKING:
+    from latentrl.sb3 import HeldOut, LatentBC
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,24 @@ class TrainConfig:
 
 
 def train(config: TrainConfig, console: Console | None = None) -> Any:
-    """Train and write; the agent.
+    """Train, write and tell what comes next; the agent.
 
     :raises LatentRLError: bad data, options or folder, before any training
     :raises FloatingPointError: where the loss stops being finite
     """
+    console = console or Console()
+    agent, held_out = fit(config, console)
+    bound = "" if held_out is None or held_out.best is None else f"held-out bound {held_out.best.elbo:.4g} nats; "
+    console.print(f"{agent.num_timesteps} updates; {bound}policy in {config.out / POLICY}", soft_wrap=True)
+    console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", soft_wrap=True)
+    return agent
+
+
+def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | None]":
+    """The agent, and what looked at held-out episodes; without a bar where the console is quiet."""
     from latentrl.sb3 import HeldOut, LatentBC
     from latentrl.schedules import Cosine
 
-    console = console or Console()
     if not config.data:
         raise LatentRLError(f"there is nothing to clone: give --data {HELP}")
     _refuse_another(config)
@@ -107,15 +119,16 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
         agent.set_logger(logger)
         try:
             agent.learn(
-                config.updates, callback, checkpoint=config.out, checkpoint_every=config.every, progress_bar=True
+                config.updates,
+                callback,
+                progress_bar=not console.quiet,
+                checkpoint=config.out,
+                checkpoint_every=config.every,
             )
         finally:
             logger.close()
         agent.policy.save_pretrained(config.out / POLICY, about=f"Cloned from `{config.data}` by `latentrl train`.")
-    bound = "" if callback is None or callback.best is None else f"held-out bound {callback.best.elbo:.4g} nats; "
-    console.print(f"{agent.num_timesteps} updates; {bound}policy in {config.out / POLICY}", soft_wrap=True)
-    console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", soft_wrap=True)
-    return agent
+    return agent, callback
 
 
 def _refuse_another(config: TrainConfig) -> None:

@@ -1,0 +1,129 @@
+"""``latentrl sweep``: train with every combination of some options, and rank them by what is held out."""
+
+import contextlib
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from latentrl.cells import Cells, Record
+from latentrl.checks import LatentRLError, at_least, count
+from latentrl.commands.train import TrainConfig, fit
+from latentrl.files import whole
+from latentrl.runs import flags_of, options_of
+from latentrl.sweeps import Backend, sweep
+
+RUNS, FIGURES = "runs", ("held-out bound", "best update")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Train with every combination of some options, in parallel, and rank them by their bound on held-out episodes.
+
+    Each run is one of `latentrl train` in a folder of its own, to be evaluated and reported like any other. What is
+    finished is kept: the same command goes on with what is left.
+    """
+
+    base: Path
+    """YAML file with the options of `latentrl train` that all runs share, such as the config.yaml of a run."""
+    grid: tuple[str, ...]
+    """OPTION=VALUE,VALUE,… for each option that is varied, such as kl-weight=0.5,1 policy.latent-dim=2,8 seed=0,1,2."""
+    out: Path = Path("runs/sweep")
+    """Folder for sweep.csv and the runs."""
+    workers: int = 2
+    """Runs at a time, in a process each."""
+    backend: Backend = "processes"
+    """Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names, whose machines share folder and
+    data under the same absolute paths."""
+    gpus: float = 0.0
+    """Share of a GPU that each run takes on Ray."""
+
+    def __post_init__(self) -> None:
+        count("workers", self.workers, 1)
+        at_least("gpus", self.gpus, 0.0)
+
+
+def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Record]:
+    """Train what is missing, print and write; one record for each run.
+
+    :raises LatentRLError: options that `latentrl train` does not take, no held-out episodes, an unusable folder
+    """
+    console = console or Console()
+    shared, varied = options_of(config.base), _values(config.grid)
+    shared.pop("out", None)
+    combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
+    jobs = {}
+    for chosen in combinations:
+        key = " ".join(f"{name}={value}" for name, value in chosen.items())
+        made = _parsed(shared, chosen)
+        if not made.held_out:
+            raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
+        jobs[key] = partial(_train, replace(made, out=config.out.resolve() / RUNS / key.replace("/", "_")))
+    cells = Cells(config.out, {"shared": shared})
+    figures = sweep(cells, jobs, config.workers, config.backend, config.gpus, label="runs")
+    records = [{**chosen, **found} for chosen, found in zip(combinations, figures, strict=True)]
+    _print(records, varied, console)
+    target = config.out / "sweep.csv"
+    with whole(target) as partly, partly.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*varied, *FIGURES])
+        writer.writeheader()
+        writer.writerows(records)
+    console.print(f"figures in {target}, runs in {config.out / RUNS}", soft_wrap=True)
+    return records
+
+
+def _values(grid: Sequence[str]) -> dict[str, list[str]]:
+    """What each option is given.
+
+    :raises LatentRLError: something else than OPTION=VALUE,VALUE, or an option twice
+    """
+    found: dict[str, list[str]] = {}
+    for entry in grid:
+        name, _, values = entry.lstrip("-").partition("=")
+        name, listed = name.replace("_", "-"), values.split(",")
+        if not name or "" in listed or name in found or len(set(listed)) < len(listed):
+            raise LatentRLError(f"{entry!r} is no option with different values: give each once, as kl-weight=0.5,1")
+        found[name] = listed
+    return found
+
+
+def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
+    """Options of one run, as the command line reads them."""
+    typed = [part for name, value in chosen.items() for part in (f"--{name}", value)]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            return tyro.cli(TrainConfig, args=[*flags_of(shared), *typed])
+    except SystemExit as error:
+        words = " ".join(word for word in said.getvalue().split() if word.strip("╭╮╰╯─│"))
+        raise LatentRLError(f"latentrl train does not take {' '.join(typed)} with this base: {words}") from error
+
+
+def _train(config: TrainConfig) -> Record:
+    _, held_out = fit(config, Console(quiet=True))
+    assert held_out is not None
+    bound = None if held_out.best is None else held_out.best.elbo
+    return dict(zip(FIGURES, (bound, held_out.best_update), strict=True))
+
+
+def _print(records: Sequence[Record], varied: dict[str, list[str]], console: Console) -> None:
+    """Combinations but for their seeds, the best first: mean and range of the bound."""
+    names = [name for name in varied if name != "seed"]
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for record in records:
+        bounds = groups.setdefault(tuple(record[name] for name in names), [])
+        bounds.append(float("-inf") if record[FIGURES[0]] is None else record[FIGURES[0]])
+    table = Table(*names, "held-out bound", "range", title="nats of a held-out segment; more is better")
+    for group in sorted(groups, key=lambda group: -np.mean(groups[group])):
+        bounds = groups[group]
+        table.add_row(*group, f"{np.mean(bounds):.4g}", f"{min(bounds):.4g} … {max(bounds):.4g}")
+    console.print(table)

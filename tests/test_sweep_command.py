@@ -1,0 +1,83 @@
+"""``latentrl sweep``, at a scale of seconds."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from latentrl import Demonstrations
+from latentrl.cli import main
+from latentrl.sb3 import LatentPolicy
+
+
+def run(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """Options of a tiny run, in a file."""
+    rng = np.random.default_rng(0)
+    arrays = rng.normal(size=(60, 5)).astype(np.float32), rng.uniform(-0.1, 0.1, (60, 2)).astype(np.float32)
+    Demonstrations.from_arrays(*arrays, [6] * 10).save(tmp_path / "shown.npz")
+    policy = {"hidden": [8], "encoder_hidden": [8], "n_components": 3}
+    options = {"data": str(tmp_path / "shown.npz"), "updates": 6, "every": 2, "device": "cpu", "policy": policy}
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
+def bounds(out: Path) -> dict[tuple[str, str], float]:
+    with (out / "sweep.csv").open() as file:
+        return {(row["policy.latent-dim"], row["seed"]): float(row["held-out bound"]) for row in csv.DictReader(file)}
+
+
+def test_every_combination_is_trained_once_and_ranked(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, grid = tmp_path / "sweep", ("--grid", "policy.latent-dim=2,4", "seed=0,1")
+    assert run("sweep", "--base", base, *grid, "--out", out) == 0
+    found = bounds(out)
+    assert set(found) == {("2", "0"), ("2", "1"), ("4", "0"), ("4", "1")}
+    assert len(set(found.values())) == 4
+    for name in ("2", "4"):
+        policy = LatentPolicy.from_pretrained(out / f"runs/policy.latent-dim={name} seed=0/policy", device="cpu")
+        assert policy.config.latent_dim == int(name)
+    first = " ".join(capsys.readouterr().out.split())
+    better = max("24", key=lambda name: found[name, "0"] + found[name, "1"])
+    assert first.index(f"│ {better} │") < first.index(f"│ {'2' if better == '4' else '4'} │")
+    assert (
+        run("sweep", "--base", base, "--grid", "policy.latent-dim=4,8", "seed=0,1", "--out", out, "--workers", 1) == 0
+    )
+    assert bounds(out)["4", "1"] == found["4", "1"]
+    # The same options give the same run as `latentrl train` alone.
+    alone = ("--config", base, "--policy.latent-dim", 8, "--seed", 1, "--out", tmp_path / "alone")
+    capsys.readouterr()
+    assert run("train", *alone) == 0
+    assert f"held-out bound {bounds(out)['8', '1']:.4g} nats" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (("kl-weight",), "'kl-weight' is no option with different values"),
+        (("kl-weight=1,1",), "is no option with different values"),
+        (("kl-weight=1", "kl_weight=2"), "give each once"),
+        (("heavy=1",), "latentrl train does not take --heavy 1 with this base: .*[Uu]nrecognized"),
+        (("updates=few",), "does not take --updates few"),
+        (("updates=0",), "updates must be a whole number of at least 1"),
+        (("held-out=0.0",), "ranked by what is held out, and there is nothing"),
+    ],
+)
+def test_what_cannot_be_swept(
+    base: Path, tmp_path: Path, grid: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("sweep", "--base", base, "--grid", *grid, "--out", tmp_path / "sweep") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.startswith("latentrl: error: ")
+    assert re.search(said, error), error
+    assert not (tmp_path / "sweep").exists()
