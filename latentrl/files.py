@@ -31,10 +31,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         with partial.open("rb") as file:  # a machine that loses power after the next line has it on its disk
             os.fsync(file.fileno())
         partial.replace(target)
-    except (OSError, RuntimeError) as error:
-        # Of a full disk, torch.save tells in an error of its own.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
+    except LatentRLError:
+        raise
+    except Exception as error:
+        # Of a full disk, torch and zipfile tell in errors of their own.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
             raise
         raise LatentRLError(
             f"{str(path)!r} cannot be written ({cause.strerror or cause}): make room, or give another place; "

@@ -25,7 +25,7 @@ def sweep(
     workers: int = 1,
     backend: Backend = "processes",
     gpus: float = 0.0,
-    label: str = "jobs",
+    label: str | None = "jobs",
 ) -> list[Record]:
     """The records of all jobs, in their order; those that ``cells`` lacks are made, and kept as soon as they are there.
 
@@ -36,7 +36,7 @@ def sweep(
     :param workers: processes at a time; on Ray the cluster decides, one job for each CPU
     :param backend: ``"ray"`` for the cluster that RAY_ADDRESS names, or else one of this machine (``latentrl[ray]``)
     :param gpus: share of a GPU that each job takes on Ray
-    :param label: of the progress bar
+    :param label: of the progress bar; None for no bar
     :raises LatentRLError: arguments out of range; another process writes to the folder; without the package ray;
         processes die again and again
     """
@@ -45,7 +45,7 @@ def sweep(
     with locked(cells.folder):
         todo = {key: job for key, job in jobs.items() if key not in cells}
         made = _on_ray(todo, gpus) if backend == "ray" else _here(todo) if workers == 1 else _across(todo, workers)
-        with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=label) as bar:
+        with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc=label, disable=label is None) as bar:
             for key, record in made:
                 cells.keep(key, record)
                 bar.update()

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class RunFolder:
         """
         for path in (found := self._states()):
             try:
+                if zipfile.ZipFile(path).testzip() is not None:  # torch would read flipped bits as they are
+                    continue
                 state = torch.load(path, map_location=device, weights_only=True)
             except Exception:
                 continue
