@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -32,6 +33,15 @@ def count(what: str, given: Any, minimum: int) -> int:
     if isinstance(given, bool) or not isinstance(given, Integral) or not int(given) >= minimum:
         raise LatentRLError(f"{what} must be a whole number of at least {minimum}, but {given!r} was given")
     return int(given)
+
+
+def finite(what: str, values: Any) -> None:
+    """:raises LatentRLError: what an environment gave holds NaN or infinite numbers"""
+    if not np.isfinite(values).all():
+        raise LatentRLError(
+            f"{what} hold NaN or infinite values: look at the environment; with stable-baselines3's VecCheckNan around "
+            "it, the step is found at which they arise"
+        )
 
 
 def require(module: str, extra: str) -> ModuleType:

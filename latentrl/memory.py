@@ -1,10 +1,12 @@
-"""How much memory there is, and how much a piece of work takes at its peak."""
+"""How much memory there is, how much a piece of work takes at its peak, and what to do where it is too much."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from latentrl.checks import LatentRLError
 
 PEAK, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MACHINE, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -65,3 +67,17 @@ def available_memory() -> int | None:
     except OSError:
         return free
     return free if limit == "max" else min(free, max(int(limit) - int(used), 0))
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Say what helps where a device runs out of memory in the block.
+
+    :raises LatentRLError: it did
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LatentRLError(
+            f"the device ran out of memory: {advice} ({' '.join(str(error).split('. ')[0].split())})"
+        ) from error

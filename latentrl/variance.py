@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 from latentrl.checks import LatentRLError, count
 from latentrl.gradient_report import GradientReport, Ratio, variance_ratio
-from latentrl.memory import Peak, peak_memory
+from latentrl.memory import Peak, enough_memory, peak_memory
 from latentrl.moments import Moments, moments, streamed_moments, trace_interval
 from latentrl.noise_tape import Player, numbers_for, record
 from latentrl.output_jacobian import OutputJacobian
@@ -94,7 +94,7 @@ def gradient_variance(
     :param env_steps: environment steps that one replicate takes
     :raises LatentRLError: R < 2; no or non-floating parameters; an objective that is not a scalar, does not depend on
         the parameters, draws other shapes from call to call, or has gradients that are not finite; outputs to be shared
-        that draw noise; a reference of another size or with the same seed
+        that draw noise; a reference of another size or with the same seed; a device that runs out of memory
     """
     count("replicates", replicates, 2)
     if chunk_size is not None:
@@ -109,7 +109,8 @@ def gradient_variance(
         jacobian, surrogate = shared.to("cpu", torch.float64), objective.surrogate
         inner, inputs = lambda given: surrogate(given["outputs"]), {"outputs": shared.value}
     draws = _Gradients(inner, inputs, replicates, chunk_size, seed)
-    with peak_memory(draws.device) as peak:
+    advice = f"give a chunk_size below {draws.chunk}, or rollouts in shorter segments"
+    with enough_memory(advice), peak_memory(draws.device) as peak:
         found = draws.moments(jacobian)
     return _report(found, draws, sizes, peak, known, batch_size, env_steps)
 

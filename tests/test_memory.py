@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from latentrl import memory
+from latentrl import Demonstrations, LatentRLError, memory
+from latentrl.sb3 import LatentBC
+from latentrl.variance import gradient_variance
 
 MACHINE = "MemTotal:       24000 kB\nMemAvailable:   20000 kB\n"
 
@@ -35,3 +39,32 @@ def test_available_memory(
     monkeypatch.setattr(memory, "MACHINE", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "GROUP", tmp_path)
     assert memory.available_memory() == expected
+
+
+def run_out(*_: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has …")
+
+
+def test_a_device_that_runs_out_of_memory_while_gradients_are_measured() -> None:
+    with pytest.raises(LatentRLError, match=r"ran out of memory: give a chunk_size below 10, .*\(CUDA out of memory\)"):
+        gradient_variance(run_out, {"a": torch.ones(2)}, 20, chunk_size=10)
+
+
+def test_a_device_that_runs_out_of_memory_while_it_clones(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Demonstrations.from_arrays(np.zeros((8, 2), np.float32), np.eye(8, 2, dtype=np.float32), [4, 4])
+    agent = LatentBC(demonstrations=shown, batch_size=32, device="cpu")
+    monkeypatch.setattr(agent.policy.optimizer, "step", run_out)
+    with pytest.raises(LatentRLError, match=r"ran out of memory: give a batch_size below 32"):
+        agent.learn(2)
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_runs_out_of_memory() -> None:
+    weights = {"a": torch.ones(1000, device="cuda")}
+
+    def greedy(given: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (given["a"] * torch.randn(10**8, 1, device="cuda")).sum()
+
+    with pytest.raises(LatentRLError, match="give a chunk_size below 250"):
+        gradient_variance(greedy, weights, 500, chunk_size=250)
+    assert torch.cuda.is_available()

@@ -1,7 +1,7 @@
 """One call of :meth:`LatentBC.learn`: its processes, its checkpoints, and going on where a killed one stopped."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from latentrl.checks import count
 from latentrl.elbo import Elbo
+from latentrl.memory import enough_memory
 from latentrl.randomness import random_state, set_random_state
 from latentrl.sb3.bc_log import UpdateBar, log
 from latentrl.sb3.in_place import follow as follow_actor
@@ -168,13 +169,14 @@ class Run:
     @contextmanager
     def updating(self) -> Iterator[None]:
         """Around all updates: helper processes, and what is kept of an update that fails."""
+        agent = self._agent
+        advice = f"give a batch_size below {agent.batch_size}, fewer steps_per_segment, or precision='bf16-mixed'"
         try:
-            if self._agent.devices == 1 and self._agent.precision == "32-true":
+            with enough_memory(advice), ExitStack() as stack:
+                if agent.devices > 1 or agent.precision != "32-true":
+                    processes = together(agent.devices, agent.precision, agent.device, self._job())
+                    self.trainer.settle(self.trainer.segments, stack.enter_context(processes))
                 yield
-            else:
-                with together(self._agent.devices, self._agent.precision, self._agent.device, self._job()) as processes:
-                    self.trainer.settle(self.trainer.segments, processes)
-                    yield
         except NonFiniteLossError as error:
             if self._folder is not None:
                 self._folder.keep_batch(error)

@@ -13,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from latentrl import metrics
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, finite
 from latentrl.data import Demonstrations, Played, played
 from latentrl.metrics import Entropy, HeldOut, Mean
 from latentrl.model import LatentModel
@@ -105,7 +105,7 @@ def evaluate_behaviour(
     :param seed: of environments and latents, for the same episodes each time; random numbers elsewhere then stay as
         they were. None draws on
     :param trajectories: keep what was seen
-    :raises LatentRLError: ``n_episodes`` below 1
+    :raises LatentRLError: ``n_episodes`` below 1; rewards or observations that are not finite
     """
     count("n_episodes", n_episodes, 1)
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
@@ -178,6 +178,7 @@ class Recorder:
         normalizer = unwrap_vec_normalize(step["env"])
         rewards = step["rewards"] if normalizer is None else normalizer.get_original_reward()
         running = self._running.setdefault(row, _Running())
+        finite("rewards", rewards[row])
         running.rewards.append(float(rewards[row]))
         if self.watched is not None and self.watched.keep:
             now = self.watched.now

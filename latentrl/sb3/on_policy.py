@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, finite
 from latentrl.sb3.actor_critic import (
     LatentActorCriticCnnPolicy,
     LatentActorCriticPolicy,
@@ -41,12 +41,14 @@ class _RemembersLatents(RolloutBuffer):
         """As the parent.
 
         :param log_prob: (n_envs, 2 + Z): log-probability, whether z was drawn, z
-        :raises LatentRLError: log-probabilities alone
+        :raises LatentRLError: log-probabilities alone; rewards or values that are not finite
         """
         if log_prob.dim() != 2:
             raise LatentRLError(
                 f"{type(self).__name__} keeps latents, but the policy gives none: use it with LatentPPO or LatentA2C"
             )
+        finite("rewards", reward)
+        finite("values of observations", value.numpy(force=True))
         if self.pos == 0:
             self.latents = np.zeros((self.buffer_size, self.n_envs, log_prob.shape[1] - 1), np.float32)
         self.latents[self.pos] = log_prob[:, 1:].cpu().numpy()

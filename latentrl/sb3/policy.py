@@ -15,7 +15,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, finite
 from latentrl.config import LatentConfig
 from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.in_place import config_of, model_of
@@ -196,12 +196,14 @@ class LatentPolicy(Pretrained, BasePolicy):
         :param episode_start: (n_envs,) which environments start one now; None where none does
         :param latent: (Z,) or (n_envs, Z) to steer: it replaces the latent from now on, until a new one is due, and
             what was planned under the old one
-        :raises LatentRLError: on a state or latent of the wrong shape, or an observation that does not fit the space
+        :raises LatentRLError: on a state or latent of the wrong shape, an observation that does not fit the space or is
+            not finite
         """
         if self.training or self.model.training:  # telling every module takes about as long as a network
             self.set_training_mode(False)
         refuse_tuple(observation)
-        leaves("observations", self.observation_space, observation)
+        for _, _, part in leaves("observations", self.observation_space, observation):
+            finite("observations", part)
         tensor, vectorized = self.obs_to_tensor(observation)
         with torch.no_grad():
             flat = self._flat(tensor)
