@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types docs benchmark
+.PHONY: help demo test test-all lint types docs knocks soak benchmark
 
 help: ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,14 @@ types: .venv/.installed ## mypy over both packages
 docs: .venv/.docs-installed ## the documentation, its cells executed -> docs/_build/html
 	@echo "==> sphinx (about a minute)"
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+
+knocks: .venv/.installed ## processes killed, files damaged, disks full: what is lost (10 minutes) -> docs/reliability.md
+	@echo "==> hard knocks"
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.reliability
+
+soak: .venv/.installed ## a day's work in one process: its memory (20 minutes)
+	@echo "==> soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.soak
 
 # Libraries that we time ourselves against; each in an environment of its own, with torch as the common yardstick.
 .peers/%/.installed: constraints.txt

@@ -52,6 +52,11 @@ def _resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def resident_memory() -> int:
+    """Bytes that this process holds in memory (Linux)."""
+    return _resident("VmRSS")
+
+
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping: what the machine has left or, if less, its control group (Linux).
 

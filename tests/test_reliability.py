@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.soak import ALLOWED, Args, growth, main
+
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow, id="often")])
 def test_nothing_is_lost(tmp_path: Path, times: int) -> None:
@@ -19,3 +21,19 @@ def test_nothing_is_lost(tmp_path: Path, times: int) -> None:
     assert all(knock["knocks"] >= times for knock in knocks.values())
     assert {title: knock["lost"] for title, knock in knocks.items() if knock["lost"]} == {}
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+def test_memory_that_grows_is_found() -> None:
+    flat = [(step, 0.0, 500.0 + step % 3, 12) for step in range(100)]
+    assert abs(growth(flat)[2]) < 0.001
+    leaking = [(step, 0.0, 500.0 + 0.2 * step, 12 + step // 50) for step in range(100)]
+    held, grown, share, files = growth(leaking)
+    assert (held, files) == (504.0, 1)
+    assert grown == pytest.approx(0.2 * 79)
+    assert share > ALLOWED
+
+
+@pytest.mark.slow
+def test_soak(tmp_path: Path) -> None:
+    main(Args(smoke=True, out=tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "records.json", "soak.png"}
