@@ -71,4 +71,5 @@ benchmark: .venv/.installed $(PEERS:%=.peers/%/.installed) ## speed, beside raw 
 	$(BIN)/python -m experiments.benchmarks.rollout_gradient
 	$(BIN)/python -m experiments.benchmarks.measured_training
 	$(BIN)/python -m experiments.benchmarks.sb3_overhead
+	$(BIN)/python -m experiments.benchmarks.machines
 	$(BIN)/python -m experiments.benchmarks.env_steps --peers .peers

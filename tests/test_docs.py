@@ -62,6 +62,7 @@ def of_agents() -> dict[str, Any]:
 PAGES: dict[str, Callable[[], dict[str, Any]]] = {
     "agents.md": of_agents,
     "training.md": lambda: {"demonstrations": multi_goal()},
+    "machines.md": lambda: {"demonstrations": multi_goal()},
 }
 
 
