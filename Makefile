@@ -62,10 +62,18 @@ soak: .venv/.installed ## a day's work in one process: its memory (20 minutes)
 	.peers/$*/bin/python -m pip install --quiet $* six # gymnax needs six and does not say so
 	@touch $@
 
-PEERS := envpool gymnax imitation d3rlpy
+# pythae is timed in one process with us.
+.peers/pythae/.installed: pyproject.toml constraints.txt
+	@echo "==> making .peers/pythae for the benchmark"
+	$(PYTHON) -m venv .peers/pythae
+	.peers/pythae/bin/python -m pip install --quiet -c constraints.txt -e ".[nuts]" pythae
+	@touch $@
+
+PEERS := envpool gymnax imitation d3rlpy pythae
 benchmark: .venv/.installed $(PEERS:%=.peers/%/.installed) ## speed, beside raw torch and peers
 	@echo "==> benchmarks"
 	$(BIN)/python -m experiments.benchmarks.elbo_step
+	.peers/pythae/bin/python -m experiments.benchmarks.vae_step --compiled
 	$(BIN)/python -m experiments.benchmarks.bc_throughput --peers .peers
 	$(BIN)/python -m experiments.benchmarks.per_sample_gradients
 	$(BIN)/python -m experiments.benchmarks.rollout_gradient
