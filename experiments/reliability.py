@@ -343,6 +343,7 @@ def main(args: Args) -> None:
         os.environ["KNOCKS"] = str(folder)
         found[title] = knock(folder, args.times, random.Random(args.seed))
         shutil.rmtree(folder)
+    shutil.rmtree(args.out / "runs")
     lines = ["| knock | times | lost |", "|---|---|---|"]
     text = "\n".join([*lines, *(f"| {title} | {got.knocks} | {got.lost} |" for title, got in found.items())]) + "\n"
     print(text)

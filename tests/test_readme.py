@@ -39,3 +39,18 @@ def test_readme_table_is_the_committed_result() -> None:
 def test_files_that_the_readme_names_exist() -> None:
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)", README.read_text()):
         assert (README.parent / name).exists(), name
+
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    path
+    for folder in (".", "docs", "experiments", "experiments/reproductions")
+    for path in (ROOT / folder).glob("*.md")
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
