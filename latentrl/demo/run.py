@@ -92,7 +92,7 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
         path.write_text(json.dumps(summary, indent=2) + "\n")
     print_tables(summary, console)
     console.print(f"{folder}/summary.json, strokes.png, gradients.png  ({summary['seconds']:.0f} s)")
-    console.print("next: latentrl train --data lasa, or --data FILE.npz with your own; latentrl gradients for more tasks")
+    console.print("next: latentrl train --data lasa, or --data FILE.npz with your own; latentrl gradients, more tasks")
     return summary
 
 
