@@ -100,7 +100,7 @@ class MixturePosterior(AmortizedPosterior):
 
     def __init__(self, encoder: Encoder, latent_dim: int, n_components: int = 4) -> None:
         self.n_components = dimension("n_components", n_components)
-        super().__init__(encoder, latent_dim, n_components * (1 + 2 * latent_dim))
+        super().__init__(encoder, latent_dim, self.n_components * (1 + 2 * latent_dim))
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> GaussianMixture:
         size = self.n_components * self.latent_dim

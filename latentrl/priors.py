@@ -253,6 +253,8 @@ class CategoricalPrior(Prior):
     ) -> None:
         super().__init__(latent_dim)
         self.sizes = choice_sizes(latent_dim, factors)
+        if observation_dim is not None:
+            dimension("observation_dim", observation_dim, 0)
         # Equal for all states, too, where they are not learned.
         self.numbers = StateParameters(torch.zeros(latent_dim), observation_dim if learn_weights else None, hidden)
         self.numbers.requires_grad_(bool(learn_weights))

@@ -3,7 +3,6 @@
 A new constructor adds one row; :mod:`tests.test_constructors` puts odd values in place of its arguments.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,8 +119,7 @@ def _built(config: LatentConfig, _: dict[str, Any]) -> Any:
 
 def _compares(config: GradientsConfig, _: dict[str, Any]) -> list[Any]:
     kept = [est.AlphaOrder(config.gamma).failure, est.ValueFunction(O, 1, config.hidden).horizon]
-    walls = [math.exp(-stiffness) for stiffness in config.stiffnesses]
-    return [*kept, *walls, *(np.random.default_rng(seed).random() for seed in config.seeds)]
+    return [*kept, *(np.random.default_rng(seed).random() for seed in config.seeds)]
 
 
 def _law(*shape: int) -> DiagonalNormal:
@@ -278,7 +276,7 @@ COMMANDS = {
     "GradientsConfig": Row(
         GradientsConfig,
         {
-            "tasks": ("LQR-v0",), "estimators": ("lr",), "horizons": (1,), "sigmas": (0.5,), "stiffnesses": (),
+            "tasks": ("LQR-v0",), "estimators": ("lr",), "horizons": (1,), "sigmas": (0.5,),
             "num_envs": 4, "replicates": 2, "seeds": (0,), "hidden": (), "gamma": 10.0, "window": 1, "value_updates": 1,
             "chunk_size": 1, "workers": 1,
         },

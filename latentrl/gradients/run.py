@@ -97,8 +97,6 @@ class GradientsConfig:
                 count(what, whole_number, least)
         for sigma in self.sigmas:
             at_least("sigma", sigma, 1e-6)
-        for stiffness in self.stiffnesses:
-            at_least("stiffness", stiffness, 0.0, infinite=True)
         at_least("gamma", self.gamma, 0.0, infinite=True)
         layer_sizes("hidden", self.hidden)
         for name, minimum in {
