@@ -1,6 +1,7 @@
 """Errors at the door: what was given, what is accepted, what to do."""
 
 import importlib
+import math
 from collections.abc import Collection
 from numbers import Integral, Real
 from types import ModuleType
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+LARGEST = 2**24
+"""Most units of a layer or dimensions of a vector: what is larger is a mistake, and would not fit into memory."""
+
 
 class LatentRLError(ValueError):
     """Bad input from the user. The command line prints it in one line and exits with status 2."""
@@ -16,15 +20,22 @@ class LatentRLError(ValueError):
 
 def one_of(what: str, given: str, choices: Collection[str]) -> str:
     """Return ``given`` if it is one of ``choices``; otherwise raise an error that lists them."""
-    if given not in choices:
+    if not isinstance(given, str) or given not in choices:
         raise LatentRLError(f"unknown {what} {given!r}: choose one of {', '.join(map(repr, sorted(choices)))}")
     return given
 
 
-def at_least(what: str, given: float, minimum: float) -> Any:
-    """Return ``given`` if it is a number ≥ ``minimum``; otherwise raise."""
+def at_least(what: str, given: float, minimum: float, infinite: bool = False) -> Any:
+    """Return ``given`` if it is a number ≥ ``minimum``, and finite unless ``infinite`` says that it need not be."""
     if isinstance(given, bool) or not isinstance(given, Real) or not given >= minimum:
         raise LatentRLError(f"{what} must be a number of at least {minimum}, but {given!r} was given")
+    return given if infinite else real(what, given)
+
+
+def real(what: str, given: float) -> Any:
+    """Return ``given`` if it is a finite number; otherwise raise."""
+    if isinstance(given, bool) or not isinstance(given, Real) or not -math.inf < given < math.inf:
+        raise LatentRLError(f"{what} must be a finite number, but {given!r} was given")
     return given
 
 
@@ -42,6 +53,30 @@ def finite(what: str, values: Any) -> None:
             f"{what} hold NaN or infinite values: look at the environment; with stable-baselines3's VecCheckNan around "
             "it, the step is found at which they arise"
         )
+
+
+def dimension(what: str, given: Any, minimum: int = 1) -> int:
+    """Return ``given`` as an int if it is a whole number ≥ ``minimum`` that memory can hold; otherwise raise."""
+    if count(what, given, minimum) > LARGEST:
+        raise LatentRLError(f"{what} must be at most {LARGEST}, but {given!r} was given")
+    return int(given)
+
+
+def layer_sizes(what: str, given: Any) -> tuple[int, ...]:
+    """Return sizes of layers, of which there may be none; raise for anything else."""
+    try:
+        return tuple(dimension(what, size) for size in given)
+    except (TypeError, LatentRLError) as error:
+        raise LatentRLError(
+            f"{what} must be positive layer sizes such as (128, 128), but {given!r} was given"
+        ) from error
+
+
+def instance(what: str, given: Any, kind: Any) -> Any:
+    """Return ``given`` if it is of a kind; otherwise raise an error that names the kind."""
+    if not isinstance(given, kind):
+        raise LatentRLError(f"{what} must be a {kind.__name__}, but {given!r} was given")
+    return given
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 
-from latentrl.checks import LatentRLError, at_least, count, one_of
+from latentrl.checks import LatentRLError, at_least, count, dimension, layer_sizes, one_of
 from latentrl.decoders import (
     BernoulliDecoder,
     BinsDecoder,
@@ -125,13 +125,12 @@ class LatentConfig:
             "latent_dim": 0, "n_components": 1, "posterior_components": 1, "factors": 1, "decoder_components": 1,
             "bins": 2, "denoising_steps": 1, "history": 1, "hold": 0, "chunk": 1, "context_length": 2,
         }.items():  # fmt: skip
-            count(name, getattr(self, name), minimum)
+            dimension(name, getattr(self, name), minimum)
         for name in ("hidden", "encoder_hidden"):
-            sizes = getattr(self, name)
-            if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-                raise LatentRLError(f"{name} must be positive layer sizes such as (128, 128), but {sizes!r} was given")
+            if not layer_sizes(name, getattr(self, name)):
+                raise LatentRLError(f"{name} must be positive layer sizes such as (128, 128), but there are none")
         if self.latent_clip is not None:
-            at_least("latent_clip", self.latent_clip, 0.0)
+            at_least("latent_clip", self.latent_clip, 0.0, infinite=True)
         at_least("temperature", self.temperature, 1e-6)
         self._check_combinations()
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, dimension
 from latentrl.distributions import (
     Bernoullis,
     DiagonalNormal,
@@ -45,7 +45,7 @@ class NetworkDecoder(Decoder):
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, outputs: int) -> None:
         super().__init__()
-        make: MakeTrunk = partial(ConditionedTrunk, hidden=hidden) if isinstance(hidden, Sequence) else hidden
+        make: MakeTrunk = hidden if callable(hidden) else partial(ConditionedTrunk, hidden=hidden)
         self.trunk = make(observation_dim, latent_dim)
         self.head = nn.Linear(self.trunk.features_dim, outputs)
 
@@ -65,7 +65,7 @@ class GaussianDecoder(NetworkDecoder):
         hidden: Hidden = (128, 128, 128),
         scale: ScaleKind = "per_dimension",
     ) -> None:
-        super().__init__(observation_dim, latent_dim, hidden, action_dim)
+        super().__init__(observation_dim, latent_dim, hidden, dimension("action_dim", action_dim))
         self.raw_units = Unstandardize(action_dim, "action")
         self.sigma = UnboundedScale(self.trunk.features_dim, action_dim, scale)
 
@@ -94,6 +94,7 @@ class BoxDecoder(NetworkDecoder):
         hidden: Hidden = (128, 128, 128),
         scale: ScaleKind = "per_dimension",
     ) -> None:
+        low, high = box_corners(low, high)
         super().__init__(observation_dim, latent_dim, hidden, len(low))
         self.register_buffer("low", low)
         self.register_buffer("high", high)
@@ -123,7 +124,8 @@ class MixtureDecoder(NetworkDecoder):
         n_components: int,
         hidden: Hidden = (128, 128, 128),
     ) -> None:
-        super().__init__(observation_dim, latent_dim, hidden, n_components * (1 + action_dim))
+        numbers = dimension("n_components", n_components) * (1 + dimension("action_dim", action_dim))
+        super().__init__(observation_dim, latent_dim, hidden, numbers)
         self.raw_units = Unstandardize(action_dim, "action")
         self.sigma = UnboundedScale(self.trunk.features_dim, n_components * action_dim, "state")
         self.n_components = n_components
@@ -154,7 +156,8 @@ class BinsDecoder(NetworkDecoder):
         n_bins: int,
         hidden: Hidden = (128, 128, 128),
     ) -> None:
-        super().__init__(observation_dim, latent_dim, hidden, count("bins", n_bins, 1) * (1 + action_dim))
+        numbers = dimension("bins", n_bins) * (1 + dimension("action_dim", action_dim))
+        super().__init__(observation_dim, latent_dim, hidden, numbers)
         self.raw_units = Unstandardize(action_dim, "action")
         self.sigma = UnboundedScale(self.trunk.features_dim, action_dim)
         self.bins = Centers(n_bins, action_dim)
@@ -200,7 +203,7 @@ class BernoulliDecoder(NetworkDecoder):
     def __init__(
         self, observation_dim: int, latent_dim: int, action_dim: int, hidden: Hidden = (128, 128, 128)
     ) -> None:
-        super().__init__(observation_dim, latent_dim, hidden, action_dim)
+        super().__init__(observation_dim, latent_dim, hidden, dimension("action_dim", action_dim))
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Bernoullis:
         return Bernoullis(self.head(self.trunk(observations, z)))
@@ -215,7 +218,8 @@ class CategoricalDecoder(NetworkDecoder):
     def __init__(
         self, observation_dim: int, latent_dim: int, sizes: Sequence[int], hidden: Hidden = (128, 128, 128)
     ) -> None:
-        self.sizes = tuple(count("sizes", size, 1) for size in sizes)
+        self.sizes = tuple(dimension("sizes", size) for size in sizes)
+        count("the number of sizes", len(self.sizes), 1)
         super().__init__(observation_dim, latent_dim, hidden, sum(self.sizes))
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> OneHots:
@@ -227,7 +231,16 @@ def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
 
     :raises LatentRLError: if a bound is infinite or a side has no width, because a squashed law needs both
     """
-    corners = torch.as_tensor(low, dtype=torch.float32).flatten(), torch.as_tensor(high, dtype=torch.float32).flatten()
+    try:
+        corners = [torch.as_tensor(corner, dtype=torch.float32).flatten() for corner in (low, high)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LatentRLError(
+            f"low and high must be the corners of an action box, but {low!r}, {high!r} were given: {error}"
+        ) from error
+    if corners[0].shape != corners[1].shape:
+        raise LatentRLError(
+            f"low and high must have one number for each action, but have {len(corners[0])} and {len(corners[1])}"
+        )
     if not all(bool(corner.isfinite().all()) for corner in corners):
         raise LatentRLError("this decoder needs a bounded action box: use decoder='gaussian' for this one")
     if not bool((corners[0] < corners[1]).all()):
@@ -235,4 +248,4 @@ def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
             "this decoder needs an action box with low < high in every dimension: give the demonstrations "
             "the task's action_space"
         )
-    return corners
+    return corners[0], corners[1]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, dimension
 from latentrl.decoders import Hidden, NetworkDecoder
 from latentrl.distributions import Law
 from latentrl.nets import Fitted
@@ -121,7 +121,8 @@ class DiffusionDecoder(NetworkDecoder):
     ) -> None:
         if not 1 <= count("sampling_steps", sampling_steps, 1) <= count("steps", steps, 1):
             raise LatentRLError(f"sampling_steps={sampling_steps} exceed the {steps} steps of the process: take fewer")
-        super().__init__(observation_dim, latent_dim + action_dim + TIME_FEATURES, hidden, action_dim)
+        inputs = dimension("latent_dim", latent_dim, 0) + dimension("action_dim", action_dim) + TIME_FEATURES
+        super().__init__(observation_dim, inputs, hidden, action_dim)
         self.box = DataBox(action_dim)
         self.sampling_steps = sampling_steps
         angles = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)

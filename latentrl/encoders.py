@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, count, dimension, layer_sizes
 from latentrl.nets import MLP, Standardize
 
 Lengths = Int[Tensor, " B"] | None
@@ -29,7 +29,9 @@ class Encoder(nn.Module):
 
     def __init__(self, observation_dim: int, action_dim: int) -> None:
         super().__init__()
-        self.input_dim = observation_dim + action_dim
+        # Either may be left out, but not both.
+        total = dimension("observation_dim", observation_dim, 0) + dimension("action_dim", action_dim, 0)
+        self.input_dim = dimension("the size of a transition", total)
         self.scale = Standardize(self.input_dim, "transition")
 
     def inputs(self, observations: Float[Tensor, "*b O"], actions: Float[Tensor, "*b A"]) -> Float[Tensor, "*b D"]:
@@ -51,7 +53,7 @@ class TransitionEncoder(Encoder):
 
     def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(observation_dim, action_dim)
-        sizes = [self.input_dim, *hidden]
+        sizes = [self.input_dim, *layer_sizes("hidden", hidden)]
         self.net = MLP(sizes)
         self.features_dim = sizes[-1]
 
@@ -81,13 +83,13 @@ class SequenceEncoder(Encoder):
         features_dim: int = 128,
     ) -> None:
         super().__init__(observation_dim, action_dim)
-        self.length, self.stride = length, stride
+        self.length, self.stride = dimension("length", length), dimension("stride", stride)
         self.convolutions = nn.ModuleList()
         size = self.input_dim
-        for width in channels:
+        for width in layer_sizes("channels", channels):
             self.convolutions.append(nn.Linear(size * stride, width))
             size, length = width, -(-length // stride)
-        self.head = nn.Linear(size * length, features_dim)
+        self.head = nn.Linear(size * length, dimension("features_dim", features_dim))
         self.features_dim = features_dim
 
     def features(self, inputs: Float[Tensor, "B T D"], lengths: Lengths = None) -> Float[Tensor, "B H"]:
@@ -112,7 +114,9 @@ class GRUEncoder(Encoder):
 
     def __init__(self, observation_dim: int, action_dim: int, features_dim: int = 128, layers: int = 1) -> None:
         super().__init__(observation_dim, action_dim)
-        self.net = nn.GRU(self.input_dim, features_dim, layers, batch_first=True)
+        self.net = nn.GRU(
+            self.input_dim, dimension("features_dim", features_dim), dimension("layers", layers), batch_first=True
+        )
         self.features_dim = features_dim
 
     def features(self, inputs: Float[Tensor, "B T D"], lengths: Lengths = None) -> Float[Tensor, "B H"]:
@@ -135,13 +139,13 @@ class TransformerEncoder(Encoder):
         self, observation_dim: int, action_dim: int, features_dim: int = 128, layers: int = 2, heads: int = 4
     ) -> None:
         super().__init__(observation_dim, action_dim)
-        if features_dim % (2 * heads):
+        if dimension("features_dim", features_dim) % (2 * count("heads", heads, 1)):
             raise LatentRLError(f"features_dim must be a multiple of 2·heads = {2 * heads}, but is {features_dim}")
         self.embedding = nn.Linear(self.input_dim, features_dim)
         layer = nn.TransformerEncoderLayer(
             features_dim, heads, 2 * features_dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.net = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.net = nn.TransformerEncoder(layer, dimension("layers", layers), enable_nested_tensor=False)
         self.norm = nn.LayerNorm(features_dim)
         self.features_dim = features_dim
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, at_least, count, dimension, instance, one_of
 from latentrl.decoders import Decoder
 from latentrl.diagnostics import Diagnostics, diagnose
 from latentrl.distributions import ANALYTIC_KL, Law, MonteCarlo
@@ -57,6 +57,9 @@ class LatentModel(nn.Module):
         super().__init__()
         if (posterior is None) != (prior is None):
             raise LatentRLError("give both a posterior and a prior, or neither for a policy without latent")
+        for name, part in {"posterior": posterior, "prior": prior, "decoder": decoder, "trunk": trunk}.items():
+            if part is not None or name == "decoder":
+                instance(name, part, nn.Module)
         if posterior is not None and prior is not None and posterior.latent_dim != prior.latent_dim:
             raise LatentRLError(
                 f"the posterior has {posterior.latent_dim} latent dimensions, the prior {prior.latent_dim}: "
@@ -68,7 +71,8 @@ class LatentModel(nn.Module):
                 f"the posterior's latent is {_named(kinds[0])}, the prior's {_named(kinds[1])}: make them the same"
             )
         self.posterior, self.prior, self.decoder, self.trunk = posterior, prior, decoder, trunk
-        self.latent_clip, self.history, self.temperature = latent_clip, history, temperature
+        self.latent_clip = None if latent_clip is None else at_least("latent_clip", latent_clip, 0.0, infinite=True)
+        self.history, self.temperature = dimension("history", history), at_least("temperature", temperature, 1e-6)
         self.latent_dim = 0 if prior is None else prior.latent_dim
         self.register_buffer("remembered", torch.full((REMEMBERED, self.latent_dim), torch.nan) if aggregate else None)
         self.register_buffer("standardized", torch.tensor(False))

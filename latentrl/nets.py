@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentrl.checks import one_of
+from latentrl.checks import dimension, layer_sizes, one_of
 
 Kind = Literal["observation", "action", "transition"]
 UNIT_SCALE = math.log(math.e - 1.0)
@@ -165,8 +165,9 @@ class ConditionedTrunk(DecoderTrunk):
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128, 128)) -> None:
         super().__init__()
+        observation_dim = dimension("observation_dim", observation_dim, 0)
         self.observation_scale = Standardize(observation_dim, "observation")
-        sizes = [observation_dim + latent_dim, *hidden]
+        sizes = [observation_dim + dimension("latent_dim", latent_dim, 0), *layer_sizes("hidden", hidden)]
         self.net = MLP(sizes)
         self.observation_dim = observation_dim
         self.features_dim = sizes[-1]

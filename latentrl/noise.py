@@ -6,7 +6,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, at_least, dimension, instance
+from latentrl.data.checks import as_array
 from latentrl.data.demonstrations import Demonstrations
 
 CONTROLLED = 0.9
@@ -31,13 +32,15 @@ class CorrectiveNoise:
     gain: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "std", np.asarray(self.std, dtype=np.float32))
-        if self.std.ndim != 1 or not (self.std >= 0).all():
-            raise LatentRLError("noise std must be one number ≥ 0 per observation feature")
+        object.__setattr__(self, "std", as_array("noise std", self.std).astype(np.float32))
+        if self.std.ndim != 1 or not ((self.std >= 0) & np.isfinite(self.std)).all():
+            raise LatentRLError("noise std must be one finite number ≥ 0 per observation feature")
         if self.gain is not None:
-            object.__setattr__(self, "gain", np.asarray(self.gain, dtype=np.float32))
+            object.__setattr__(self, "gain", as_array("noise gain", self.gain).astype(np.float32))
             if self.gain.ndim != 2 or self.gain.shape[1] != len(self.std):
                 raise LatentRLError(f"noise gain must have shape (A, {len(self.std)}), but it is {self.gain.shape}")
+            if not np.isfinite(self.gain).all():
+                raise LatentRLError("noise gain must be finite: look at what it was divided by")
 
     @classmethod
     def velocity_control(
@@ -47,7 +50,7 @@ class CorrectiveNoise:
 
         :param position: where the positions stand; the velocities are expected right behind them
         """
-        start, stop, _ = position.indices(observation_dim)
+        start, stop, _ = instance("position", position, slice).indices(dimension("observation_dim", observation_dim))
         size = stop - start
         if size < 1 or stop + size > observation_dim:
             raise LatentRLError(
@@ -55,10 +58,10 @@ class CorrectiveNoise:
                 "say where the positions stand, such as slice(0, 2)"
             )
         std = np.zeros(observation_dim, dtype=np.float32)
-        std[start:stop] = position_std
-        std[stop : stop + size] = velocity_std
+        std[start:stop] = at_least("position_std", position_std, 0.0)
+        std[stop : stop + size] = at_least("velocity_std", velocity_std, 0.0)
         gain = np.zeros((size, observation_dim), dtype=np.float32)
-        gain[:, start:stop] = -np.eye(size) / steps
+        gain[:, start:stop] = -np.eye(size) / at_least("steps", steps, 1.0)
         return cls(std, gain)
 
     @classmethod
@@ -73,6 +76,8 @@ class CorrectiveNoise:
         :return: None where actions control nothing directly
         :raises LatentRLError: observations or actions that are no numbers
         """
+        instance("demonstrations", demonstrations, Demonstrations)
+        at_least("steps", steps, 1.0)
         for what, space in (("observation", demonstrations.observation_space), ("action", demonstrations.action_space)):
             if not isinstance(space, spaces.Box):
                 raise LatentRLError(f"corrective noise needs numbers, but the {what} space is {space}: leave it out")

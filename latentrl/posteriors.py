@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, at_least, count, dimension, instance
 from latentrl.distributions import DiagonalNormal, FlowLaw, FullNormal, GaussianMixture, Law, OneHots, choices
 from latentrl.encoders import Encoder, Lengths
 from latentrl.nets import UNIT_SCALE, LowerTriangular, positive
@@ -28,7 +28,7 @@ class Posterior(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim = dimension("latent_dim", latent_dim)
 
     def infer(self, batch: Batch, bound: Bound) -> Distribution:
         """q for the elements of a batch; ``bound`` is there for members that improve q on each element."""
@@ -45,7 +45,7 @@ class AmortizedPosterior(Posterior):
 
     def __init__(self, encoder: Encoder, latent_dim: int, outputs: int) -> None:
         super().__init__(latent_dim)
-        self.encoder = encoder
+        self.encoder = instance("encoder", encoder, nn.Module)
         self.head = nn.Linear(encoder.features_dim, outputs)
 
     def law(self, inputs: Tensor, lengths: Lengths = None) -> Distribution:
@@ -80,7 +80,7 @@ class FullGaussianPosterior(AmortizedPosterior):
     """Gaussian with any covariance, q(z|x) = N(μ(x), L(x) L(x)ᵀ): latents may depend on one another given x."""
 
     def __init__(self, encoder: Encoder, latent_dim: int) -> None:
-        triangle = LowerTriangular(latent_dim)
+        triangle = LowerTriangular(dimension("latent_dim", latent_dim))
         super().__init__(encoder, latent_dim, 2 * latent_dim + triangle.below)
         self.triangle = triangle
 
@@ -99,8 +99,8 @@ class MixturePosterior(AmortizedPosterior):
     """
 
     def __init__(self, encoder: Encoder, latent_dim: int, n_components: int = 4) -> None:
-        self.n_components = count("n_components", n_components, 1)
-        super().__init__(encoder, latent_dim, n_components * (1 + 2 * latent_dim))
+        self.n_components = dimension("n_components", n_components)
+        super().__init__(encoder, latent_dim, self.n_components * (1 + 2 * latent_dim))
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> GaussianMixture:
         size = self.n_components * self.latent_dim
@@ -158,9 +158,9 @@ class SemiAmortizedPosterior(GaussianPosterior):
         self, encoder: Encoder, latent_dim: int, steps: int = 5, step_size: float = 0.1, num_samples: int = 1
     ) -> None:
         super().__init__(encoder, latent_dim)
-        self.steps = count("steps", steps, 0)
-        self.step_size = step_size
-        self.num_samples = count("num_samples", num_samples, 1)
+        self.steps = dimension("steps", steps, 0)
+        self.step_size = at_least("step_size", step_size, 0.0)
+        self.num_samples = dimension("num_samples", num_samples)
 
     def infer(self, batch: Batch, bound: Bound) -> DiagonalNormal:
         inputs = self.encoder.inputs(batch.context_observations, batch.context_actions)
@@ -195,7 +195,7 @@ class PerDatapointPosterior(Posterior):
 
     def __init__(self, num_data: int, latent_dim: int) -> None:
         super().__init__(latent_dim)
-        self.loc = nn.Parameter(torch.zeros(count("num_data", num_data, 1), latent_dim))
+        self.loc = nn.Parameter(torch.zeros(dimension("num_data", num_data), latent_dim))
         self.raw_scale = nn.Parameter(torch.full((num_data, latent_dim), UNIT_SCALE))
 
     def infer(self, batch: Batch, bound: Bound) -> DiagonalNormal:  # noqa: ARG002
@@ -209,7 +209,12 @@ def spline_flow(latent_dim: int, context_dim: int, transforms: int, bins: int) -
     """Coupling layers of rational-quadratic splines on [-5, 5], the identity outside."""
     width = max(32, 2 * latent_dim)
     return zuko.flows.NSF(
-        latent_dim, context_dim, bins, transforms=transforms, passes=2, hidden_features=(width, width)
+        latent_dim,
+        context_dim,
+        dimension("bins", bins, 2),
+        transforms=dimension("transforms", transforms),
+        passes=2,
+        hidden_features=(width, width),
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, dimension, layer_sizes
 from latentrl.distributions import (
     DiagonalNormal,
     FlowLaw,
@@ -42,7 +42,7 @@ class Prior(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim = dimension("latent_dim", latent_dim)
         self.register_buffer("seeded", torch.tensor(False))
 
     def forward(self, observations: Float[Tensor, "B O"]) -> Distribution:
@@ -104,7 +104,7 @@ class MixturePrior(Prior):
         hidden: Hidden = (128, 128),
     ) -> None:
         super().__init__(latent_dim)
-        self.n_components, self.learn_weights = count("n_components", n_components, 1), learn_weights
+        self.n_components, self.learn_weights = dimension("n_components", n_components), learn_weights
         size = n_components * latent_dim
         initial = [
             torch.zeros(n_components if learn_weights else 0),
@@ -164,12 +164,28 @@ class VampPrior(Prior):
         if isinstance(posterior, CategoricalPosterior):
             raise LatentRLError("a VampPrior mixes densities, not laws over a finite set: take a CategoricalPrior")
         super().__init__(posterior.latent_dim)
-        steps = () if length is None else (length,)
-        self.logits = nn.Parameter(torch.zeros(count("n_components", n_components, 1)), requires_grad=learn_weights)
+        steps = () if length is None else (dimension("length", length),)
+        self.logits = nn.Parameter(
+            torch.zeros(dimension("n_components", n_components)), requires_grad=bool(learn_weights)
+        )
         inputs = torch.randn(n_components, *steps, posterior.encoder.input_dim)
-        self.pseudo_inputs = nn.Parameter(inputs, requires_grad=learn_inputs)
+        self.pseudo_inputs = nn.Parameter(inputs, requires_grad=bool(learn_inputs))
+        self._check_readable(posterior)
         # A tuple hides the module from parameters() and state_dict(), and deepcopy and pickle still follow it.
         self._posterior = (posterior,)
+
+    @torch.no_grad()
+    def _check_readable(self, posterior: AmortizedPosterior) -> None:
+        """:raises LatentRLError: pseudo-segments for an encoder of transitions, or of another length"""
+        try:
+            fits = posterior.law(self.pseudo_inputs).batch_shape == self.logits.shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise LatentRLError(
+                f"the posterior does not read pseudo-inputs {tuple(self.pseudo_inputs.shape)}: give as length the "
+                "steps of the segments that its encoder reads, or None where it reads transitions"
+            )
 
     def forward(self, observations: Float[Tensor, "B O"]) -> Mixture:  # noqa: ARG002
         components = self._posterior[0].law(self.pseudo_inputs)
@@ -203,7 +219,11 @@ class FlowPrior(Prior):
         bins: int = 8,
     ) -> None:
         super().__init__(latent_dim)
-        context = 0 if observation_dim is None else [observation_dim, *hidden][-1]
+        context = (
+            0
+            if observation_dim is None
+            else [dimension("observation_dim", observation_dim, 0), *layer_sizes("hidden", hidden)][-1]
+        )
         initial = torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE), torch.zeros(context)])
         self.numbers = StateParameters(initial, observation_dim, hidden)
         self.flow = spline_flow(latent_dim, context, transforms, bins)
@@ -233,9 +253,11 @@ class CategoricalPrior(Prior):
     ) -> None:
         super().__init__(latent_dim)
         self.sizes = choice_sizes(latent_dim, factors)
+        if observation_dim is not None:
+            dimension("observation_dim", observation_dim, 0)
         # Equal for all states, too, where they are not learned.
         self.numbers = StateParameters(torch.zeros(latent_dim), observation_dim if learn_weights else None, hidden)
-        self.numbers.requires_grad_(learn_weights)
+        self.numbers.requires_grad_(bool(learn_weights))
 
     def forward(self, observations: Float[Tensor, "B O"]) -> OneHots:
         return choices(self.numbers(observations), self.sizes)

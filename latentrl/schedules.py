@@ -6,13 +6,13 @@ comes as a detached tensor, so that reading it does not synchronise with the dev
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from latentrl.checks import LatentRLError, at_least, count
+from latentrl.checks import LatentRLError, at_least, count, instance, real
 
 Schedule: TypeAlias = Callable[[int, Tensor | float], Tensor | float]
 
@@ -72,7 +72,7 @@ class CyclicalAnnealing:
         at_least("annealing steps", self.steps, 1)
         count("cycles", self.cycles, 1)
         at_least("beta", self.beta, 0.0)
-        if not 0.0 < self.rise <= 1.0:
+        if not 0.0 < at_least("rise", self.rise, 0.0) <= 1.0:
             raise LatentRLError(f"rise is a share of a cycle, above 0 and at most 1, but {self.rise!r} was given")
 
     def __call__(self, step: int, kl: Tensor | float) -> float:  # noqa: ARG002
@@ -137,7 +137,12 @@ class Multiplier:
 
     def __init__(self, rate: float, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)) -> None:
         self.rate = at_least("rate", rate, 0.0)
-        self._bounds = tuple(math.log(at_least("a limit of β", limit, 1e-30)) for limit in limits)
+        if not isinstance(limits, Sequence) or len(limits) != 2:
+            raise LatentRLError(
+                f"limits are the smallest and the largest β, such as (0.1, 10), but {limits!r} was given"
+            )
+        low = at_least("the smallest β", limits[0], 1e-30)
+        self._bounds = math.log(low), math.log(at_least("the largest β", limits[1], low))
         self._log_beta: Tensor | float = math.log(at_least("initial", initial, 1e-30))
 
     @property
@@ -199,7 +204,7 @@ class Geco(Multiplier):
         limits: tuple[float, float] = (1e-4, 1e4),
     ) -> None:
         super().__init__(rate, initial, limits)
-        self.target = target
+        self.target = real("target", target)
         self.scale = at_least("scale", scale, 1e-12)
 
     def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
@@ -218,7 +223,7 @@ class KLRange(Multiplier):
 
     def __init__(self, low: float, high: float, rate: float = 0.05) -> None:
         super().__init__(rate)
-        self.low, self.high = at_least("low", low, 0.0), at_least("high", high, max(low, 1e-6))
+        self.low, self.high = at_least("low", low, 0.0), at_least("high", high, max(low, 1e-6), infinite=True)
         self._above: Tensor | float = 0.0
         self._below: Tensor | float = 0.0
 
@@ -248,6 +253,10 @@ class FadeIn:
 
     schedule: Schedule
     steps: int
+
+    def __post_init__(self) -> None:
+        instance("schedule", self.schedule, Callable)
+        at_least("steps", self.steps, 0)
 
     @property
     def reads_kl(self) -> bool:
@@ -282,6 +291,9 @@ class Cosine:
     training that remains, from 1 to 0."""
 
     initial: float
+
+    def __post_init__(self) -> None:
+        at_least("initial", self.initial, 0.0)
 
     def __call__(self, progress_remaining: float) -> float:
         return self.initial * 0.5 * (1.0 - math.cos(math.pi * progress_remaining))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, count, dimension, layer_sizes
 from latentrl.nets import MLP, DecoderTrunk, Standardize
 
 Hidden = Sequence[int]
@@ -28,12 +28,18 @@ class HistoryTrunk(DecoderTrunk):
 
     def __init__(self, observation_dim: int, latent_dim: int, history: int) -> None:
         super().__init__()
+        observation_dim = dimension("observation_dim", observation_dim, 0)
         if observation_dim == 0:
             raise LatentRLError("a decoder of the latent alone has no history to read: take the trunk 'mlp'")
         self.observation_scale = Standardize(observation_dim, "observation")
-        self.history = history
-        self.frame_dim = observation_dim // history
-        self.latent_dim = latent_dim
+        self.history = count("history", history, 1)
+        if observation_dim % self.history:
+            raise LatentRLError(
+                f"observation_dim={observation_dim} features are not those of history={history} observations: give a "
+                "multiple of it"
+            )
+        self.frame_dim = observation_dim // self.history
+        self.latent_dim = dimension("latent_dim", latent_dim, 0)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
         frames = self.observation_scale(observations).unflatten(-1, (self.history, self.frame_dim))
@@ -59,7 +65,8 @@ class GRUTrunk(HistoryTrunk):
 
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, history: int) -> None:
         super().__init__(observation_dim, latent_dim, history)
-        self.net = nn.GRU(self.frame_dim + latent_dim, hidden[0], batch_first=True)
+        hidden = _widths(hidden)
+        self.net = nn.GRU(self.frame_dim + self.latent_dim, hidden[0], batch_first=True)
         self.head = MLP(hidden)
         self.features_dim = hidden[-1]
 
@@ -83,6 +90,7 @@ class TransformerTrunk(HistoryTrunk):
         self, observation_dim: int, latent_dim: int, hidden: Hidden, history: int, chunk: int = 1, heads: int = 4
     ) -> None:
         super().__init__(observation_dim, latent_dim, history)
+        hidden, heads = _widths(hidden), count("heads", heads, 1)
         width = hidden[0]
         if len(set(hidden)) > 1 or width % heads:
             raise LatentRLError(
@@ -92,8 +100,8 @@ class TransformerTrunk(HistoryTrunk):
         self.from_frame = nn.Linear(self.frame_dim, width)
         self.from_latent = nn.Linear(latent_dim, width) if latent_dim else None
         # Of the small size that GPT-2 starts them with: positions, and what a query asks for.
-        self.places = nn.Parameter(0.02 * torch.randn(history, width))
-        self.queries = nn.Parameter(0.02 * torch.randn(chunk, width))
+        self.places = nn.Parameter(0.02 * torch.randn(self.history, width))
+        self.queries = nn.Parameter(0.02 * torch.randn(dimension("chunk", chunk), width))
         layer = nn.TransformerEncoderLayer(
             width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -107,3 +115,10 @@ class TransformerTrunk(HistoryTrunk):
             tokens.append(self.from_latent(z).unsqueeze(1))
         asked = slice(self.history, self.history + len(self.queries))
         return self.norm(self.net(torch.cat(tokens, 1))[:, asked]).flatten(1)
+
+
+def _widths(hidden: Hidden) -> tuple[int, ...]:
+    """Sizes of at least one layer."""
+    sizes = layer_sizes("hidden", hidden)
+    count("the number of layers in hidden", len(sizes), 1)
+    return sizes

@@ -7,7 +7,18 @@ import pytest
 import torch
 
 from latentrl import LatentRLError
-from latentrl.checks import at_least, count, one_of, require, resolve_device
+from latentrl.checks import (
+    LARGEST,
+    at_least,
+    count,
+    dimension,
+    instance,
+    layer_sizes,
+    one_of,
+    real,
+    require,
+    resolve_device,
+)
 
 
 def test_one_of() -> None:
@@ -29,6 +40,33 @@ def test_count_takes_whole_numbers_of_any_make() -> None:
     for bad in (2.5, 0, True, "3", None):
         with pytest.raises(LatentRLError, match="n must be a whole number of at least 1"):
             count("n", bad, 1)
+
+
+def test_numbers_are_finite_where_nothing_else_is_said() -> None:
+    assert at_least("n", math.inf, 1, infinite=True) == math.inf
+    assert real("x", -2) == -2
+    for bad in (math.inf, -math.inf, math.nan, "3", None, True):
+        with pytest.raises(LatentRLError, match="x must be a finite number"):
+            real("x", bad)  # type: ignore[arg-type]
+    with pytest.raises(LatentRLError, match="n must be a finite number, but inf was given"):
+        at_least("n", math.inf, 1)
+
+
+def test_sizes() -> None:
+    assert dimension("n", np.int64(3)) == 3
+    assert layer_sizes("hidden", [np.int64(3), 4]) == (3, 4)
+    assert layer_sizes("hidden", ()) == ()
+    with pytest.raises(LatentRLError, match=f"n must be at most {LARGEST}"):
+        dimension("n", LARGEST + 1)
+    for bad in (64, None, "64", (0,), (2.5,), (True,), (LARGEST + 1,)):
+        with pytest.raises(LatentRLError, match="hidden must be positive layer sizes"):
+            layer_sizes("hidden", bad)
+
+
+def test_instance() -> None:
+    assert instance("x", "a", str) == "a"
+    with pytest.raises(LatentRLError, match="x must be a str, but 3 was given"):
+        instance("x", 3, str)
 
 
 def test_require() -> None:

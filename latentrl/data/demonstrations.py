@@ -1,5 +1,6 @@
 """Demonstrations: what people or agents did, as flat arrays with episode lengths."""
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, at_least, count
 from latentrl.data.checks import (
     as_array,
     as_integers,
@@ -20,7 +21,7 @@ from latentrl.data.checks import (
     guess_observation_space,
     named,
 )
-from latentrl.data.mapped import take
+from latentrl.data.mapped import Rows, take
 from latentrl.data.minari import write_minari
 from latentrl.data.npz import load_npz, save_npz
 from latentrl.data.readers import Readers
@@ -52,6 +53,7 @@ class Demonstrations(Readers):
     """(E,): which behaviour each episode shows. Metrics read it; training never does."""
 
     def __post_init__(self) -> None:
+        self._check_arrays()
         total = int(self.episode_lengths.sum())
         if self.episode_lengths.ndim != 1 or len(self.episode_lengths) == 0 or total == 0:
             raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
@@ -77,6 +79,18 @@ class Demonstrations(Readers):
             check_finite(name, array)
         check_space("observation", self.observations, self.observation_space)
         check_space("action", self.actions, self.action_space)
+
+    def _check_arrays(self) -> None:
+        """:raises LatentRLError: something that is no array"""
+        given = {name: getattr(self, name) for name in ("actions", "episode_lengths", "rewards", "modes")}
+        several = self.observations if isinstance(self.observations, Mapping) else {"": self.observations}
+        for name, array in {**given, **{f"observations/{part}": array for part, array in several.items()}}.items():
+            missing = array is None and name in ("rewards", "modes")
+            if not missing and not isinstance(array, np.ndarray | Rows):
+                raise LatentRLError(
+                    f"{name.rstrip('/')} must be an array, but {type(array).__name__} was given: take from_arrays"
+                )
+        as_integers("episode_lengths", self.episode_lengths)
 
     def __repr__(self) -> str:
         modes = "" if self.modes is None else f", {len(np.unique(self.modes))} modes"
@@ -227,9 +241,9 @@ class Demonstrations(Readers):
 
         Where modes are known, each mode is split alike, so that both parts show every behaviour.
         """
-        if not 0.0 < fraction < 1.0:
+        if not 0.0 < at_least("fraction", fraction, 0.0) < 1.0:
             raise LatentRLError(f"fraction must lie between 0 and 1, but {fraction!r} was given")
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(count("seed", seed, 0))
         modes = np.zeros(self.num_episodes, dtype=np.int64) if self.modes is None else self.modes
         first = np.zeros(self.num_episodes, dtype=bool)
         for mode in np.unique(modes):

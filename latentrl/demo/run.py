@@ -52,6 +52,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         for name, minimum in {"updates": 1, "rollouts": 2, "replicates": 2}.items():
             count(name, getattr(self, name), minimum)
+        count("seed", self.seed, 0)
         for horizon in self.horizons:
             count("horizon", horizon, 1)
         if self.workers is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, register_kl
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, dimension, instance
 from latentrl.distributions.discrete import Bernoullis, OneHot, OneHots
 from latentrl.distributions.gaussian import DiagonalNormal, FullNormal, StandardNormal, solve
 from latentrl.distributions.squashed import TanhNormal
@@ -95,7 +95,9 @@ def monte_carlo_kl(q: Distribution, p: Distribution, num_samples: int = 1000) ->
 
     :param num_samples: at least 2, or there is no error
     """
-    shape = torch.Size((count("num_samples", num_samples, 2),))
+    for name, law in (("q", q), ("p", p)):
+        instance(name, law, Distribution)
+    shape = torch.Size((dimension("num_samples", num_samples, 2),))
     z = q.rsample(shape) if q.has_rsample else q.sample(shape)
     difference = q.log_prob(z) - p.log_prob(z)
     return MonteCarlo(difference.mean(0), difference.detach().std(0) / num_samples**0.5)

@@ -5,12 +5,14 @@ if it looks at q or the draws too, a :class:`LawBaseline`.
 The gradient stays unbiased if the number subtracted from a cost does not depend on the draw of that cost.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, at_least, instance
 from latentrl.distributions.discrete import Discrete
 
 
@@ -38,7 +40,7 @@ class RunningMean(nn.Module):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        if not 0.0 <= decay < 1.0:
+        if not 0.0 <= at_least("decay", decay, 0.0) < 1.0:
             raise LatentRLError(f"decay must be in [0, 1), but {decay!r} was given")
         self.decay = decay
         self.register_buffer("average", torch.zeros(()))
@@ -94,7 +96,7 @@ class LearnedBaseline(LawBaseline):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = instance("network", network, Callable)
 
     def forward(self, q: Distribution) -> Float[Tensor, "*batch"]:
         """b for every element of the batch.

@@ -72,8 +72,8 @@ class AlphaOrder:
     failure: float = 0.05
 
     def __post_init__(self) -> None:
-        at_least("gamma", self.gamma, 0.0)
-        if not 0.0 < self.failure < 1.0:
+        at_least("gamma", self.gamma, 0.0, infinite=True)
+        if not 0.0 < at_least("failure", self.failure, 0.0) < 1.0:
             raise LatentRLError(
                 f"failure is the probability that the radius is too small, between 0 and 1, not {self.failure!r}: "
                 "give 0.05 for 95 % confidence"

@@ -1,6 +1,7 @@
 """The score function with control variates that are relaxed or learned, at no bias."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, at_least, instance, real
 from latentrl.distributions.relaxed import Thresholded, thresholded
 from latentrl.estimators.base import Estimator, Integrand, evaluate
 from latentrl.estimators.finite import draws, finite, value_and_slope
@@ -48,7 +49,7 @@ class Rebar(Estimator):
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(at_least("temperature", temperature, LEAST_TEMPERATURE)))
         )
-        self.eta = nn.Parameter(torch.tensor(float(eta)))
+        self.eta = nn.Parameter(torch.tensor(float(real("eta", eta))))
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -109,7 +110,7 @@ class Relax(Rebar):
 
     def __init__(self, control: nn.Module, temperature: float = 0.5, eta: float = 1.0) -> None:
         super().__init__(temperature, eta)
-        self.control = control
+        self.control = instance("control", control, Callable)
 
     def control_variate(
         self, draw: Thresholded, f: Integrand, z: Float[Tensor, "S *batch Z"]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, count, dimension, instance, layer_sizes, one_of
 from latentrl.estimators.base import Trajectories
 from latentrl.estimators.pathwise import Pathwise
 from latentrl.nets import MLP
@@ -117,6 +117,7 @@ class ShortHorizon:
 
     def __post_init__(self) -> None:
         count("window", self.window, 1)
+        instance("critic", self.critic, Callable)
 
     def draw(self, law: Distribution) -> Tensor:
         """A draw that carries the gradient."""
@@ -144,8 +145,9 @@ class ValueFunction(nn.Module):
     def __init__(self, observation_dim: int, horizon: int, hidden: Sequence[int] = (64, 64)) -> None:
         super().__init__()
         self.horizon = count("horizon", horizon, 1)
-        self.net = MLP([observation_dim + 1, *hidden])
-        self.head = nn.Linear([observation_dim + 1, *hidden][-1], 1)
+        sizes = [dimension("observation_dim", observation_dim, 0) + 1, *layer_sizes("hidden", hidden)]
+        self.net = MLP(sizes)
+        self.head = nn.Linear(sizes[-1], 1)
 
     def forward(self, observations: Float[Tensor, "*T N O"], to_go: Float[Tensor, "*T 1"]) -> Float[Tensor, "*T N"]:
         share = (to_go / self.horizon).expand(observations.shape[:-1]).unsqueeze(-1)

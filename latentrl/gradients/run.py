@@ -14,7 +14,7 @@ from gymnasium import spaces
 from rich.console import Console
 
 from latentrl.cells import Cells
-from latentrl.checks import LatentRLError, at_least, count, one_of, resolve_device
+from latentrl.checks import LatentRLError, at_least, count, layer_sizes, one_of, resolve_device
 from latentrl.comparison import compare
 from latentrl.estimators.rollout import LikelihoodRatio
 from latentrl.files import whole
@@ -92,10 +92,13 @@ class GradientsConfig:
         for names in ("tasks", "estimators", "horizons", "sigmas", "seeds"):
             if not getattr(self, names):
                 raise LatentRLError(f"give at least one of {names}")
-        for horizon in self.horizons:
-            count("horizon", horizon, 1)
+        for what, wholes, least in (("horizon", self.horizons, 1), ("seed", self.seeds, 0)):
+            for whole_number in wholes:
+                count(what, whole_number, least)
         for sigma in self.sigmas:
             at_least("sigma", sigma, 1e-6)
+        at_least("gamma", self.gamma, 0.0, infinite=True)
+        layer_sizes("hidden", self.hidden)
         for name, minimum in {
             "num_envs": 4,
             "replicates": 2,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, count
 
 Array = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -31,7 +31,7 @@ def mean(values: Any) -> Mean:
 
     :raises LatentRLError: no numbers
     """
-    values = np.asarray(values, np.float64)
+    values = as_numbers("values", values).astype(np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise LatentRLError(f"a mean needs at least one number (N,), but the shape is {values.shape}")
     if len(values) == 1:
@@ -50,11 +50,21 @@ def share(successes: int, total: int) -> Mean:
 
     :raises LatentRLError: no trials
     """
-    if total < 1:
+    if count("total", total, 0) < 1:
         raise LatentRLError("a share needs at least one trial, but there is none: evaluate more episodes")
+    if count("successes", successes, 0) > total:
+        raise LatentRLError(f"{successes} successes are more than {total} trials: look at how they were counted")
     value = successes / total
     interval = binomtest(successes, total).proportion_ci(method="wilson")
     return Mean(value, math.sqrt(value * (1 - value) / total), (float(interval.low), float(interval.high)))
+
+
+def as_numbers(what: str, values: Any) -> NDArray[Any]:
+    """Values as an array, if they are real numbers, of which none is NaN; otherwise raise."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or np.isnan(array).any():
+        raise LatentRLError(f"{what} must be numbers, but {values!r} was given")
+    return array
 
 
 def finite(what: str, values: Any, shape: str) -> Array:

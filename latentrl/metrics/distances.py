@@ -5,19 +5,20 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, dimension, one_of
 from latentrl.metrics.arrays import Array, Integers, finite
 
 
 def distances(trajectories: Array, references: Array) -> Array:
     """Time-aligned mean distance of every trajectory (N, T, D) to every reference (M, T, D): (N, M)."""
-    _same_shape(trajectories, references)
+    trajectories, references = _same_shape(trajectories, references)
     return np.stack([np.linalg.norm(trajectories - reference, axis=-1).mean(-1) for reference in references], axis=1)
 
 
 def leave_one_out(references: Array, modes: Integers) -> Array:
     """Distance (M,) of each reference to the nearest other one of its own mode: how far apart people are."""
     table = distances(references, references)
+    modes = _modes(modes, len(table))
     others = (modes[:, None] == modes[None, :]) & ~np.eye(len(modes), dtype=bool)
     return np.where(others, table, np.inf).min(1)
 
@@ -28,6 +29,11 @@ def dtw(first: Array, second: Array) -> Array:
     The cost of the cheapest monotone alignment over the length of the longer trajectory, so that a trajectory traced
     at another pace is close. Computed along anti-diagonals for all pairs at once.
     """
+    first, second = _trajectories(first), _trajectories(second)
+    if len(first) != len(second) or first.shape[-1] != second.shape[-1]:
+        raise LatentRLError(
+            f"pairs must be (N, T, D), (N, T', D) with equal N and D, not {first.shape}, {second.shape}"
+        )
     cost = np.linalg.norm(first[:, :, None] - second[:, None, :], axis=-1)
     pairs, rows, columns = cost.shape
     total = np.full((pairs, rows + 1, columns + 1), np.inf)
@@ -47,7 +53,7 @@ def energy_distance(first: Array, second: Array) -> float:
     2013, the V-statistic). In the unit of the trajectories. Finite sets from one law are a little apart: compare with
     the distance between two sets of demonstrations.
     """
-    _same_shape(first, second)
+    first, second = _same_shape(first, second)
     return float(
         2 * root_mean_square(first, second).mean()
         - root_mean_square(first, first).mean()
@@ -57,7 +63,9 @@ def energy_distance(first: Array, second: Array) -> float:
 
 def variety(trajectories: Array, modes: Integers) -> float:
     """Mean pairwise root-mean-square distance inside a mode, averaged over modes with at least two trajectories."""
-    spreads = []
+    none = isinstance(trajectories, np.ndarray) and trajectories.shape[:1] == (0,)
+    trajectories, spreads = trajectories if none else _trajectories(trajectories), []
+    modes = _modes(modes, len(trajectories))
     for mode in np.unique(modes):
         members = trajectories[modes == mode]
         if len(members) > 1:
@@ -67,7 +75,8 @@ def variety(trajectories: Array, modes: Integers) -> float:
 
 def resample(trajectory: Array, points: int) -> Array:
     """A trajectory (T, D) at ``points`` equal times by linear interpolation: (points, D)."""
-    count("points", points, 2)
+    dimension("points", points, 2)
+    trajectory = finite("trajectory", trajectory, "T D")
     old, new = np.linspace(0.0, 1.0, len(trajectory)), np.linspace(0.0, 1.0, points)
     return np.stack([np.interp(new, old, axis) for axis in trajectory.T], axis=-1)
 
@@ -111,7 +120,7 @@ def nearest_demonstration(
 
 
 def _resampled(what: str, trajectories: Sequence[Array], points: int) -> Array:
-    count("points", points, 2)
+    dimension("points", points, 2)
     if not len(trajectories):
         raise LatentRLError(f"there are no {what}: give at least one trajectory (T, D)")
     checked = [finite(f"{what}[{i}]", one, "T D") for i, one in enumerate(trajectories)]
@@ -133,8 +142,24 @@ def root_mean_square(first: Array, second: Array) -> Array:
     return np.sqrt(np.maximum(squared, 0.0) / first.shape[1])
 
 
-def _same_shape(first: Array, second: Array) -> None:
-    if first.ndim != 3 or second.ndim != 3 or first.shape[1:] != second.shape[1:]:
+def _trajectories(values: Array) -> Array:
+    """As they are, an array (N, T, D) of finite numbers; otherwise raise."""
+    finite("trajectories", values, "N T D")
+    return np.asarray(values)
+
+
+def _modes(modes: Integers, number: int) -> Integers:
+    """Modes (N,) of so many trajectories; otherwise raise."""
+    modes = np.asarray(modes)
+    if modes.shape != (number,):
+        raise LatentRLError(f"there must be one mode for each of {number} trajectories, but the shape is {modes.shape}")
+    return modes
+
+
+def _same_shape(first: Array, second: Array) -> tuple[Array, Array]:
+    first, second = _trajectories(first), _trajectories(second)
+    if first.shape[1:] != second.shape[1:]:
         raise LatentRLError(
             f"trajectories must both be (N, T, D) with equal T and D, not {first.shape}, {second.shape}"
         )
+    return first, second

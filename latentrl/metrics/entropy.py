@@ -6,8 +6,8 @@ import numpy as np
 from scipy.special import xlogy
 from scipy.stats import norm
 
-from latentrl.checks import LatentRLError
-from latentrl.metrics.arrays import Integers, mean
+from latentrl.checks import LatentRLError, at_least
+from latentrl.metrics.arrays import Integers, as_numbers, mean
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,11 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
     :raises LatentRLError: with fewer than two modes or negative counts
     """
-    counts = np.asarray(counts)
+    counts = as_numbers("counts", counts)
     if counts.ndim != 1 or len(counts) < 2 or (counts < 0).any():
         raise LatentRLError("counts must be one number ≥ 0 per mode, for at least two modes")
+    if not 0.0 < at_least("confidence", confidence, 0.0) < 1.0:
+        raise LatentRLError(f"confidence must lie between 0 and 1, but {confidence!r} was given: give 0.95 for 95 %")
     if not counts.sum():
         return Entropy(0.0, (0.0, 1.0))
     corrected, variance = _corrected(counts)
@@ -57,7 +59,7 @@ def conditional_entropy(counts: Integers) -> Entropy:
     :param counts: (C, M) successful rollouts of each context that showed each mode; zeros count as modes
     :raises LatentRLError: without contexts, with fewer than two modes or negative counts
     """
-    counts = np.asarray(counts)
+    counts = as_numbers("counts", counts)
     if counts.ndim != 2 or not len(counts) or counts.shape[1] < 2 or (counts < 0).any():
         raise LatentRLError(
             "counts must be (contexts, modes), numbers ≥ 0 for at least one context and two modes, but "
@@ -84,4 +86,4 @@ def _corrected(counts: Integers) -> tuple[float, float]:
 
 def modes_covered(counts: Integers, minimum: int = 5) -> int:
     """Modes shown by at least ``minimum`` successful rollouts."""
-    return int((np.asarray(counts) >= minimum).sum())
+    return int((as_numbers("counts", counts) >= at_least("minimum", minimum, 0)).sum())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from latentrl.checks import LatentRLError, at_least
+from latentrl.checks import LatentRLError, at_least, real
 from latentrl.metrics.arrays import Array, finite
 
 FLOOR = -20.0
@@ -67,6 +67,7 @@ def kde_nll(samples: Any, truths: Any, floor: float = FLOOR, resolution: float =
     """
     samples, truths = _checked(samples, truths, 2)
     at_least("resolution", resolution, 0.0)
+    real("floor", floor)
     number, dims = len(samples), truths.shape[-1]
     points = np.moveaxis(samples, 0, -2)  # (N, T, K, D)
     centred = points - points.mean(-2, keepdims=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, dimension
 from latentrl.data.played import Played
 from latentrl.metrics.arrays import Array, Integers, Mean, around, mean
 from latentrl.model import LatentModel, importance_weighted
@@ -70,7 +70,7 @@ def held_out(model: LatentModel, played: Played, num_samples: int = 100, seed: i
     :param seed: of the draws; the same for two policies makes them the better to compare
     :raises LatentRLError: ``num_samples`` below 1; likelihoods that are not numbers
     """
-    count("num_samples", num_samples, 1)
+    num_samples, seed = dimension("num_samples", num_samples), count("seed", seed, 0)
     device, training = played.segments.observations.device, model.training
     found = torch.empty(3, len(played.segments), dtype=torch.float64)
     try:

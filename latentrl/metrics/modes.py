@@ -8,7 +8,7 @@ from scipy.cluster.hierarchy import cophenet, leaves_list, ward
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import norm
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, at_least, count
 from latentrl.metrics.arrays import Array, Integers, finite
 from latentrl.metrics.distances import distances, leave_one_out
 
@@ -78,11 +78,11 @@ def find_modes(
             f"{len(given)} trajectories are fewer than the {minimum} that make a mode: give more, or lower minimum"
         )
     for name, value in (("alarm", alarm), ("quantile", quantile)):
-        if not 0.0 < value < 1.0:
+        if not 0.0 < at_least(name, value, 0.0) < 1.0:
             raise LatentRLError(f"{name} must lie between 0 and 1, but {value!r} was given")
     points = given.reshape(len(given), -1) / np.sqrt(given.shape[1])
     labels = np.full(len(points), -1)
-    generator, groups, kept = np.random.default_rng(seed), [np.arange(len(points))], []
+    generator, groups, kept = np.random.default_rng(count("seed", seed, 0)), [np.arange(len(points))], []
     while groups:
         group = groups.pop()
         level = alarm * max(len(group) - 1, 1) / max(len(points) - 1, 1)

@@ -21,7 +21,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 from torch.distributions import Distribution as Law
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, count, dimension, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, checked, due, given, refuse_tuple
@@ -65,10 +65,10 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         num_samples: int = 8,
         **kwargs: Any,
     ) -> None:
-        self.latent_dim, self.hold = count("latent_dim", latent_dim, 1), count("hold", hold, 0)
+        self.latent_dim, self.hold = dimension("latent_dim", latent_dim), count("hold", hold, 0)
         self.prior_name = one_of("prior", prior, PRIORS)
-        self.n_components = count("n_components", n_components, 1)
-        self.num_samples = count("num_samples", num_samples, 1)
+        self.n_components = dimension("n_components", n_components)
+        self.num_samples = dimension("num_samples", num_samples)
         self._rollout: RolloutLatents | None = None
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 

@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from latentrl.checks import LatentRLError, count, resolve_device
+from latentrl.checks import LatentRLError, at_least, count, dimension, resolve_device
 from latentrl.data import Cuts, Demonstrations, make_segments
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
@@ -126,19 +126,27 @@ class LatentBC(BaseAlgorithm):
             self.observation_space, self.action_space = self._agent.observation_space, self._agent.action_space
             if self.env is not None:
                 utils.check_for_correct_spaces(self.env, self.observation_space, self.action_space)
-        self.batch_size = count("batch_size", batch_size, 1)
-        self.steps_per_segment = count("steps_per_segment", steps_per_segment, 1)
-        self.kl_weight: Schedule | None = None if kl_weight == "auto" else as_schedule(kl_weight)
-        self._auto_weight = self.kl_weight is None
-        if not 0.0 <= kl_warmup <= 1.0:
+        self.batch_size = dimension("batch_size", batch_size)
+        self.steps_per_segment = dimension("steps_per_segment", steps_per_segment)
+        self._auto_weight = isinstance(kl_weight, str) and kl_weight == "auto"
+        self.kl_weight: Schedule | None = None if self._auto_weight else as_schedule(kl_weight)  # type: ignore[arg-type]
+        if not 0.0 <= at_least("kl_warmup", kl_warmup, 0.0) <= 1.0:
             raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
         self.kl_warmup = kl_warmup
-        if isinstance(noise, str) and noise != "auto":
+        if (
+            noise is not None
+            and not isinstance(noise, CorrectiveNoise)
+            and not (isinstance(noise, str) and noise == "auto")
+        ):
             raise LatentRLError(f"noise must be a CorrectiveNoise, 'auto' or None, but {noise!r} was given")
         self.noise = noise
+        if max_grad_norm is not None:
+            at_least("max_grad_norm", max_grad_norm, 0.0, infinite=True)
         self.max_grad_norm = max_grad_norm
         self.estimator = None if estimator is None else single_sample(estimator).to(self.device)
-        self.num_samples = None if num_samples is None else count("num_samples", num_samples, 1)
+        self.num_samples = None if num_samples is None else dimension("num_samples", num_samples)
+        if gradient_variance_every is not None:
+            count("gradient_variance_every", gradient_variance_every, 1)
         self.gradient_variance_every = gradient_variance_every
         check_processes(devices, precision, batch_size, self.device)
         self.precision, self.devices, self.compile = precision, devices, compile

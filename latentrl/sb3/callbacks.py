@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, dimension
 from latentrl.metrics import behaviour_entropy, modes_covered
 from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
@@ -50,7 +50,7 @@ class ModeCoverage(EvalCallback):
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_env, n_eval_episodes=n_eval_episodes, deterministic=deterministic, **kwargs)
-        self.n_modes, self.minimum = count("n_modes", n_modes, 2), count("minimum", minimum, 1)
+        self.n_modes, self.minimum = dimension("n_modes", n_modes, 2), count("minimum", minimum, 1)
         self.counts = np.zeros(self.n_modes, dtype=np.int64)
         """(n_modes,) successful episodes of the last evaluation."""
         self._recorder = Recorder()

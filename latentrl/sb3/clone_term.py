@@ -8,12 +8,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from latentrl.checks import LatentRLError, at_least, count
+from latentrl.checks import LatentRLError, at_least, dimension
 from latentrl.data import Demonstrations
 from latentrl.sb3.actor_decoders import ShownActions
 from latentrl.sb3.fine_tuning import before_updates, checked_share, has_actor, remaining
 from latentrl.sb3.from_demonstrations import observations_at, scaled
-from latentrl.sb3.in_place import in_space
+from latentrl.sb3.in_place import in_space, require_demonstrations
 
 
 class CloneTerm(BaseCallback):
@@ -43,10 +43,10 @@ class CloneTerm(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.demonstrations = demonstrations
+        self.demonstrations = require_demonstrations(demonstrations)
         self.coef = at_least("coef", coef, 0.0)
         self.share = checked_share(share)
-        self.batch_size = None if batch_size is None else count("batch_size", batch_size, 1)
+        self.batch_size = None if batch_size is None else dimension("batch_size", batch_size)
         self.q_filter = q_filter
         self._hook: RemovableHandle | None = None
 

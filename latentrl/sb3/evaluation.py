@@ -13,7 +13,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from latentrl import metrics
-from latentrl.checks import LatentRLError, count, finite
+from latentrl.checks import LatentRLError, count, dimension, finite
 from latentrl.data import Demonstrations, Played, played
 from latentrl.metrics import Entropy, HeldOut, Mean
 from latentrl.model import LatentModel
@@ -107,7 +107,10 @@ def evaluate_behaviour(
     :param trajectories: keep what was seen
     :raises LatentRLError: ``n_episodes`` below 1; rewards or observations that are not finite
     """
-    count("n_episodes", n_episodes, 1)
+    dimension("n_episodes", n_episodes)
+    if not hasattr(policy, "predict"):
+        raise LatentRLError(f"policy must have stable-baselines3's predict, but {policy!r} was given")
+    seed = None if seed is None else count("seed", seed, 0) % 2**32
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     normalizer = unwrap_vec_normalize(venv)
     training = normalizer is not None and normalizer.training

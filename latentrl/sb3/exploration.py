@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, dimension
 from latentrl.decoders import GaussianDecoder
 from latentrl.elbo import Elbo
 from latentrl.encoders import TransitionEncoder
@@ -132,7 +132,7 @@ class NoveltyReward(ExplorationBonus):
     model: LatentModel
 
     def __init__(self, venv: VecEnv, latent_dim: int = 8, **options: Any) -> None:
-        self.latent_dim = count("latent_dim", latent_dim, 1)
+        self.latent_dim = dimension("latent_dim", latent_dim)
         super().__init__(venv, **options)
 
     def _make_model(self) -> LatentModel:

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor, nn
 
-from latentrl.checks import LatentRLError, at_least, count, resolve_device
+from latentrl.checks import LatentRLError, at_least, count, dimension, instance, layer_sizes, resolve_device
 from latentrl.files import whole
 from latentrl.sb3.latent_noise import NOISE
 from latentrl.spaces import features as flat_features
@@ -88,13 +88,13 @@ class ExplorationBonus(VecEnvWrapper):
         self.scale, self.extrinsic = float(at_least("scale", scale, 0.0)), float(at_least("extrinsic", extrinsic, 0.0))
         self.training = training
         self.train_every = count("train_every", train_every, 1)
-        self.batch_size = count("batch_size", batch_size, 1)
-        self.buffer_size = count("buffer_size", buffer_size, self.batch_size)
+        self.batch_size = dimension("batch_size", batch_size)
+        self.buffer_size = dimension("buffer_size", buffer_size, self.batch_size)
         self.learning_rate = float(at_least("learning_rate", learning_rate, 0.0))
-        self.hidden = tuple(count("a layer of hidden", width, 1) for width in hidden)
+        self.hidden = layer_sizes("hidden", hidden)
         self.random_seed = int(torch.randint(2**31, ())) if seed is None else count("seed", seed, 0)
         self.device = resolve_device(device)
-        self._features = features
+        self._features = None if features is None else instance("features", features, Callable)
         self.feature_dim = self._feature_dim()
         self.seen, self.updates, self._steps = 0, 0, 0
         self._statistics = {"features": RunningMeanStd(shape=(self.feature_dim,)), "nats": RunningMeanStd()}

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 
-from latentrl.checks import LatentRLError, require
+from latentrl.checks import LatentRLError, instance, require
 from latentrl.files import whole
 from latentrl.sb3.policy import LatentPolicy
 from latentrl.spaces import choice_counts
@@ -34,7 +34,7 @@ class ActingPolicy(nn.Module):
 
     def __init__(self, policy: LatentPolicy) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy = instance("policy", policy, LatentPolicy)
         space = policy.action_space
         bounded = isinstance(space, spaces.Box)
         for name in ("low", "high"):

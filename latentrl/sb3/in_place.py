@@ -128,13 +128,17 @@ def follow(policy: BasePolicy) -> None:
         policy.actor_target.load_state_dict(policy.actor.state_dict())
 
 
-def require_demonstrations(given: Any) -> None:
-    """:raises LatentRLError: something else, such as the arrays that they are made of"""
+def require_demonstrations(given: Any) -> Demonstrations:
+    """Return them.
+
+    :raises LatentRLError: something else, such as the arrays that they are made of
+    """
     if not isinstance(given, Demonstrations):
         raise LatentRLError(
             f"demonstrations must be a latentrl.Demonstrations, but {type(given).__name__} was given: make them with "
             "Demonstrations.from_arrays or another of its readers"
         )
+    return given
 
 
 def in_space(

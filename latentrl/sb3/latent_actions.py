@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError, at_least, count
+from latentrl.metrics.arrays import as_numbers
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
@@ -73,7 +74,9 @@ class LatentActions:
             return None
         if self.sizes is not None:
             raise LatentRLError(f"{name} is for continuous latents, but this policy's are choices among {self.sizes}")
-        values = np.asarray(given, np.float32)
+        values = as_numbers(name, given).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise LatentRLError(f"{name} must be finite, but {given!r} was given")
         if values.shape not in ((), (self.latent_dim,)):
             raise LatentRLError(f"{name} has shape {values.shape}: give one number or {self.latent_dim}")
         return np.broadcast_to(values, (self.latent_dim,))
@@ -272,7 +275,7 @@ def _policy(source: Source) -> LatentPolicy:
         raise LatentRLError(f"give a LatentBC, its LatentPolicy or the path of a saved one, not {source!r}")
     path = Path(source)
     if not path.is_file():
-        path = path.with_name(f"{path.name}.zip")
+        path = Path(f"{path}.zip")
     if not path.is_file():
         raise LatentRLError(f"there is no file {str(source)!r}: give what LatentBC.save or its policy's save wrote")
     # Both kinds of file are archives; an algorithm's has a list of its members' versions.

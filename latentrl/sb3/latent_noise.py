@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, count, dimension, one_of
 from latentrl.nets import UNIT_SCALE, positive
 from latentrl.sb3.trunk import default_extractor
 
@@ -90,7 +90,7 @@ class LatentNoiseWrapper(VecEnvWrapper):
                 "VecNormalize keeps the observations that off-policy algorithms store, so it must see the noise and go "
                 f"outside: VecNormalize(LatentNoiseWrapper(env), norm_obs_keys=[{OBSERVATION!r}])"
             )
-        self.latent_dim, self.hold = count("latent_dim", latent_dim, 1), count("hold", hold, 0)
+        self.latent_dim, self.hold = dimension("latent_dim", latent_dim), count("hold", hold, 0)
         self.kind = one_of("kind", kind, KINDS)
         space = venv.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {OBSERVATION: space}

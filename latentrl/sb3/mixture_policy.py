@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from latentrl.checks import LatentRLError, at_least, count
+from latentrl.checks import LatentRLError, at_least, dimension
 from latentrl.sb3.mixture_heads import mixture_of
 from latentrl.sb3.trunk import refuse_parts
 
@@ -42,7 +42,7 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         component_spread: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        self.n_components = count("n_components", n_components, 1)
+        self.n_components = dimension("n_components", n_components)
         self.component_spread = at_least("component_spread", component_spread, 0.0)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 

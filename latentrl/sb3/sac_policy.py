@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor
 
-from latentrl.checks import at_least, count, one_of, require
+from latentrl.checks import at_least, dimension, one_of, require
 from latentrl.sb3.latent_actor import ExpectedCritic, ExpectedValue, MixtureActor, SemiImplicitActor
 from latentrl.sb3.trunk import refuse_parts
 
@@ -42,9 +42,9 @@ class _WithLatentActor(BasePolicy):
     ) -> None:
         self._latent_options: dict[str, Any] = {
             "prior": one_of("prior", prior, PRIORS),
-            "latent_dim": count("latent_dim", latent_dim, 1),
-            "num_samples": count("num_samples", num_samples, 1),
-            "n_components": count("n_components", n_components, 1),
+            "latent_dim": dimension("latent_dim", latent_dim),
+            "num_samples": dimension("num_samples", num_samples),
+            "n_components": dimension("n_components", n_components),
             "latent_spread": at_least("latent_spread", latent_spread, 0.0),
         }
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)

@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from latentrl.checks import LatentRLError, count
 from latentrl.data import Demonstrations
 from latentrl.files import whole
+from latentrl.sb3.in_place import require_demonstrations
 from latentrl.training.fingerprint import digest
 from latentrl.training.held_out import Bound, held_out_bound
 
@@ -48,10 +49,10 @@ class HeldOut(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.demonstrations = demonstrations
+        self.demonstrations = require_demonstrations(demonstrations)
         self.every = count("every", every, 1)
         self.patience = None if patience is None else count("patience", patience, 1)
-        self.seed = seed
+        self.seed = count("seed", seed, 0)
         self.best_update, self._since = 0, 0
         self.best_weights: dict[str, Any] | None = None
         """Of the model, with ``patience``; :class:`LatentBC` takes them when training ends."""

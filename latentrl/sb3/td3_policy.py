@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.td3.policies import Actor, CnnPolicy, MultiInputPolicy, TD3Policy
 from torch import Tensor
 
-from latentrl.checks import at_least, count
+from latentrl.checks import at_least, dimension
 from latentrl.sb3.latent_actor import LatentInput, bounded
 from latentrl.sb3.trunk import refuse_parts
 
@@ -30,7 +30,7 @@ class LatentTD3Actor(Actor):
 
     def __init__(self, *args: Any, latent_dim: int, latent_spread: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.latent_dim = count("latent_dim", latent_dim, 1)
+        self.latent_dim = dimension("latent_dim", latent_dim)
         self.latent_spread = at_least("latent_spread", latent_spread, 0.0)
         hidden_dim = self.net_arch[-1] if self.net_arch else self.features_dim
         self.latent = LatentInput(latent_dim, hidden_dim, bounded(self.action_space), self.latent_spread)

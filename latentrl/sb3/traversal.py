@@ -20,9 +20,10 @@ from stable_baselines3.common.vec_env import (
 )
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, instance
 from latentrl.distributions import OneHots
 from latentrl.files import output_folder, whole
+from latentrl.metrics.arrays import finite
 from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.latent_noise import OBSERVATION, LatentNoiseWrapper
@@ -85,11 +86,10 @@ class LatentTraversal(BaseCallback):
         self.eval_env = BaseAlgorithm._wrap_env(eval_env, monitor_wrapper=False)
         self.folder = output_folder(folder, overwrite=True)
         self.eval_freq, self.moments = count("eval_freq", eval_freq, 1), count("moments", moments, 1)
-        self.values, self.dimensions = np.array(values, np.float32), dimensions
-        if self.values.ndim != 1 or not len(self.values):
-            raise LatentRLError(f"values must be numbers in a row, at least one, but {values!r} was given")
-        self.deterministic, self.seed = deterministic, seed
-        self.position = position or _place(self.eval_env.observation_space)
+        self.values, self.dimensions = finite("values", values, "N").astype(np.float32), dimensions
+        self.deterministic, self.seed = deterministic, count("seed", seed, 0)
+        place = _place(self.eval_env.observation_space)
+        self.position = place if position is None else instance("position", position, Callable)
 
     def _on_training_start(self) -> None:
         self._player = player_of(self.model, self.eval_env)
