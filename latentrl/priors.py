@@ -9,7 +9,7 @@ the share ``seed_at`` of training is over. Most priors have nothing to do there.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ from latentrl.distributions import (
     StandardNormal,
     choices,
 )
-from latentrl.nets import UNIT_SCALE, StateParameters, positive
+from latentrl.nets import SCALE_FLOOR, UNIT_SCALE, StateParameters, positive
 from latentrl.posteriors import AmortizedPosterior, CategoricalPosterior, choice_sizes, spline_flow
 
 Hidden = Sequence[int]
@@ -105,6 +105,7 @@ class MixturePrior(Prior):
     ) -> None:
         super().__init__(latent_dim)
         self.n_components, self.learn_weights = dimension("n_components", n_components), learn_weights
+        self._placed = False
         size = n_components * latent_dim
         initial = [
             torch.zeros(n_components if learn_weights else 0),
@@ -129,8 +130,36 @@ class MixturePrior(Prior):
         return GaussianMixture(logits, loc.unflatten(-1, shape), positive(raw_scale).unflatten(-1, shape))
 
     @torch.no_grad()
+    def place(self, weights: Any, loc: Any, scale: Any) -> None:
+        """Start as a known mixture, such as one fitted to posterior means (VaDE, §3.4), and learn from there on.
+
+        :param weights: (K,) > 0, normalised here; equal where weights are not learned
+        :param loc: (K, Z) means
+        :param scale: (K, Z) standard deviations above 10⁻⁴
+        :raises LatentRLError: other shapes, numbers that are not finite or too small
+        """
+        shapes = {"weights": (self.n_components,), "loc": self.loc.shape, "scale": self.loc.shape}
+        given = {
+            name: torch.as_tensor(value, dtype=self.loc.dtype, device=self.loc.device)
+            for name, value in {"weights": weights, "loc": loc, "scale": scale}.items()
+        }
+        least = {"weights": 0.0, "loc": -torch.inf, "scale": SCALE_FLOOR}
+        for name, value in given.items():
+            if value.shape != shapes[name] or not bool((value.isfinite() & (value > least[name])).all()):
+                raise LatentRLError(
+                    f"{name} must be of shape {tuple(shapes[name])}, finite and above {least[name]:g}: give other than "
+                    f"{value!r}"
+                )
+        raw_scale = (given["scale"] - SCALE_FLOOR).expm1().log()
+        logits = (given["weights"] / given["weights"].sum()).log()[: self.n_components * self.learn_weights]
+        self.numbers.free.copy_(torch.cat([logits, given["loc"].flatten(), raw_scale.flatten()]))
+        self._placed = True
+
+    @torch.no_grad()
     def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:
-        """Put the components at posterior means that lie far from one another."""
+        """Put the components at posterior means that lie far from one another, if they were not placed."""
+        if self._placed:
+            return
         means = posterior.law(inputs).mean
         self.loc.copy_(means[farthest_points(means, self.n_components)])
 

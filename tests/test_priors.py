@@ -3,8 +3,11 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from latentrl import LatentRLError
@@ -57,6 +60,26 @@ def test_seeding_puts_components_on_the_data() -> None:
     q = posterior.law(inputs)
     assert isinstance(q, DiagonalNormal)
     assert all((q.loc == row).all(-1).any() for row in mixture.loc)
+
+
+def test_a_mixture_is_placed_where_it_is_told_to() -> None:
+    """The density is scipy's; what is placed is not seeded."""
+    weights, loc, scale = [0.7, 0.1], [[0.0, 1.0], [-2.0, 3.0]], [[0.5, 1.0], [2.0, 0.001]]
+    z = torch.randn(50, 2)
+    densities = [multivariate_normal(m, np.square(s)).logpdf(z) for m, s in zip(loc, scale, strict=True)]
+    for learned, shares in ((True, (0.875, 0.125)), (False, (0.5, 0.5))):
+        prior = MixturePrior(2, 2, learned)
+        prior.place(weights, loc, scale)
+        prior.seed_from(GaussianPosterior(TransitionEncoder(3, 1, (8,)), 2), torch.randn(40, 4))
+        expected = logsumexp(np.log(shares)[:, None] + densities, 0)
+        assert prior(torch.zeros(50, 0)).log_prob(z).detach().numpy() == pytest.approx(expected, rel=1e-4)
+    for wrong in (
+        (weights[:1], loc, scale),
+        (weights, loc, [[1.0, 1.0], [1.0, 0.0]]),
+        (weights, [[0.0, np.nan]] * 2, scale),
+    ):
+        with pytest.raises(LatentRLError, match=r"must be of shape .*, finite and above"):
+            prior.place(*wrong)
 
 
 def test_a_flow_fits_a_banana() -> None:

@@ -47,7 +47,7 @@ def test_the_prior_starts_as_the_mixture_of_the_codes() -> None:
     points[:100] += 3.0
     fitted = clusters.fit(points, 10, mixture=True, seed=0)
     prior = MixturePrior(10, 10).double()
-    vade.start(prior, fitted)
+    prior.place(fitted.weights_, fitted.means_, np.sqrt(fitted.covariances_))
     law = prior(points)
     np.testing.assert_allclose(law.log_prob(points).detach(), fitted.score_samples(points.numpy()), rtol=1e-6)
     np.testing.assert_allclose(law.responsibilities(points).detach(), fitted.predict_proba(points.numpy()), atol=1e-6)

@@ -14,8 +14,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
@@ -29,7 +30,6 @@ from experiments.vae import batch_of
 from latentrl.cells import Cells, Record
 from latentrl.decoders import BernoulliDecoder
 from latentrl.model import LatentModel
-from latentrl.nets import SCALE_FLOOR
 from latentrl.objectives import vade_bound
 from latentrl.posteriors import GaussianPosterior
 from latentrl.priors import MixturePrior
@@ -131,14 +131,6 @@ def codes(model: LatentModel, images: Tensor) -> Tensor:
     return torch.cat([model.infer(batch_of(part)).mean for part in images.split(5_000)])
 
 
-@torch.no_grad()
-def start(prior: MixturePrior, mixture: Any) -> None:
-    """Make the prior the mixture that scikit-learn found."""
-    weights, means, variances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
-    raw_scale = (variances.sqrt() - SCALE_FLOOR).expm1().log()
-    prior.numbers.free.copy_(torch.cat([weights.log(), means.flatten(), raw_scale.flatten()]))
-
-
 def images_of(args: Args) -> Digits:
     """Of this scale, on its device."""
     data, number, device = digits(args.data_dir), SCALES[args.scale].train, args.torch_device
@@ -160,7 +152,7 @@ def run(method: str, seed: int, args: Args) -> Record:
     if method == VADE:
         prior = model.prior
         assert isinstance(prior, MixturePrior)
-        start(prior, fitted)
+        prior.place(fitted.weights_, fitted.means_, np.sqrt(fitted.covariances_))
         history = history + train(model, VADE, data.train, seed, args)
         points = [codes(model, part) for part in (data.train, data.test)]
         found = [prior(part).responsibilities(part).argmax(-1).cpu().numpy() for part in points]
