@@ -60,6 +60,21 @@ def test_exports() -> None:
     assert latentrl.__version__ == "0.1.0"
 
 
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    """Nobody waits for a library that only some functions need, unless torch or stable-baselines3 import it anyway."""
+    heavy = (
+        "datasets h5py huggingface_hub lightning_fabric matplotlib minari onnx onnxscript pandas PIL plotly pyarrow "
+        "pygame pyro ray scipy.cluster scipy.io scipy.spatial scipy.special scipy.stats sklearn torch._dynamo"
+    )
+    code = (
+        "import sys, torch, stable_baselines3; before = set(sys.modules);"
+        "import latentrl.sb3, latentrl.cli, latentrl_envs; print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "latentrl.sb3.bc" in run.stdout.split()
+    assert not set(heavy.split()) & set(run.stdout.split())
+
+
 @pytest.mark.slow
 def test_built_wheel_imports(tmp_path: Path) -> None:
     """A wheel holds both packages, their type markers and the command; it imports without the source tree."""
