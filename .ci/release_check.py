@@ -17,8 +17,9 @@ CLONE = """
 import numpy as np
 from latentrl import Demonstrations
 from latentrl.sb3 import LatentBC
-actions = np.tile([[1.0, -1.0]], (60, 1))
-demonstrations = Demonstrations.from_arrays(np.zeros((60, 2)), actions, episode_lengths=[20] * 3)
+data = dict(observations=np.zeros((600, 2)), actions=np.tile([[1.0, -1.0]], (600, 1)), episode_lengths=[20] * 30)
+np.savez("toy.npz", **data)
+demonstrations = Demonstrations.from_arrays(**data)
 agent = LatentBC(demonstrations=demonstrations, policy_kwargs=dict(n_components=2), seed=0).learn(20)
 assert agent.predict(np.zeros((8, 2), np.float32))[0].shape == (8, 2)
 """
@@ -69,13 +70,15 @@ def check_source(source: Path) -> None:
 
 def use(wheel: Path, folder: Path) -> None:
     """Install it into an empty environment, with no extras, and work with it."""
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     python, command = folder / "venv" / "bin" / "python", folder / "venv" / "bin" / "latentrl"
-    run(python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", ROOT / "constraints.txt", wheel.resolve(), cwd=folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "--quiet", "--no-compile", "-c", ROOT / "constraints.txt", wheel.resolve(), cwd=folder)
     run(python, "-W", "error", "-c", "import latentrl, latentrl.sb3, latentrl.cli, latentrl_envs", cwd=folder)
     run(python, "-c", CLONE, cwd=folder)
     run(command, "--help", cwd=folder)
     run(command, "envs", cwd=folder)
+    run(command, "train", "--data", "toy.npz", "--out", "run", "--updates", 20, cwd=folder)
 
 
 def run(*command: object, cwd: Path | str) -> None:
