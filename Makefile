@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types docs knocks soak benchmark
+.PHONY: help demo test test-all test-lowest lint types docs dist release-check knocks soak benchmark
 
 help: ## show what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "==> making .venv and installing latentrl with its development tools"
@@ -28,6 +28,20 @@ test-all: .venv/.installed ## every test, the slow ones too
 	@echo "==> pytest, slow tests included"
 	$(PYTEST) -m "slow or not slow"
 
+.venv-lowest/.installed: pyproject.toml constraints-lowest.txt
+	@echo "==> making .venv-lowest with the oldest versions that pyproject.toml allows"
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e . pytest pytest-xdist beartype hypothesis
+	@touch $@
+
+# What leans on other libraries: command line, files, readers, stable-baselines3, Gymnasium, scipy, zuko.
+LOWEST := $(addprefix tests/, test_config.py test_model.py test_flows.py test_cli.py test_commands.py metrics \
+	data/test_demonstrations.py data/test_npz.py sb3/test_policy.py sb3/test_pretrained.py sb3/test_vec_env.py \
+	sb3/test_on_policy.py sb3/test_sac_policy.py envs/test_single.py envs/test_vector.py)
+test-lowest: .venv-lowest/.installed ## some tests with the oldest versions that pyproject.toml allows (under 5 minutes)
+	@echo "==> pytest, oldest versions"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 $(LOWEST)
+
 lint: .venv/.installed ## ruff: style and mistakes
 	@echo "==> ruff"
 	$(BIN)/ruff check .
@@ -36,6 +50,15 @@ lint: .venv/.installed ## ruff: style and mistakes
 types: .venv/.installed ## mypy over both packages
 	@echo "==> mypy"
 	$(BIN)/mypy
+
+dist: .venv/.installed ## wheel and source archive -> dist/
+	@echo "==> build"
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist .
+
+release-check: dist ## what is in them, and the wheel at work in an empty environment (2 to 3 minutes)
+	@echo "==> release check"
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/release_check.py dist
 
 .venv/.docs-installed: .venv/.installed
 	@echo "==> installing what builds the documentation"

@@ -59,7 +59,7 @@ class Core:
         parameters: dict[str, Tensor],
         state: Tensor,
         observation: Tensor,
-        noise: AbstractContextManager = nullcontext(),  # noqa: B008  (it has no state)
+        noise: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  (it has no state)
     ) -> Moment:
         """Take one step; ``noise`` is in force while the action is drawn."""
         task = self.task

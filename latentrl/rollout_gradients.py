@@ -41,8 +41,9 @@ class Engine:
     """
 
     def __init__(self, task: FunctionalTask, policy: Policy, parameters: Parameters) -> None:
-        self.task, self.policy = task, policy
-        self.parameters = {name: tensor.detach() for name, tensor in parameters.items()}
+        self.task: FunctionalTask = task
+        self.policy: Policy = policy
+        self.parameters: dict[str, Tensor] = {name: tensor.detach() for name, tensor in parameters.items()}
 
     def _moments(self, parameters: Parameters, state: Tensor) -> Cotangents:
         law = self.policy(dict(parameters), self.task.observation(state))

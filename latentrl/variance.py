@@ -9,9 +9,9 @@ from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -267,11 +267,11 @@ def _compare(found: Moments, mean_se: Tensor, known: _Known) -> dict[str, float 
     rounding = 4 * torch.finfo(torch.float32).eps * torch.maximum(mean.abs().max(), exact.abs().max())
     spread = (mean_se**2 + known.error**2 + rounding**2).sqrt()
     z = float(((mean - exact).abs() / spread.clamp_min(torch.finfo(torch.float64).tiny)).max())
-    p = min(1.0, 2 * len(mean) * float(stats.t.sf(z, min(replicates - 1, known.freedom))))
+    p = min(1.0, 2 * len(mean) * float(scipy.stats.t.sf(z, min(replicates - 1, known.freedom))))
     noise = found.trace / replicates + known.noise + len(mean) * float(rounding) ** 2
     shape = 1.0 / max(found.kurtosis - 1.0, known.kurtosis - 1.0, 1e-6)
     distance = float((mean - exact).square().sum()) / max(noise, torch.finfo(torch.float64).tiny)
-    norm_p = float(stats.gamma.sf(distance, shape, scale=1.0 / shape))
+    norm_p = float(scipy.stats.gamma.sf(distance, shape, scale=1.0 / shape))
     norms = float(mean.norm() * exact.norm())
     return {
         "cosine": float(mean @ exact) / norms if norms > 0 else None,

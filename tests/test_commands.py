@@ -124,6 +124,10 @@ def test_the_task_must_fit_the_policy(data: Path, tmp_path: Path, capsys: pytest
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_what_is_evaluated_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("huggingface_hub")  # asked where there is no such folder
     assert run("evaluate", tmp_path / "nothing" / "here" / "at all") == 2
     assert "neither a folder with model.safetensors nor a repository" in capsys.readouterr().err
 

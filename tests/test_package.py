@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "types": 0, "checks": 0, "tasks": 0, "files": 1, "randomness": 1, "noise_tape": 1, "memory": 1,
     "gradient_report": 1, "nets": 1, "distributions": 1, "schedules": 1, "spaces": 1, "cells": 2, "output_jacobian": 2,
-    "moments": 3, "encoders": 2, "decoders": 2, "trunks": 2, "estimators": 2, "diagnostics": 2, "data": 2,
+    "moments": 3, "sweeps": 3, "encoders": 2, "decoders": 2, "trunks": 2, "estimators": 2, "diagnostics": 2, "data": 2,
     "diffusion": 3, "posteriors": 3, "elbo": 3, "noise": 3, "rollout_core": 3, "rollout_gradients": 3, "priors": 4,
     "rollout_segments": 4, "model": 5, "config": 6, "objectives": 6, "rollouts": 6, "latent_rollouts": 6, "metrics": 6,
     "training": 6, "variance": 6, "comparison": 7, "per_sample": 7, "sb3": 7, "plots": 7, "report": 7,
@@ -58,6 +58,21 @@ def test_exports() -> None:
     for name in latentrl.__all__:
         assert getattr(latentrl, name).__doc__
     assert latentrl.__version__ == "0.1.0"
+
+
+def test_heavy_libraries_are_imported_where_they_are_used() -> None:
+    """Nobody waits for a library that only some functions need, unless torch or stable-baselines3 import it anyway."""
+    heavy = (
+        "datasets h5py huggingface_hub lightning_fabric matplotlib minari onnx onnxscript pandas PIL plotly pyarrow "
+        "pygame pyro ray scipy.cluster scipy.io scipy.spatial scipy.special scipy.stats sklearn torch._dynamo"
+    )
+    code = (
+        "import sys, torch, stable_baselines3; before = set(sys.modules);"
+        "import latentrl.sb3, latentrl.cli, latentrl_envs; print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "latentrl.sb3.bc" in run.stdout.split()
+    assert not set(heavy.split()) & set(run.stdout.split())
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """``latentrl train``: clone demonstrations, into a folder that a killed run goes on in."""
 
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +29,8 @@ class TrainConfig:
     """What to clone: READER or READER:WHERE, with lasa, minari, trajectories, hdf5, lerobot, pusht or npz; a path that
     ends in .npz needs no reader."""
     out: Path = Path("runs/train")
-    """Folder of the run: config.yaml, last.pt and best.zip, logs for TensorBoard and as CSV, and the policy as safe
-    files."""
+    """Folder of the run: config.yaml, last.pt and best.zip, logs as CSV and, with latentrl[tensorboard], for
+    TensorBoard, and the policy as safe files."""
     env: str | None = None
     """Gymnasium id of the task, for its spaces and for `latentrl evaluate`; by default those of the data."""
     updates: int = 3000
@@ -146,9 +147,11 @@ def _refuse_another(config: TrainConfig) -> None:
 
 
 def _logger(folder: Path) -> Any:
-    """TensorBoard and CSV; a run that goes on has a CSV file of its own, as the old one would be lost."""
+    """CSV, and TensorBoard where it is installed; a run that goes on has its own CSV file, as the old would be lost."""
     from stable_baselines3.common.logger import Logger, make_output_format
 
     number = len(list(folder.glob("progress*.csv")))
-    csv = make_output_format("csv", str(folder), f"_{number}" if number else "")
-    return Logger(str(folder), [csv, make_output_format("tensorboard", str(folder))])
+    outputs = [make_output_format("csv", str(folder), f"_{number}" if number else "")]
+    if find_spec("tensorboard") is not None:
+        outputs.append(make_output_format("tensorboard", str(folder)))
+    return Logger(str(folder), outputs)

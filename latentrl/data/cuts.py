@@ -51,9 +51,11 @@ class Cuts:
     ) -> None:
         check_lengths(episode_lengths, hold, chunk)
         starts, lengths = _cut(episode_lengths - chunk + 1, hold if hold < 2 else hold - chunk + 1)
-        self.hold, self.chunk, self.history = hold, chunk, history
-        self.starts = torch.as_tensor(starts, device=device)
-        self.lengths = torch.as_tensor(lengths, device=device)
+        self.hold: int = hold
+        self.chunk: int = chunk
+        self.history: int = history
+        self.starts: Tensor = torch.as_tensor(starts, device=device)
+        self.lengths: Tensor = torch.as_tensor(lengths, device=device)
         self._context_rows: Tensor | None = None
         self._context_lengths: Tensor | None = None
         if hold != 1:

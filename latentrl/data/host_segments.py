@@ -48,17 +48,15 @@ class HostSegments(Cuts):
     ) -> None:
         data = demonstrations
         super().__init__(data.episode_lengths, hold, context_length, "cpu", chunk, pads, history)
-        self.device = torch.device(device)
+        self.device: torch.device = torch.device(device)
         self._flatten = raw if raw_observations else features
         self._observation_space, self._action_space = data.observation_space, data.action_space
         parts = leaves("observations", data.observation_space, data.observations)
         self._readers = {name: Reader(values) for name, _, values in parts}
         self._actions = Reader(data.actions)
         one = torch.zeros(1, dtype=torch.int64)
-        self.observation_dim, self.action_dim = (
-            self._observations_at(one).shape[1],
-            self._actions_at(one).shape[1],
-        )
+        self.observation_dim: int = self._observations_at(one).shape[1]
+        self.action_dim: int = self._actions_at(one).shape[1]
 
     def _observations_at(self, places: Tensor) -> Tensor:
         flat = places.flatten().numpy()

@@ -36,10 +36,13 @@ class Rows:
     """
 
     def __init__(self, source: "NDArray[Any]", rows: NDArray[np.int64]) -> None:
-        self.source, self.rows = source, rows
-        self.shape, self.dtype = (len(rows), *source.shape[1:]), source.dtype
-        self.ndim, self.size = source.ndim, int(np.prod(self.shape))
-        self.nbytes = self.size * source.dtype.itemsize
+        self.source: NDArray[Any] = source
+        self.rows: NDArray[np.int64] = rows
+        self.shape: tuple[int, ...] = (len(rows), *source.shape[1:])
+        self.dtype: np.dtype[Any] = source.dtype
+        self.ndim: int = source.ndim
+        self.size: int = int(np.prod(self.shape))
+        self.nbytes: int = self.size * source.dtype.itemsize
 
     def __len__(self) -> int:
         return len(self.rows)

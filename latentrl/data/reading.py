@@ -37,7 +37,8 @@ class Episodes:
     """
 
     def __init__(self, steps: int) -> None:
-        self.steps, self.lengths = steps, list[int]()
+        self.steps: int = steps
+        self.lengths: list[int] = list[int]()
         self._arrays: dict[str, NDArray[Any]] = {}
         self._row = 0
 

@@ -48,15 +48,16 @@ class Segments(Cuts):
         data = demonstrations
         super().__init__(data.episode_lengths, hold, context_length, device, chunk, pads, history, memory)
         flatten = raw if raw_observations else features
-        self.observations = flatten(data.observation_space, _tensors(data.observations, device))
-        self.actions = features(data.action_space, _tensors(data.actions, device))
+        self.observations: Tensor = flatten(data.observation_space, _tensors(data.observations, device))
+        self.actions: Tensor = features(data.action_space, _tensors(data.actions, device))
         if self._place is not None:
             steps = self._place[:, None] + torch.arange(chunk, device=device)
             self.actions = _gather(self.actions, steps).flatten(1)
             if history == 1:
                 self.observations, self._place = _gather(self.observations, self._place), None
-        self.device = self.observations.device
-        self.observation_dim, self.action_dim = self.observations.shape[1], self.actions.shape[1]
+        self.device: torch.device = self.observations.device
+        self.observation_dim: int = self.observations.shape[1]
+        self.action_dim: int = self.actions.shape[1]
 
     def _observations_at(self, places: Tensor) -> Tensor:
         return _gather(self.observations, places)

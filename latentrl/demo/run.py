@@ -20,7 +20,6 @@ from latentrl.checks import count, resolve_device
 from latentrl.demo import gradients, handwriting
 from latentrl.demo.tables import print_tables
 from latentrl.files import locked, output_folder, whole
-from latentrl.plots import gradient_figure, stroke_figure
 from latentrl.report import environment
 
 
@@ -66,6 +65,8 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
 
     :raises LatentRLError: on an unusable folder, device or data set, before any work
     """
+    from latentrl.plots import gradient_figure, stroke_figure  # here, as matplotlib takes half a second to import
+
     console = console or Console()
     started = time.perf_counter()
     device = str(resolve_device(config.device))

@@ -78,8 +78,8 @@ class OneHots(Discrete):
     """
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
-        self.sizes = tuple(sizes)
-        self.logits = self.each_choice(logits, lambda part: part.log_softmax(-1))
+        self.sizes: tuple[int, ...] = tuple(sizes)
+        self.logits: Tensor = self.each_choice(logits, lambda part: part.log_softmax(-1))
         super().__init__(logits.shape[:-1], logits.shape[-1:])
 
     def each_choice(self, values: Tensor, function: Any) -> Tensor:
@@ -216,8 +216,12 @@ class DiscretizedLogistic(Law):
     has_rsample = False
 
     def __init__(self, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor, bins: int = 256) -> None:
-        self.loc, self.scale, self.low, self.high, self.bins = loc, scale.expand(loc.shape), low, high, bins
-        self.width = (high - low) / bins
+        self.loc: Tensor = loc
+        self.scale: Tensor = scale.expand(loc.shape)
+        self.low: Tensor = low
+        self.high: Tensor = high
+        self.bins: int = bins
+        self.width: Tensor = (high - low) / bins
         super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     @property

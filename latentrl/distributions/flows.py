@@ -23,7 +23,10 @@ class FlowLaw(Law):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor, transform: Transform, base_scale: float = 1.0) -> None:
-        self.loc, self.scale, self.transform, self.base_scale = loc, scale, transform, base_scale
+        self.loc: Tensor = loc
+        self.scale: Tensor = scale
+        self.transform: Transform = transform
+        self.base_scale: float = base_scale
         super().__init__(torch.broadcast_shapes(loc.shape, scale.shape)[:-1], loc.shape[-1:])
 
     @property

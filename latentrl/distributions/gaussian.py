@@ -41,7 +41,7 @@ class DiagonalNormal(Gaussian):
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc = loc
         # Batch dimensions may broadcast, as log_prob sums the dimensions of a shared scale only once.
-        self.scale = scale if scale.shape[-1:] == loc.shape[-1:] else scale.expand(loc.shape)
+        self.scale: Tensor = scale if scale.shape[-1:] == loc.shape[-1:] else scale.expand(loc.shape)
         super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     @property
@@ -104,7 +104,7 @@ class FullNormal(Gaussian):
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
         batch_shape = common_shape(loc.shape[:-1], scale_tril.shape[:-2])
-        self.loc = loc if loc.shape[:-1] == batch_shape else loc.expand(batch_shape + loc.shape[-1:])
+        self.loc: Tensor = loc if loc.shape[:-1] == batch_shape else loc.expand(batch_shape + loc.shape[-1:])
         self.scale_tril = scale_tril
         super().__init__(batch_shape, loc.shape[-1:])
 

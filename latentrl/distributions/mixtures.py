@@ -25,7 +25,7 @@ class Mixture(Law):
     has_rsample = False
 
     def __init__(self, logits: Tensor, components: Distribution) -> None:
-        self.log_weights = logits.log_softmax(-1)
+        self.log_weights: Tensor = logits.log_softmax(-1)
         self.components = components
         batch_shape = common_shape(logits.shape[:-1], components.batch_shape[:-1])
         super().__init__(batch_shape, components.event_shape)
@@ -122,7 +122,8 @@ class GaussianMixture(Mixture):
     has_rsample = True
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
-        self.loc, self.scale = loc, scale
+        self.loc: Tensor = loc
+        self.scale: Tensor = scale
         super().__init__(logits, DiagonalNormal(loc, scale))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "GaussianMixture":
@@ -166,7 +167,8 @@ class NearestComponent(GaussianMixture):
     has_rsample = False
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, centers: Tensor, unit: Tensor) -> None:
-        self.centers, self.unit = centers, unit
+        self.centers: Tensor = centers
+        self.unit: Tensor = unit
         super().__init__(logits, loc, scale)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ class Thresholded:
     """
 
     def __init__(self, law: Discrete) -> None:
-        self.law, self.logits = law, law.logits.detach()
+        self.law: Discrete = law
+        self.logits: Tensor = law.logits.detach()
 
     @cached_property
     def probs(self) -> Tensor:

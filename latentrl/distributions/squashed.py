@@ -27,8 +27,9 @@ class TanhNormal(Law):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> None:
-        self.base = DiagonalNormal(loc, scale)
-        self.low, self.high = low, high
+        self.base: DiagonalNormal = DiagonalNormal(loc, scale)
+        self.low: Tensor = low
+        self.high: Tensor = high
         super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     @property

@@ -108,7 +108,7 @@ class Vimco(MultiSample):
 
     def __init__(self, mean: Literal["geometric", "arithmetic"] = "geometric") -> None:
         super().__init__()
-        self.mean = one_of("mean", mean, ("geometric", "arithmetic"))
+        self.mean: str = one_of("mean", mean, ("geometric", "arithmetic"))
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 2) -> Estimate:
         """:raises LatentRLError: f returns another shape than (K, ..., B), or num_samples < 2."""

@@ -18,7 +18,6 @@ from latentrl.checks import LatentRLError, at_least, count, layer_sizes, one_of,
 from latentrl.comparison import compare
 from latentrl.estimators.rollout import LikelihoodRatio
 from latentrl.files import whole
-from latentrl.gradients.figures import cost_figure
 from latentrl.gradients.problem import ESTIMATORS, Needs, make_problem, make_task
 from latentrl.report import environment
 from latentrl.sweeps import sweep
@@ -200,6 +199,8 @@ def run_gradients(config: GradientsConfig, console: Console | None = None) -> di
 
     :raises LatentRLError: on unusable settings, device or folder, before any work
     """
+    from latentrl.gradients.figures import cost_figure  # here, as matplotlib takes half a second to import
+
     console, started = console or Console(), time.perf_counter()
     config = config.smoked()
     device = str(resolve_device(config.device))

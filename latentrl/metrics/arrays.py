@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from scipy.stats import t as student
 
 from latentrl.checks import LatentRLError, count
 
@@ -41,7 +40,7 @@ def mean(values: Any) -> Mean:
 
 def around(value: float, error: float, freedom: float) -> Mean:
     """A value with Student's t interval of so many degrees of freedom."""
-    half = float(student.ppf(0.975, freedom)) * error
+    half = float(scipy.stats.t.ppf(0.975, freedom)) * error
     return Mean(value, error, (value - half, value + half))
 
 
@@ -55,7 +54,7 @@ def share(successes: int, total: int) -> Mean:
     if count("successes", successes, 0) > total:
         raise LatentRLError(f"{successes} successes are more than {total} trials: look at how they were counted")
     value = successes / total
-    interval = binomtest(successes, total).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(successes, total).proportion_ci(method="wilson")
     return Mean(value, math.sqrt(value * (1 - value) / total), (float(interval.low), float(interval.high)))
 
 

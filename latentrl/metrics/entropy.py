@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import xlogy
-from scipy.stats import norm
+import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
 
 from latentrl.checks import LatentRLError, at_least
 from latentrl.metrics.arrays import Integers, as_numbers, mean
@@ -38,7 +37,7 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     if not counts.sum():
         return Entropy(0.0, (0.0, 1.0))
     corrected, variance = _corrected(counts)
-    half = norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
+    half = scipy.stats.norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
     low, value, high = np.clip(
         np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0
     )
@@ -79,8 +78,8 @@ def _corrected(counts: Integers) -> tuple[float, float]:
     total = int(counts.sum())
     p = counts / total
     seen = int((counts > 0).sum())
-    plug_in = -xlogy(p, p).sum()
-    variance = max(0.0, (xlogy(p, p) * np.log(np.where(p > 0, p, 1.0))).sum() - plug_in**2) / total
+    plug_in = -scipy.special.xlogy(p, p).sum()
+    variance = max(0.0, (scipy.special.xlogy(p, p) * np.log(np.where(p > 0, p, 1.0))).sum() - plug_in**2) / total
     return plug_in + (seen - 1) / (2 * total), variance + (seen - 1) / (2 * total**2)
 
 

@@ -6,7 +6,7 @@ All give one number per truth (N,), so that means, errors and paired comparisons
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
+import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
 
 from latentrl.checks import LatentRLError, at_least, real
 from latentrl.metrics.arrays import Array, finite
@@ -84,7 +84,7 @@ def kde_nll(samples: Any, truths: Any, floor: float = FLOOR, resolution: float =
     lower = np.linalg.cholesky(covariance)
     white = np.linalg.solve(lower, np.swapaxes(truths[..., None, :] - points, -1, -2))
     log_volume = np.log(np.diagonal(lower, axis1=-2, axis2=-1)).sum(-1) + 0.5 * dims * np.log(2 * np.pi)
-    log_density = logsumexp(-0.5 * (white**2).sum(-2), axis=-1) - np.log(number) - log_volume
+    log_density = scipy.special.logsumexp(-0.5 * (white**2).sum(-2), axis=-1) - np.log(number) - log_volume
     return -np.maximum(log_density, floor).mean(-1)
 
 

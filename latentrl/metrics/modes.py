@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.cluster.hierarchy import cophenet, leaves_list, ward
-from scipy.spatial.distance import pdist, squareform
-from scipy.stats import norm
+import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
 
 from latentrl.checks import LatentRLError, at_least, count
 from latentrl.metrics.arrays import Array, Integers, finite
@@ -111,17 +109,18 @@ def _parts(points: Array, level: float, generator: np.random.Generator) -> Integ
     bound = np.sqrt(3.0) * spread
     drawn = [_best_cut(generator.uniform(-bound, bound, (number, len(spread))))[0] for _ in range(REFERENCES)]
     # The last factor is for the error of the mean of the drawn.
-    limit = np.mean(drawn) + norm.isf(level) * np.std(drawn, ddof=1) * np.sqrt(1 + 1 / REFERENCES)
+    limit = np.mean(drawn) + scipy.stats.norm.isf(level) * np.std(drawn, ddof=1) * np.sqrt(1 + 1 / REFERENCES)
     return parts if found > limit else None
 
 
 def _best_cut(points: Array) -> tuple[float, Integers]:
     """Largest mean silhouette of the cuts of Ward's tree over points (N, F), and the part of each point in it."""
-    number, table = len(points), pdist(points)
-    tree = ward(table)
+    hierarchy, squareform = scipy.cluster.hierarchy, scipy.spatial.distance.squareform
+    number, table = len(points), scipy.spatial.distance.pdist(points)
+    tree = hierarchy.ward(table)
     # In the tree's order every part is a run, and a cut into k parts is at the k − 1 highest joints between neighbours.
-    order = leaves_list(tree)
-    joints = np.argsort(-np.diagonal(squareform(cophenet(tree))[np.ix_(order, order)], 1), kind="stable") + 1
+    order = hierarchy.leaves_list(tree)
+    joints = np.argsort(-np.diagonal(squareform(hierarchy.cophenet(tree))[np.ix_(order, order)], 1), kind="stable") + 1
     sums = np.zeros((number, number + 1))
     np.cumsum(squareform(table)[np.ix_(order, order)], axis=1, out=sums[:, 1:])
     best, rows = (-1.0, np.zeros(number, np.int64)), np.arange(number)

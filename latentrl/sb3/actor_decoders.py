@@ -42,7 +42,9 @@ class Squashed(Law):
     """
 
     def __init__(self, law: GaussianMixture, low: Tensor, high: Tensor) -> None:
-        self.law, self.low, self.high = law, low, high
+        self.law: GaussianMixture = law
+        self.low: Tensor = low
+        self.high: Tensor = high
         super().__init__(law.batch_shape, law.event_shape)
 
     def _squash(self, u: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ class OffPolicyDecoder(Decoder):
                 f"{type(actor).__module__}"
             )
         self.actor = actor
-        self.latent_dim = actor.latent_dim if isinstance(actor, SemiImplicitActor | LatentTD3Actor) else 0
+        self.latent_dim: int = actor.latent_dim if isinstance(actor, SemiImplicitActor | LatentTD3Actor) else 0
         self.register_buffer("low", low)
         self.register_buffer("high", high)
 
@@ -153,8 +155,9 @@ class ShownActions(nn.Module):
     def __init__(self, actor: Any, num_samples: int = 16) -> None:
         super().__init__()
         corner = torch.ones(actor.action_space.shape, device=actor.device).flatten()
-        self.decoder = OffPolicyDecoder(actor, -corner, corner)
-        self.prior, self.num_samples = self.decoder.make_prior(), num_samples
+        self.decoder: OffPolicyDecoder = OffPolicyDecoder(actor, -corner, corner)
+        self.prior: Prior | None = self.decoder.make_prior()
+        self.num_samples: int = num_samples
 
     def forward(self, observations: PyTorchObs, actions: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
         actor = self.decoder.actor

@@ -81,7 +81,7 @@ class CriticWarmUp(BaseCallback):
 
     def __init__(self, steps: int = 10_000, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.steps = count("steps", steps, 1)
+        self.steps: int = count("steps", steps, 1)
         self._hooks: list[RemovableHandle] = []
 
     def _init_callback(self) -> None:
@@ -139,8 +139,8 @@ class KLToClone(BaseCallback):
 
     def __init__(self, coef: float = 0.1, share: float | None = 1.0, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.coef = at_least("coef", coef, 0.0)
-        self.share = checked_share(share)
+        self.coef: float = at_least("coef", coef, 0.0)
+        self.share: float | None = checked_share(share)
 
     def _init_callback(self) -> None:
         known = isinstance(self.model, OnPolicyAlgorithm) and isinstance(self.model.policy, ActorCriticPolicy)
@@ -154,7 +154,7 @@ class KLToClone(BaseCallback):
         return True
 
     def _on_training_start(self) -> None:
-        self.clone = copy.deepcopy(self.model.policy).requires_grad_(False)
+        self.clone: BasePolicy = copy.deepcopy(self.model.policy).requires_grad_(False)
         self.clone.set_training_mode(False)
 
     def _on_rollout_end(self) -> None:

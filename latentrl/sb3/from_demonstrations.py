@@ -93,7 +93,7 @@ class _WithDemonstrations(ReplayBuffer):
             raise LatentRLError(f"share is a share of each batch between 0 and 1, but {share!r} was given")
         super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)
         self.share = share
-        self.shown = as_replay(demonstrations, observation_space, action_space, terminated)
+        self.shown: ReplayBuffer = as_replay(demonstrations, observation_space, action_space, terminated)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
         """A batch, whose last ``round(share · batch_size)`` rows are from demonstrations."""

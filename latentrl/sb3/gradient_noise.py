@@ -46,8 +46,8 @@ class GradientVariance(BaseCallback):
 
     def __init__(self, every: int | None = None, replicates: int = 16, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.every = None if every is None else count("every", every, 1)
-        self.replicates = count("replicates", replicates, 2)
+        self.every: int | None = None if every is None else count("every", every, 1)
+        self.replicates: int = count("replicates", replicates, 2)
         self._rollouts = 0
 
     def _on_training_start(self) -> None:

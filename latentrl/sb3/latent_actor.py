@@ -49,8 +49,8 @@ class LatentInput(nn.Module):
 
     def __init__(self, latent_dim: int, hidden_dim: int, action_dim: int, spread: float) -> None:
         super().__init__()
-        self.to_hidden = nn.Linear(latent_dim, hidden_dim, bias=False)
-        self.to_actions = nn.Linear(latent_dim, action_dim, bias=False)
+        self.to_hidden: nn.Linear = nn.Linear(latent_dim, hidden_dim, bias=False)
+        self.to_actions: nn.Linear = nn.Linear(latent_dim, action_dim, bias=False)
         nn.init.normal_(self.to_actions.weight, std=spread / math.sqrt(latent_dim))
 
 
@@ -67,8 +67,8 @@ class LatentActor(Actor):
                 "gSDE explores by the noise of one Gaussian, which a latent policy is not: leave use_sde at False"
             )
         super().__init__(*args, **kwargs)
-        self.action_dim = bounded(self.action_space)
-        self.hidden_dim = self.net_arch[-1] if self.net_arch else self.features_dim
+        self.action_dim: int = bounded(self.action_space)
+        self.hidden_dim: int = self.net_arch[-1] if self.net_arch else self.features_dim
         self.latent_spread = latent_spread
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -102,11 +102,13 @@ class SemiImplicitActor(LatentActor):
 
     def __init__(self, *args: Any, latent_dim: int, prior: str, num_samples: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.latent_dim, self.num_samples, self.prior_name = latent_dim, num_samples, prior
-        self.prior = (
+        self.latent_dim: int = latent_dim
+        self.num_samples: int = num_samples
+        self.prior_name: str = prior
+        self.prior: StandardNormalPrior | GaussianPrior = (
             StandardNormalPrior(latent_dim) if prior == "normal" else GaussianPrior(latent_dim, self.hidden_dim, ())
         )
-        self.latent = LatentInput(latent_dim, self.hidden_dim, self.action_dim, self.latent_spread)
+        self.latent: LatentInput = LatentInput(latent_dim, self.hidden_dim, self.action_dim, self.latent_spread)
         self.register_buffer("fixed_noise", torch.randn(num_samples + 1, 1, latent_dim))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -160,8 +162,8 @@ class MixtureActor(LatentActor):
         super().__init__(*args, **kwargs)
         self.n_components = n_components
         self.mu = nn.Linear(self.hidden_dim, n_components * self.action_dim)
-        self.log_std = nn.Linear(self.hidden_dim, n_components * self.action_dim)  # type: ignore[assignment]
-        self.logits = nn.Linear(self.hidden_dim, n_components)
+        self.log_std: nn.Linear = nn.Linear(self.hidden_dim, n_components * self.action_dim)  # type: ignore[assignment]
+        self.logits: nn.Linear = nn.Linear(self.hidden_dim, n_components)
         if n_components > 1:
             with torch.no_grad():
                 self.mu.bias.add_(self.latent_spread * torch.randn_like(self.mu.bias))

@@ -114,7 +114,7 @@ class MixtureOfGaussians(Mixed, DiagGaussianDistribution):
 
     def _set(self, *outputs: Tensor) -> None:
         mean_actions, log_std = outputs
-        self.distribution = GaussianMixture(*_split(mean_actions, self.n_components), log_std.exp())
+        self.distribution: Any = GaussianMixture(*_split(mean_actions, self.n_components), log_std.exp())
 
     def log_prob(self, actions: Tensor) -> Tensor:
         return self.distribution.log_prob(actions)
@@ -152,7 +152,7 @@ class MixtureOfCategoricals(Mixed, CategoricalDistribution):
     def _set(self, *outputs: Tensor) -> None:
         weights, options = _split(outputs[0], self.n_components)
         joint = weights.log_softmax(-1).unsqueeze(-1) + options.log_softmax(-1)
-        self.distribution = Categorical(logits=joint.logsumexp(-2))
+        self.distribution: Any = Categorical(logits=joint.logsumexp(-2))
 
     def entropy(self) -> Tensor:
         return unless_zero(super().entropy())
@@ -183,7 +183,7 @@ class _MixtureOfChoices(Mixed):
 
     def _set(self, *outputs: Tensor) -> None:
         weights, options = _split(outputs[0], self.n_components)
-        self.distribution = Mixture(weights, self._components(options))
+        self.distribution: Any = Mixture(weights, self._components(options))
 
     def _listed(self) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N B"]] | None:
         """All joint actions and their log probabilities, where they are few."""
@@ -220,7 +220,8 @@ class MixtureOfMultiCategoricals(_MixtureOfChoices, MultiCategoricalDistribution
 
     def __init__(self, action_dims: Sequence[int], n_components: int) -> None:
         MultiCategoricalDistribution.__init__(self, list(action_dims))
-        self.n_components, self.outputs = n_components, sum(action_dims)
+        self.n_components: int = n_components
+        self.outputs: int = sum(action_dims)
 
     def _components(self, options: Tensor) -> OneHots:
         return OneHots(options, self.action_dims)
@@ -242,7 +243,8 @@ class MixtureOfBernoullis(_MixtureOfChoices, BernoulliDistribution):
 
     def __init__(self, action_dims: int, n_components: int) -> None:
         BernoulliDistribution.__init__(self, action_dims)
-        self.n_components, self.outputs = n_components, action_dims
+        self.n_components: int = n_components
+        self.outputs: int = action_dims
 
     def _components(self, options: Tensor) -> Bernoullis:
         return Bernoullis(options)

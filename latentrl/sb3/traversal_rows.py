@@ -25,7 +25,9 @@ class Moments:
     """Pictures spread evenly over an episode whose length is not known; few are drawn and fewer kept."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.stride, self.seen = number, 1, 0
+        self.number: int = number
+        self.stride: int = 1
+        self.seen: int = 0
         self.kept: list[Any] = []
 
     def offer(self, picture: Callable[[], Any]) -> None:

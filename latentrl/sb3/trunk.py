@@ -66,8 +66,10 @@ class FeaturesTrunk(ObservationTrunk):
                 f"features_extractor_class must be a subclass of stable-baselines3's BaseFeaturesExtractor, but "
                 f"{features_extractor_class!r} was given"
             )
-        self.extractor = features_extractor_class(self._seen, **(features_extractor_kwargs or {}))
-        self.features_dim = self.extractor.features_dim
+        self.extractor: BaseFeaturesExtractor = features_extractor_class(
+            self._seen, **(features_extractor_kwargs or {})
+        )
+        self.features_dim: int = self.extractor.features_dim
 
     def forward(self, observations: Shaped[Tensor, "*b O"]) -> Float[Tensor, "*b H"]:
         flat = observations.reshape(-1, observations.shape[-1])

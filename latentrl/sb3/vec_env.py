@@ -36,7 +36,7 @@ class TorchVecEnvAdapter(VecEnv):
                 f"TorchVecEnvAdapter takes a gymnasium VectorEnv, got {env!r}: make it with gym.make_vec"
             )
         self.env = env
-        self.autoreset_mode = env.metadata.get("autoreset_mode")
+        self.autoreset_mode: Any | None = env.metadata.get("autoreset_mode")
         if self.autoreset_mode not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
             raise LatentRLError(
                 f"stable-baselines3 needs a reset in the same step, but the environment has {self.autoreset_mode}: "
@@ -44,14 +44,14 @@ class TorchVecEnvAdapter(VecEnv):
             )
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
-        self.metadata = env.metadata
+        self.metadata: dict[str, Any] = env.metadata
 
     def reset(self) -> np.ndarray:
         """Start an episode in every row; a seed given by :meth:`seed` is used once."""
         if any(self._options):
             raise LatentRLError("reset options are not supported here: give them to the environment's own reset")
         observations, told = self.env.reset(seed=self._seeds[0])
-        self.reset_infos = self._rows(told)
+        self.reset_infos: list[dict[str, Any]] = self._rows(told)
         self._reset_seeds()
         self._reset_options()
         return _array(observations)

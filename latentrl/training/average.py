@@ -24,11 +24,11 @@ class WeightAverage:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float) -> None:
-        self.decay = check_decay(decay)
+        self.decay: float = check_decay(decay)
         self._parameters = list(parameters)
         self._other: list[Tensor] = [p.detach().clone() for p in self._parameters]
-        self.updates = 0
-        self.shown = False
+        self.updates: int = 0
+        self.shown: bool = False
 
     @torch.no_grad()
     def update(self) -> None:

@@ -24,7 +24,9 @@ class NonFiniteLossError(FloatingPointError):
 
     def __init__(self, update: int, loss: float, batch: Batch) -> None:
         super().__init__(update, loss, batch)  # all of them, so that it can be passed from process to process
-        self.update, self.loss, self.batch = update, loss, batch
+        self.update: int = update
+        self.loss: float = loss
+        self.batch: Batch = batch
         self.where = (
             "The batch is in this error's .batch; learn(checkpoint=FOLDER) writes it to a file and keeps the last good "
             "weights"
@@ -53,7 +55,7 @@ class FiniteWatch:
 
     def __init__(self, device: torch.device, make_batch: Callable[[int], Batch]) -> None:
         self._device, self._make_batch = device, make_batch
-        self.waits = device.type != "cpu"
+        self.waits: bool = device.type != "cpu"
         self._recent: list[tuple[int, Tensor, dict[str, Any]]] = []
         self._before: dict[str, Any] = {}
 

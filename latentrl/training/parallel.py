@@ -43,9 +43,10 @@ class Processes:
         require("lightning_fabric", "scale")
         from latentrl.training.fabric import make_fabric
 
-        self.rank, self.size = rank, size
+        self.rank: int = rank
+        self.size: int = size
         self._fabric = make_fabric(device, precision, rank, size, port)
-        self.device = self._fabric.device if size > 1 else device
+        self.device: torch.device = self._fabric.device if size > 1 else device
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Operations in the block run in this precision."""

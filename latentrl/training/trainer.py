@@ -60,12 +60,17 @@ class ElboTrainer:
         compiled: bool = False,
         average: WeightAverage | None = None,
     ) -> None:
-        self.model, self.optimizer, self.kl_weight = model, optimizer, kl_weight
-        self.batch_size = count("batch_size", batch_size, 1)
-        self.steps_per_segment, self.total_steps = steps_per_segment, total_steps
+        self.model: LatentModel = model
+        self.optimizer: torch.optim.Optimizer = optimizer
+        self.kl_weight: Schedule = kl_weight
+        self.batch_size: int = count("batch_size", batch_size, 1)
+        self.steps_per_segment: int | None = steps_per_segment
+        self.total_steps: int = total_steps
         self.max_grad_norm = max_grad_norm
-        self.estimator, self.num_samples = estimator, num_samples
-        self.compiled, self.average = compiled, average
+        self.estimator: Estimator | None = estimator
+        self.num_samples: int | None = num_samples
+        self.compiled: bool = compiled
+        self.average: WeightAverage | None = average
         self._given_noise = noise
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._reads_kl = model.posterior is not None and getattr(kl_weight, "reads_kl", True)
@@ -82,7 +87,8 @@ class ElboTrainer:
 
     def settle(self, segments: Cuts, processes: Processes | None) -> None:
         """Work on these data in this process, as one of several."""
-        self.segments, self.processes = segments, processes
+        self.segments: Cuts = segments
+        self.processes: Processes | None = processes
         self._rank, self._size = (0, 1) if processes is None else (processes.rank, processes.size)
         self._seed_pending = self.model.prior is not None and not bool(self.model.prior.seeded)
         self._noise = None if self._given_noise is None else self._noise_tensors(self._given_noise)

@@ -36,6 +36,7 @@ def test_checkers_have_nothing_to_say(row: Row) -> None:
 
 
 def test_checkers_are_silent_where_the_actions_are_normalised() -> None:
+    pytest.importorskip("pygame")  # the checker draws a frame
     env = gym.make("latentrl_envs:latentrl/Trace-v0", max_speed=1.0).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
