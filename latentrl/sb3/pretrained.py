@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import safetensors.torch
 import torch
 from gymnasium import spaces
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 
 from latentrl.checks import LatentRLError, require, resolve_device
@@ -49,12 +49,13 @@ class Pretrained:
 
         :param folder: made where it is not there; a card that is there is left as it is
         :param about: what the card says of data and results
-        :raises LatentRLError: the networks are an agent's; arguments of a features extractor that JSON cannot hold
+        :raises LatentRLError: the networks are an agent's; arguments of a features extractor that JSON cannot hold;
+            a folder that cannot be written
         """
         folder, text = Path(folder), json.dumps(self._description(), indent=1)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with whole(folder / WEIGHTS) as partial:
-            save_file(tensors, partial, {KEY: text})
+            partial.write_bytes(safetensors.torch.save(tensors, {KEY: text}))  # a full disk is an OSError here
         with whole(folder / DESCRIPTION) as partial:
             partial.write_text(text + "\n")
         if not (folder / CARD).exists():

@@ -213,12 +213,12 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     make("VampPrior").save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
 
-    def full(_: Any, path: Path, *__: Any) -> None:
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
+    def full(path: Path, _: bytes) -> None:
+        path.open("wb").close()
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("latentrl.sb3.pretrained.save_file", full)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(LatentRLError, match=r"model.safetensors' cannot be written \(No space left on device\)"):
         make("VampPrior").save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
