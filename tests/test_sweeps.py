@@ -149,7 +149,7 @@ cluster.shutdown()
 
 def test_a_cluster_of_two_nodes_one_of_whose_workers_is_killed(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    run = subprocess.run([sys.executable, "-c", CLUSTER, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", CLUSTER, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "died").exists()
     assert run.stdout.splitlines()[-1] == "[0, 1, 4, 9, 16, 25] 2"
