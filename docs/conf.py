@@ -6,6 +6,7 @@ from typing import Any
 
 project = "latentrl"
 author = "the latentrl authors"
+project_copyright = f"2026, {author}"
 release = version = version_of("latentrl")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
