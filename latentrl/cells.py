@@ -24,7 +24,7 @@ class Cells:
     """
 
     def __init__(self, folder: str | Path, settings: Record) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
         output_folder(self.folder / "cells", overwrite=True)

@@ -80,7 +80,8 @@ class Comparison:
             rows.append([record["estimator"], *cells, *[""] * (len(shown) - len(cells))])
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
-    __str__ = to_markdown
+    def __str__(self) -> str:
+        return self.to_markdown()
 
 
 def compare(

@@ -46,8 +46,8 @@ class NetworkDecoder(Decoder):
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, outputs: int) -> None:
         super().__init__()
         make: MakeTrunk = hidden if callable(hidden) else partial(ConditionedTrunk, hidden=hidden)
-        self.trunk = make(observation_dim, latent_dim)
-        self.head = nn.Linear(self.trunk.features_dim, outputs)
+        self.trunk: DecoderTrunk = make(observation_dim, latent_dim)
+        self.head: nn.Linear = nn.Linear(self.trunk.features_dim, outputs)
 
 
 class GaussianDecoder(NetworkDecoder):
@@ -66,8 +66,8 @@ class GaussianDecoder(NetworkDecoder):
         scale: ScaleKind = "per_dimension",
     ) -> None:
         super().__init__(observation_dim, latent_dim, hidden, dimension("action_dim", action_dim))
-        self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = UnboundedScale(self.trunk.features_dim, action_dim, scale)
+        self.raw_units: Unstandardize = Unstandardize(action_dim, "action")
+        self.sigma: UnboundedScale = UnboundedScale(self.trunk.features_dim, action_dim, scale)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiagonalNormal:
         features = self.trunk(observations, z)
@@ -98,7 +98,7 @@ class BoxDecoder(NetworkDecoder):
         super().__init__(observation_dim, latent_dim, hidden, len(low))
         self.register_buffer("low", low)
         self.register_buffer("high", high)
-        self.sigma = UnboundedScale(self.trunk.features_dim, len(low), scale)
+        self.sigma: UnboundedScale = UnboundedScale(self.trunk.features_dim, len(low), scale)
 
 
 class TanhGaussianDecoder(BoxDecoder):
@@ -126,8 +126,8 @@ class MixtureDecoder(NetworkDecoder):
     ) -> None:
         numbers = dimension("n_components", n_components) * (1 + dimension("action_dim", action_dim))
         super().__init__(observation_dim, latent_dim, hidden, numbers)
-        self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = UnboundedScale(self.trunk.features_dim, n_components * action_dim, "state")
+        self.raw_units: Unstandardize = Unstandardize(action_dim, "action")
+        self.sigma: UnboundedScale = UnboundedScale(self.trunk.features_dim, n_components * action_dim, "state")
         self.n_components = n_components
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> GaussianMixture:
@@ -158,9 +158,9 @@ class BinsDecoder(NetworkDecoder):
     ) -> None:
         numbers = dimension("bins", n_bins) * (1 + dimension("action_dim", action_dim))
         super().__init__(observation_dim, latent_dim, hidden, numbers)
-        self.raw_units = Unstandardize(action_dim, "action")
-        self.sigma = UnboundedScale(self.trunk.features_dim, action_dim)
-        self.bins = Centers(n_bins, action_dim)
+        self.raw_units: Unstandardize = Unstandardize(action_dim, "action")
+        self.sigma: UnboundedScale = UnboundedScale(self.trunk.features_dim, action_dim)
+        self.bins: Centers = Centers(n_bins, action_dim)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> NearestComponent:
         features = self.trunk(observations, z)
@@ -188,8 +188,8 @@ class DiscretizedLogisticDecoder(BoxDecoder):
         scale: ScaleKind = "per_dimension",
     ) -> None:
         super().__init__(observation_dim, latent_dim, low, high, hidden, scale)
-        self.bins = count("bins", bins, 2)
-        self.raw_units = Unstandardize(len(low), "action")
+        self.bins: int = count("bins", bins, 2)
+        self.raw_units: Unstandardize = Unstandardize(len(low), "action")
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> DiscretizedLogistic:
         features = self.trunk(observations, z)
@@ -218,7 +218,7 @@ class CategoricalDecoder(NetworkDecoder):
     def __init__(
         self, observation_dim: int, latent_dim: int, sizes: Sequence[int], hidden: Hidden = (128, 128, 128)
     ) -> None:
-        self.sizes = tuple(dimension("sizes", size) for size in sizes)
+        self.sizes: tuple[int, ...] = tuple(dimension("sizes", size) for size in sizes)
         count("the number of sizes", len(self.sizes), 1)
         super().__init__(observation_dim, latent_dim, hidden, sum(self.sizes))
 

@@ -58,8 +58,10 @@ class Denoised(Law):
     has_rsample = False
 
     def __init__(self, denoise: Denoise, box: DataBox, signal: Tensor, steps: int, batch_shape: torch.Size) -> None:
-        self.denoise, self.box, self.signal = denoise, box, signal
-        self.times = torch.linspace(len(signal) - 1, 0, steps + 1).round().long().tolist()
+        self.denoise: Denoise = denoise
+        self.box: DataBox = box
+        self.signal: Tensor = signal
+        self.times: list[int] = torch.linspace(len(signal) - 1, 0, steps + 1).round().long().tolist()
         super().__init__(batch_shape, box.center.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class DiffusionDecoder(NetworkDecoder):
             raise LatentRLError(f"sampling_steps={sampling_steps} exceed the {steps} steps of the process: take fewer")
         inputs = dimension("latent_dim", latent_dim, 0) + dimension("action_dim", action_dim) + TIME_FEATURES
         super().__init__(observation_dim, inputs, hidden, action_dim)
-        self.box = DataBox(action_dim)
+        self.box: DataBox = DataBox(action_dim)
         self.sampling_steps = sampling_steps
         angles = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)
         kept = (angles[1:].cos() / angles[:-1].cos()).square().clamp_min(1e-3)

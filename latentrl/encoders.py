@@ -31,8 +31,8 @@ class Encoder(nn.Module):
         super().__init__()
         # Either may be left out, but not both.
         total = dimension("observation_dim", observation_dim, 0) + dimension("action_dim", action_dim, 0)
-        self.input_dim = dimension("the size of a transition", total)
-        self.scale = Standardize(self.input_dim, "transition")
+        self.input_dim: int = dimension("the size of a transition", total)
+        self.scale: Standardize = Standardize(self.input_dim, "transition")
 
     def inputs(self, observations: Float[Tensor, "*b O"], actions: Float[Tensor, "*b A"]) -> Float[Tensor, "*b D"]:
         """Standardised observations and actions side by side, D = O + A."""
@@ -54,8 +54,8 @@ class TransitionEncoder(Encoder):
     def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(observation_dim, action_dim)
         sizes = [self.input_dim, *layer_sizes("hidden", hidden)]
-        self.net = MLP(sizes)
-        self.features_dim = sizes[-1]
+        self.net: MLP = MLP(sizes)
+        self.features_dim: int = sizes[-1]
 
     def features(self, inputs: Float[Tensor, "*b D"], lengths: Lengths = None) -> Float[Tensor, "*b H"]:  # noqa: ARG002
         return self.net(inputs)
@@ -83,14 +83,15 @@ class SequenceEncoder(Encoder):
         features_dim: int = 128,
     ) -> None:
         super().__init__(observation_dim, action_dim)
-        self.length, self.stride = dimension("length", length), dimension("stride", stride)
-        self.convolutions = nn.ModuleList()
+        self.length: int = dimension("length", length)
+        self.stride: int = dimension("stride", stride)
+        self.convolutions: nn.ModuleList = nn.ModuleList()
         size = self.input_dim
         for width in layer_sizes("channels", channels):
             self.convolutions.append(nn.Linear(size * stride, width))
             size, length = width, -(-length // stride)
-        self.head = nn.Linear(size * length, dimension("features_dim", features_dim))
-        self.features_dim = features_dim
+        self.head: nn.Linear = nn.Linear(size * length, dimension("features_dim", features_dim))
+        self.features_dim: int = features_dim
 
     def features(self, inputs: Float[Tensor, "B T D"], lengths: Lengths = None) -> Float[Tensor, "B H"]:
         """:raises LatentRLError: for padded sequences, which only the other sequence encoders read."""
@@ -114,10 +115,10 @@ class GRUEncoder(Encoder):
 
     def __init__(self, observation_dim: int, action_dim: int, features_dim: int = 128, layers: int = 1) -> None:
         super().__init__(observation_dim, action_dim)
-        self.net = nn.GRU(
+        self.net: nn.GRU = nn.GRU(
             self.input_dim, dimension("features_dim", features_dim), dimension("layers", layers), batch_first=True
         )
-        self.features_dim = features_dim
+        self.features_dim: int = features_dim
 
     def features(self, inputs: Float[Tensor, "B T D"], lengths: Lengths = None) -> Float[Tensor, "B H"]:
         states, _ = self.net(inputs)
@@ -141,13 +142,15 @@ class TransformerEncoder(Encoder):
         super().__init__(observation_dim, action_dim)
         if dimension("features_dim", features_dim) % (2 * count("heads", heads, 1)):
             raise LatentRLError(f"features_dim must be a multiple of 2·heads = {2 * heads}, but is {features_dim}")
-        self.embedding = nn.Linear(self.input_dim, features_dim)
+        self.embedding: nn.Linear = nn.Linear(self.input_dim, features_dim)
         layer = nn.TransformerEncoderLayer(
             features_dim, heads, 2 * features_dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.net = nn.TransformerEncoder(layer, dimension("layers", layers), enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(features_dim)
-        self.features_dim = features_dim
+        self.net: nn.TransformerEncoder = nn.TransformerEncoder(
+            layer, dimension("layers", layers), enable_nested_tensor=False
+        )
+        self.norm: nn.LayerNorm = nn.LayerNorm(features_dim)
+        self.features_dim: int = features_dim
 
     def features(self, inputs: Float[Tensor, "B T D"], lengths: Lengths = None) -> Float[Tensor, "B H"]:
         steps = torch.arange(inputs.shape[1], device=inputs.device)

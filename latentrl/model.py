@@ -70,10 +70,16 @@ class LatentModel(nn.Module):
             raise LatentRLError(
                 f"the posterior's latent is {_named(kinds[0])}, the prior's {_named(kinds[1])}: make them the same"
             )
-        self.posterior, self.prior, self.decoder, self.trunk = posterior, prior, decoder, trunk
-        self.latent_clip = None if latent_clip is None else at_least("latent_clip", latent_clip, 0.0, infinite=True)
-        self.history, self.temperature = dimension("history", history), at_least("temperature", temperature, 1e-6)
-        self.latent_dim = 0 if prior is None else prior.latent_dim
+        self.posterior: Posterior | None = posterior
+        self.prior: Prior | None = prior
+        self.decoder: Decoder = decoder
+        self.trunk: ObservationTrunk | None = trunk
+        self.latent_clip: float | None = (
+            None if latent_clip is None else at_least("latent_clip", latent_clip, 0.0, infinite=True)
+        )
+        self.history: int = dimension("history", history)
+        self.temperature: float = at_least("temperature", temperature, 1e-6)
+        self.latent_dim: int = 0 if prior is None else prior.latent_dim
         self.register_buffer("remembered", torch.full((REMEMBERED, self.latent_dim), torch.nan) if aggregate else None)
         self.register_buffer("standardized", torch.tensor(False))
 

@@ -166,11 +166,11 @@ class ConditionedTrunk(DecoderTrunk):
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Sequence[int] = (128, 128, 128)) -> None:
         super().__init__()
         observation_dim = dimension("observation_dim", observation_dim, 0)
-        self.observation_scale = Standardize(observation_dim, "observation")
+        self.observation_scale: Standardize = Standardize(observation_dim, "observation")
         sizes = [observation_dim + dimension("latent_dim", latent_dim, 0), *layer_sizes("hidden", hidden)]
-        self.net = MLP(sizes)
+        self.net: MLP = MLP(sizes)
         self.observation_dim = observation_dim
-        self.features_dim = sizes[-1]
+        self.features_dim: int = sizes[-1]
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
         if self.observation_dim == 0:
@@ -212,7 +212,8 @@ class LowerTriangular(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size, self.below = size, size * (size - 1) // 2
+        self.size: int = size
+        self.below: int = size * (size - 1) // 2
         source = torch.full((size, size), size + self.below)  # of the zero at the end
         rows, columns = torch.tril_indices(size, size, -1)
         source[rows, columns] = size + torch.arange(self.below)
@@ -241,8 +242,8 @@ class UnboundedScale(nn.Module):
     def __init__(self, features_dim: int, size: int, kind: ScaleKind = "per_dimension") -> None:
         super().__init__()
         one_of("scale", kind, SCALE_KINDS)
-        self.raw = nn.Parameter(torch.full((1 if kind == "shared" else size,), UNIT_SCALE))
-        self.from_features = nn.Linear(features_dim, size, bias=False) if kind == "state" else None
+        self.raw: nn.Parameter = nn.Parameter(torch.full((1 if kind == "shared" else size,), UNIT_SCALE))
+        self.from_features: nn.Linear | None = nn.Linear(features_dim, size, bias=False) if kind == "state" else None
 
     def forward(self, features: Float[Tensor, "*b H"]) -> Tensor:
         """(*b, size), or (1,) or (size,) where they are the same for all features."""
@@ -261,11 +262,11 @@ class StateParameters(nn.Module):
         self, initial: Float[Tensor, " n"], observation_dim: int | None = None, hidden: Sequence[int] = (128, 128)
     ) -> None:
         super().__init__()
-        self.free = nn.Parameter(initial)
+        self.free: nn.Parameter = nn.Parameter(initial)
         self.trunk: ConditionedTrunk | None = None
         if observation_dim is not None:
             self.trunk = ConditionedTrunk(observation_dim, 0, hidden)
-            self.from_features = nn.Linear(self.trunk.features_dim, len(initial), bias=False)
+            self.from_features: nn.Linear = nn.Linear(self.trunk.features_dim, len(initial), bias=False)
 
     def forward(self, observations: Float[Tensor, "*b O"]) -> Float[Tensor, "*c n"]:
         """(n,), or (*b, n) where they depend on the state."""

@@ -28,7 +28,7 @@ class Posterior(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.latent_dim = dimension("latent_dim", latent_dim)
+        self.latent_dim: int = dimension("latent_dim", latent_dim)
 
     def infer(self, batch: Batch, bound: Bound) -> Distribution:
         """q for the elements of a batch; ``bound`` is there for members that improve q on each element."""
@@ -45,8 +45,8 @@ class AmortizedPosterior(Posterior):
 
     def __init__(self, encoder: Encoder, latent_dim: int, outputs: int) -> None:
         super().__init__(latent_dim)
-        self.encoder = instance("encoder", encoder, nn.Module)
-        self.head = nn.Linear(encoder.features_dim, outputs)
+        self.encoder: Encoder = instance("encoder", encoder, nn.Module)
+        self.head: nn.Linear = nn.Linear(encoder.features_dim, outputs)
 
     def law(self, inputs: Tensor, lengths: Lengths = None) -> Distribution:
         """q(z|·) from the encoder's standardised inputs (B, D) or (B, T, D)."""
@@ -99,7 +99,7 @@ class MixturePosterior(AmortizedPosterior):
     """
 
     def __init__(self, encoder: Encoder, latent_dim: int, n_components: int = 4) -> None:
-        self.n_components = dimension("n_components", n_components)
+        self.n_components: int = dimension("n_components", n_components)
         super().__init__(encoder, latent_dim, self.n_components * (1 + 2 * latent_dim))
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> GaussianMixture:
@@ -120,7 +120,7 @@ class FlowPosterior(AmortizedPosterior):
 
     def __init__(self, encoder: Encoder, latent_dim: int, transforms: int = 3, bins: int = 8) -> None:
         super().__init__(encoder, latent_dim, 2 * latent_dim)
-        self.flow = spline_flow(latent_dim, encoder.features_dim, transforms, bins)
+        self.flow: nn.Module = spline_flow(latent_dim, encoder.features_dim, transforms, bins)
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> FlowLaw:
         loc, raw_scale = self.head(features).chunk(2, dim=-1)
@@ -136,7 +136,7 @@ class CategoricalPosterior(AmortizedPosterior):
 
     def __init__(self, encoder: Encoder, latent_dim: int, factors: int = 1) -> None:
         super().__init__(encoder, latent_dim, latent_dim)
-        self.sizes = choice_sizes(latent_dim, factors)
+        self.sizes: tuple[int, ...] = choice_sizes(latent_dim, factors)
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> OneHots:
         return choices(self.head(features), self.sizes)
@@ -158,9 +158,9 @@ class SemiAmortizedPosterior(GaussianPosterior):
         self, encoder: Encoder, latent_dim: int, steps: int = 5, step_size: float = 0.1, num_samples: int = 1
     ) -> None:
         super().__init__(encoder, latent_dim)
-        self.steps = dimension("steps", steps, 0)
-        self.step_size = at_least("step_size", step_size, 0.0)
-        self.num_samples = dimension("num_samples", num_samples)
+        self.steps: int = dimension("steps", steps, 0)
+        self.step_size: float = at_least("step_size", step_size, 0.0)
+        self.num_samples: int = dimension("num_samples", num_samples)
 
     def infer(self, batch: Batch, bound: Bound) -> DiagonalNormal:
         inputs = self.encoder.inputs(batch.context_observations, batch.context_actions)
@@ -195,8 +195,8 @@ class PerDatapointPosterior(Posterior):
 
     def __init__(self, num_data: int, latent_dim: int) -> None:
         super().__init__(latent_dim)
-        self.loc = nn.Parameter(torch.zeros(dimension("num_data", num_data), latent_dim))
-        self.raw_scale = nn.Parameter(torch.full((num_data, latent_dim), UNIT_SCALE))
+        self.loc: nn.Parameter = nn.Parameter(torch.zeros(dimension("num_data", num_data), latent_dim))
+        self.raw_scale: nn.Parameter = nn.Parameter(torch.full((num_data, latent_dim), UNIT_SCALE))
 
     def infer(self, batch: Batch, bound: Bound) -> DiagonalNormal:  # noqa: ARG002
         """:raises LatentRLError: the batch does not say which data it holds."""

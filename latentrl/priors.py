@@ -42,7 +42,7 @@ class Prior(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.latent_dim = dimension("latent_dim", latent_dim)
+        self.latent_dim: int = dimension("latent_dim", latent_dim)
         self.register_buffer("seeded", torch.tensor(False))
 
     def forward(self, observations: Float[Tensor, "B O"]) -> Distribution:
@@ -76,7 +76,7 @@ class GaussianPrior(Prior):
     def __init__(self, latent_dim: int, observation_dim: int | None = None, hidden: Hidden = (128, 128)) -> None:
         super().__init__(latent_dim)
         initial = torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE)])
-        self.numbers = StateParameters(initial, observation_dim, hidden)
+        self.numbers: StateParameters = StateParameters(initial, observation_dim, hidden)
 
     def forward(self, observations: Float[Tensor, "B O"]) -> DiagonalNormal:
         loc, raw_scale = self.numbers(observations).chunk(2, dim=-1)
@@ -104,7 +104,8 @@ class MixturePrior(Prior):
         hidden: Hidden = (128, 128),
     ) -> None:
         super().__init__(latent_dim)
-        self.n_components, self.learn_weights = dimension("n_components", n_components), learn_weights
+        self.n_components: int = dimension("n_components", n_components)
+        self.learn_weights: bool = learn_weights
         self._placed = False
         size = n_components * latent_dim
         initial = [
@@ -112,7 +113,7 @@ class MixturePrior(Prior):
             torch.randn(size),
             torch.full((size,), UNIT_SCALE),
         ]
-        self.numbers = StateParameters(torch.cat(initial), observation_dim, hidden)
+        self.numbers: StateParameters = StateParameters(torch.cat(initial), observation_dim, hidden)
 
     @property
     def loc(self) -> Float[Tensor, "K Z"]:
@@ -194,11 +195,11 @@ class VampPrior(Prior):
             raise LatentRLError("a VampPrior mixes densities, not laws over a finite set: take a CategoricalPrior")
         super().__init__(posterior.latent_dim)
         steps = () if length is None else (dimension("length", length),)
-        self.logits = nn.Parameter(
+        self.logits: nn.Parameter = nn.Parameter(
             torch.zeros(dimension("n_components", n_components)), requires_grad=bool(learn_weights)
         )
         inputs = torch.randn(n_components, *steps, posterior.encoder.input_dim)
-        self.pseudo_inputs = nn.Parameter(inputs, requires_grad=bool(learn_inputs))
+        self.pseudo_inputs: nn.Parameter = nn.Parameter(inputs, requires_grad=bool(learn_inputs))
         self._check_readable(posterior)
         # A tuple hides the module from parameters() and state_dict(), and deepcopy and pickle still follow it.
         self._posterior = (posterior,)
@@ -254,8 +255,8 @@ class FlowPrior(Prior):
             else [dimension("observation_dim", observation_dim, 0), *layer_sizes("hidden", hidden)][-1]
         )
         initial = torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE), torch.zeros(context)])
-        self.numbers = StateParameters(initial, observation_dim, hidden)
-        self.flow = spline_flow(latent_dim, context, transforms, bins)
+        self.numbers: StateParameters = StateParameters(initial, observation_dim, hidden)
+        self.flow: nn.Module = spline_flow(latent_dim, context, transforms, bins)
 
     def forward(self, observations: Float[Tensor, "B O"]) -> FlowLaw:
         numbers = self.numbers(observations)
@@ -281,11 +282,13 @@ class CategoricalPrior(Prior):
         hidden: Hidden = (128, 128),
     ) -> None:
         super().__init__(latent_dim)
-        self.sizes = choice_sizes(latent_dim, factors)
+        self.sizes: tuple[int, ...] = choice_sizes(latent_dim, factors)
         if observation_dim is not None:
             dimension("observation_dim", observation_dim, 0)
         # Equal for all states, too, where they are not learned.
-        self.numbers = StateParameters(torch.zeros(latent_dim), observation_dim if learn_weights else None, hidden)
+        self.numbers: StateParameters = StateParameters(
+            torch.zeros(latent_dim), observation_dim if learn_weights else None, hidden
+        )
         self.numbers.requires_grad_(bool(learn_weights))
 
     def forward(self, observations: Float[Tensor, "B O"]) -> OneHots:

@@ -136,7 +136,7 @@ class Multiplier:
     reads_kl: ClassVar[bool] = False
 
     def __init__(self, rate: float, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)) -> None:
-        self.rate = at_least("rate", rate, 0.0)
+        self.rate: float = at_least("rate", rate, 0.0)
         if not isinstance(limits, Sequence) or len(limits) != 2:
             raise LatentRLError(
                 f"limits are the smallest and the largest β, such as (0.1, 10), but {limits!r} was given"
@@ -179,7 +179,7 @@ class KLConstraint(Multiplier):
         self, target: float, rate: float = 0.05, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)
     ) -> None:
         super().__init__(rate, initial, limits)
-        self.target = at_least("target", target, 1e-6)
+        self.target: float = at_least("target", target, 1e-6)
 
     def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
         self._move(_number(kl) / self.target - 1.0)
@@ -204,8 +204,8 @@ class Geco(Multiplier):
         limits: tuple[float, float] = (1e-4, 1e4),
     ) -> None:
         super().__init__(rate, initial, limits)
-        self.target = real("target", target)
-        self.scale = at_least("scale", scale, 1e-12)
+        self.target: float = real("target", target)
+        self.scale: float = at_least("scale", scale, 1e-12)
 
     def observe(self, step: int, kl: Tensor, reconstruction: Tensor) -> None:  # noqa: ARG002
         self._move((_number(reconstruction) - self.target) / self.scale)
@@ -223,7 +223,8 @@ class KLRange(Multiplier):
 
     def __init__(self, low: float, high: float, rate: float = 0.05) -> None:
         super().__init__(rate)
-        self.low, self.high = at_least("low", low, 0.0), at_least("high", high, max(low, 1e-6), infinite=True)
+        self.low: float = at_least("low", low, 0.0)
+        self.high: float = at_least("high", high, max(low, 1e-6), infinite=True)
         self._above: Tensor | float = 0.0
         self._below: Tensor | float = 0.0
 

@@ -31,15 +31,15 @@ class HistoryTrunk(DecoderTrunk):
         observation_dim = dimension("observation_dim", observation_dim, 0)
         if observation_dim == 0:
             raise LatentRLError("a decoder of the latent alone has no history to read: take the trunk 'mlp'")
-        self.observation_scale = Standardize(observation_dim, "observation")
-        self.history = count("history", history, 1)
+        self.observation_scale: Standardize = Standardize(observation_dim, "observation")
+        self.history: int = count("history", history, 1)
         if observation_dim % self.history:
             raise LatentRLError(
                 f"observation_dim={observation_dim} features are not those of history={history} observations: give a "
                 "multiple of it"
             )
-        self.frame_dim = observation_dim // self.history
-        self.latent_dim = dimension("latent_dim", latent_dim, 0)
+        self.frame_dim: int = observation_dim // self.history
+        self.latent_dim: int = dimension("latent_dim", latent_dim, 0)
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Tensor:
         frames = self.observation_scale(observations).unflatten(-1, (self.history, self.frame_dim))
@@ -66,9 +66,9 @@ class GRUTrunk(HistoryTrunk):
     def __init__(self, observation_dim: int, latent_dim: int, hidden: Hidden, history: int) -> None:
         super().__init__(observation_dim, latent_dim, history)
         hidden = _widths(hidden)
-        self.net = nn.GRU(self.frame_dim + self.latent_dim, hidden[0], batch_first=True)
-        self.head = MLP(hidden)
-        self.features_dim = hidden[-1]
+        self.net: nn.GRU = nn.GRU(self.frame_dim + self.latent_dim, hidden[0], batch_first=True)
+        self.head: MLP = MLP(hidden)
+        self.features_dim: int = hidden[-1]
 
     def features(self, frames: Float[Tensor, "N H F"], z: Float[Tensor, "N Z"]) -> Float[Tensor, "N D"]:
         inputs = torch.cat([frames, z.unsqueeze(1).expand(-1, self.history, -1)], -1)
@@ -97,17 +97,17 @@ class TransformerTrunk(HistoryTrunk):
                 f"a transformer's layers are as wide as one another, and a multiple of {heads}: give hidden such as "
                 f"(128, 128), not {tuple(hidden)}"
             )
-        self.from_frame = nn.Linear(self.frame_dim, width)
-        self.from_latent = nn.Linear(latent_dim, width) if latent_dim else None
+        self.from_frame: nn.Linear = nn.Linear(self.frame_dim, width)
+        self.from_latent: nn.Linear | None = nn.Linear(latent_dim, width) if latent_dim else None
         # Of the small size that GPT-2 starts them with: positions, and what a query asks for.
-        self.places = nn.Parameter(0.02 * torch.randn(self.history, width))
-        self.queries = nn.Parameter(0.02 * torch.randn(dimension("chunk", chunk), width))
+        self.places: nn.Parameter = nn.Parameter(0.02 * torch.randn(self.history, width))
+        self.queries: nn.Parameter = nn.Parameter(0.02 * torch.randn(dimension("chunk", chunk), width))
         layer = nn.TransformerEncoderLayer(
             width, heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.net = nn.TransformerEncoder(layer, len(hidden), enable_nested_tensor=False)
-        self.norm = nn.LayerNorm(width)
-        self.features_dim = chunk * width
+        self.net: nn.TransformerEncoder = nn.TransformerEncoder(layer, len(hidden), enable_nested_tensor=False)
+        self.norm: nn.LayerNorm = nn.LayerNorm(width)
+        self.features_dim: int = chunk * width
 
     def features(self, frames: Float[Tensor, "N H F"], z: Float[Tensor, "N Z"]) -> Float[Tensor, "N D"]:
         tokens = [self.from_frame(frames) + self.places, self.queries.expand(frames.shape[0], -1, -1)]

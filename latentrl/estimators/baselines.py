@@ -96,7 +96,7 @@ class LearnedBaseline(LawBaseline):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = instance("network", network, Callable)
+        self.network: nn.Module = instance("network", network, Callable)
 
     def forward(self, q: Distribution) -> Float[Tensor, "*batch"]:
         """b for every element of the batch.

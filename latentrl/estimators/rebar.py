@@ -46,10 +46,10 @@ class Rebar(Estimator):
 
     def __init__(self, temperature: float = 0.5, eta: float = 1.0) -> None:
         super().__init__()
-        self.log_temperature = nn.Parameter(
+        self.log_temperature: nn.Parameter = nn.Parameter(
             torch.tensor(math.log(at_least("temperature", temperature, LEAST_TEMPERATURE)))
         )
-        self.eta = nn.Parameter(torch.tensor(float(real("eta", eta))))
+        self.eta: nn.Parameter = nn.Parameter(torch.tensor(float(real("eta", eta))))
 
     @property
     def temperature(self) -> Float[Tensor, ""]:
@@ -110,7 +110,7 @@ class Relax(Rebar):
 
     def __init__(self, control: nn.Module, temperature: float = 0.5, eta: float = 1.0) -> None:
         super().__init__(temperature, eta)
-        self.control = instance("control", control, Callable)
+        self.control: nn.Module = instance("control", control, Callable)
 
     def control_variate(
         self, draw: Thresholded, f: Integrand, z: Float[Tensor, "S *batch Z"]

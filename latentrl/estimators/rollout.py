@@ -144,10 +144,10 @@ class ValueFunction(nn.Module):
 
     def __init__(self, observation_dim: int, horizon: int, hidden: Sequence[int] = (64, 64)) -> None:
         super().__init__()
-        self.horizon = count("horizon", horizon, 1)
+        self.horizon: int = count("horizon", horizon, 1)
         sizes = [dimension("observation_dim", observation_dim, 0) + 1, *layer_sizes("hidden", hidden)]
-        self.net = MLP(sizes)
-        self.head = nn.Linear(sizes[-1], 1)
+        self.net: MLP = MLP(sizes)
+        self.head: nn.Linear = nn.Linear(sizes[-1], 1)
 
     def forward(self, observations: Float[Tensor, "*T N O"], to_go: Float[Tensor, "*T 1"]) -> Float[Tensor, "*T N"]:
         share = (to_go / self.horizon).expand(observations.shape[:-1]).unsqueeze(-1)

@@ -65,10 +65,11 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         num_samples: int = 8,
         **kwargs: Any,
     ) -> None:
-        self.latent_dim, self.hold = dimension("latent_dim", latent_dim), count("hold", hold, 0)
-        self.prior_name = one_of("prior", prior, PRIORS)
-        self.n_components = dimension("n_components", n_components)
-        self.num_samples = dimension("num_samples", num_samples)
+        self.latent_dim: int = dimension("latent_dim", latent_dim)
+        self.hold: int = count("hold", hold, 0)
+        self.prior_name: str = one_of("prior", prior, PRIORS)
+        self.n_components: int = dimension("n_components", n_components)
+        self.num_samples: int = dimension("num_samples", num_samples)
         self._rollout: RolloutLatents | None = None
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
@@ -78,7 +79,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         refuse_parts(self)
         if self.use_sde:
             raise LatentRLError("gSDE and a latent both explore by noise that is held: leave use_sde at False")
-        self.prior = self._make_prior(self.features_dim)
+        self.prior: Prior = self._make_prior(self.features_dim)
         super()._build(lr_schedule)
 
     def _make_prior(self, features_dim: int) -> Prior:
@@ -94,7 +95,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         def extractor(features: int) -> MlpExtractor:
             return MlpExtractor(features, self.net_arch, self.activation_fn, self.device)
 
-        self.mlp_extractor = extractor(self.features_dim + self.latent_dim)
+        self.mlp_extractor: MlpExtractor = extractor(self.features_dim + self.latent_dim)
         # A latent that is drawn anew at each step says nothing of what is to come.
         valued = extractor(self.features_dim + (0 if self.hold == 1 else self.latent_dim + 1))
         self.mlp_extractor.value_net, self.mlp_extractor.latent_dim_vf = valued.value_net, valued.latent_dim_vf
@@ -141,7 +142,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         try:
             return super()._get_action_dist_from_latent(latent_pi)
         finally:
-            self.action_dist = kept
+            self.action_dist: Distribution = kept
 
     def _value(self, features: Tensor, z: Tensor, drawn: Tensor) -> Tensor:
         """V(s, z), or V(s) before z is drawn, (B, 1)."""

@@ -80,6 +80,7 @@ class LatentBC(BaseAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"LatentPolicy": LatentPolicy}
     policy: LatentPolicy
+    num_timesteps: int
     _agent: BaseAlgorithm | None = None
 
     def __init__(
@@ -126,8 +127,8 @@ class LatentBC(BaseAlgorithm):
             self.observation_space, self.action_space = self._agent.observation_space, self._agent.action_space
             if self.env is not None:
                 utils.check_for_correct_spaces(self.env, self.observation_space, self.action_space)
-        self.batch_size = dimension("batch_size", batch_size)
-        self.steps_per_segment = dimension("steps_per_segment", steps_per_segment)
+        self.batch_size: int = dimension("batch_size", batch_size)
+        self.steps_per_segment: int = dimension("steps_per_segment", steps_per_segment)
         self._auto_weight = isinstance(kl_weight, str) and kl_weight == "auto"
         self.kl_weight: Schedule | None = None if self._auto_weight else as_schedule(kl_weight)  # type: ignore[arg-type]
         if not 0.0 <= at_least("kl_warmup", kl_warmup, 0.0) <= 1.0:
@@ -143,14 +144,16 @@ class LatentBC(BaseAlgorithm):
         if max_grad_norm is not None:
             at_least("max_grad_norm", max_grad_norm, 0.0, infinite=True)
         self.max_grad_norm = max_grad_norm
-        self.estimator = None if estimator is None else single_sample(estimator).to(self.device)
-        self.num_samples = None if num_samples is None else dimension("num_samples", num_samples)
+        self.estimator: Estimator | None = None if estimator is None else single_sample(estimator).to(self.device)
+        self.num_samples: int | None = None if num_samples is None else dimension("num_samples", num_samples)
         if gradient_variance_every is not None:
             count("gradient_variance_every", gradient_variance_every, 1)
         self.gradient_variance_every = gradient_variance_every
         check_processes(devices, precision, batch_size, self.device)
-        self.precision, self.devices, self.compile = precision, devices, compile
-        self.ema_decay = None if ema_decay is None else check_decay(ema_decay)
+        self.precision: Precision = precision
+        self.devices: int = devices
+        self.compile: bool = compile
+        self.ema_decay: float | None = None if ema_decay is None else check_decay(ema_decay)
         self.demonstrations = demonstrations
         self._fade_steps = 0
         self._warned = False
@@ -178,7 +181,7 @@ class LatentBC(BaseAlgorithm):
         """
         wrapped = self._wrap_env(env, self.verbose)
         self._check_normalizer(wrapped)
-        self.n_envs = wrapped.num_envs
+        self.n_envs: int = wrapped.num_envs
         super().set_env(wrapped, force_reset)
 
     def _check_normalizer(self, env: VecEnv | None) -> None:
@@ -193,8 +196,8 @@ class LatentBC(BaseAlgorithm):
         """Take the demonstrations' spaces, or see the demonstrations as taken in the environment's."""
         require_demonstrations(demonstrations)
         if not hasattr(self, "observation_space"):
-            self.observation_space = channels_first(demonstrations.observation_space)
-            self.action_space = demonstrations.action_space
+            self.observation_space: spaces.Space[Any] = channels_first(demonstrations.observation_space)
+            self.action_space: spaces.Space[Any] = demonstrations.action_space
         self.demonstrations = self._seen(demonstrations)
         space = self.demonstrations.observation_space
         if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
@@ -219,9 +222,9 @@ class LatentBC(BaseAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """As in the parent, but the environment is not reset: cloning never steps it, and may have none."""
-        self.start_time = time.time_ns()
-        self.ep_info_buffer = deque(maxlen=self._stats_window_size)
-        self.ep_success_buffer = deque(maxlen=self._stats_window_size)
+        self.start_time: float = time.time_ns()
+        self.ep_info_buffer: deque[Any] | None = deque(maxlen=self._stats_window_size)
+        self.ep_success_buffer: deque[Any] | None = deque(maxlen=self._stats_window_size)
         if reset_num_timesteps:
             self.num_timesteps = 0
             # A continued run keeps the fade of the first, or its KL weight would fall back.

@@ -58,7 +58,7 @@ class Run:
         self._agent, self._total, self._log_interval = agent, total, log_interval
         # A run may go on with a progress bar, or without.
         self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar)]
-        self.every = count("checkpoint_every", every, 1)
+        self.every: int = count("checkpoint_every", every, 1)
         self._folder: RunFolder | None = None
         state: State | None = None
         if checkpoint is not None:

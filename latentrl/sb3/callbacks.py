@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Env
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -50,8 +51,9 @@ class ModeCoverage(EvalCallback):
         **kwargs: Any,
     ) -> None:
         super().__init__(eval_env, n_eval_episodes=n_eval_episodes, deterministic=deterministic, **kwargs)
-        self.n_modes, self.minimum = dimension("n_modes", n_modes, 2), count("minimum", minimum, 1)
-        self.counts = np.zeros(self.n_modes, dtype=np.int64)
+        self.n_modes: int = dimension("n_modes", n_modes, 2)
+        self.minimum: int = count("minimum", minimum, 1)
+        self.counts: NDArray[np.int64] = np.zeros(self.n_modes, dtype=np.int64)
         """(n_modes,) successful episodes of the last evaluation."""
         self._recorder = Recorder()
 
@@ -87,7 +89,7 @@ class LatentUsage(BaseCallback):
 
     def __init__(self, states: int = 256, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.states = count("states", states, 1)
+        self.states: int = count("states", states, 1)
 
     def _on_training_start(self) -> None:
         if not isinstance(self.model.policy, LatentActorCriticPolicy):

@@ -43,10 +43,10 @@ class CloneTerm(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.demonstrations = require_demonstrations(demonstrations)
-        self.coef = at_least("coef", coef, 0.0)
-        self.share = checked_share(share)
-        self.batch_size = None if batch_size is None else dimension("batch_size", batch_size)
+        self.demonstrations: Demonstrations = require_demonstrations(demonstrations)
+        self.coef: float = at_least("coef", coef, 0.0)
+        self.share: float | None = checked_share(share)
+        self.batch_size: int | None = None if batch_size is None else dimension("batch_size", batch_size)
         self.q_filter = q_filter
         self._hook: RemovableHandle | None = None
 

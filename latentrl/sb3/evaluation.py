@@ -138,7 +138,10 @@ class _Watched:
     """A policy whose calls are timed, and what it is shown kept: raw, as it was before VecNormalize."""
 
     def __init__(self, policy: Any, num_envs: int, normalizer: VecNormalize | None, keep: bool) -> None:
-        self.policy, self.num_envs, self.normalizer, self.keep = policy, num_envs, normalizer, keep
+        self.policy: Any = policy
+        self.num_envs: int = num_envs
+        self.normalizer: VecNormalize | None = normalizer
+        self.keep: bool = keep
         self.seconds: list[float] = []
         self.now: Any = None
 

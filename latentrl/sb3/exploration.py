@@ -132,7 +132,7 @@ class NoveltyReward(ExplorationBonus):
     model: LatentModel
 
     def __init__(self, venv: VecEnv, latent_dim: int = 8, **options: Any) -> None:
-        self.latent_dim = dimension("latent_dim", latent_dim)
+        self.latent_dim: int = dimension("latent_dim", latent_dim)
         super().__init__(venv, **options)
 
     def _make_model(self) -> LatentModel:

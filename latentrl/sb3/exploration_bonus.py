@@ -85,18 +85,21 @@ class ExplorationBonus(VecEnvWrapper):
                 f"outside: VecNormalize({type(self).__name__}(env))"
             )
         super().__init__(venv)
-        self.scale, self.extrinsic = float(at_least("scale", scale, 0.0)), float(at_least("extrinsic", extrinsic, 0.0))
+        self.scale: float = float(at_least("scale", scale, 0.0))
+        self.extrinsic: float = float(at_least("extrinsic", extrinsic, 0.0))
         self.training = training
-        self.train_every = count("train_every", train_every, 1)
-        self.batch_size = dimension("batch_size", batch_size)
-        self.buffer_size = dimension("buffer_size", buffer_size, self.batch_size)
-        self.learning_rate = float(at_least("learning_rate", learning_rate, 0.0))
-        self.hidden = layer_sizes("hidden", hidden)
-        self.random_seed = int(torch.randint(2**31, ())) if seed is None else count("seed", seed, 0)
-        self.device = resolve_device(device)
+        self.train_every: int = count("train_every", train_every, 1)
+        self.batch_size: int = dimension("batch_size", batch_size)
+        self.buffer_size: int = dimension("buffer_size", buffer_size, self.batch_size)
+        self.learning_rate: float = float(at_least("learning_rate", learning_rate, 0.0))
+        self.hidden: tuple[int, ...] = layer_sizes("hidden", hidden)
+        self.random_seed: int = int(torch.randint(2**31, ())) if seed is None else count("seed", seed, 0)
+        self.device: torch.device = resolve_device(device)
         self._features = None if features is None else instance("features", features, Callable)
-        self.feature_dim = self._feature_dim()
-        self.seen, self.updates, self._steps = 0, 0, 0
+        self.feature_dim: int = self._feature_dim()
+        self.seen: int = 0
+        self.updates: int = 0
+        self._steps = 0
         self._statistics = {"features": RunningMeanStd(shape=(self.feature_dim,)), "nats": RunningMeanStd()}
         with self._own_randomness():
             self.model = self._make_model().to(self.device)

@@ -34,7 +34,7 @@ class ActingPolicy(nn.Module):
 
     def __init__(self, policy: LatentPolicy) -> None:
         super().__init__()
-        self.policy = instance("policy", policy, LatentPolicy)
+        self.policy: LatentPolicy = instance("policy", policy, LatentPolicy)
         space = policy.action_space
         bounded = isinstance(space, spaces.Box)
         for name in ("low", "high"):

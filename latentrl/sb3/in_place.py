@@ -10,7 +10,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.td3.policies import TD3Policy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
@@ -38,8 +38,9 @@ class ActorDecoder(Decoder):
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
-        self.net, self.head = policy.mlp_extractor.policy_net, policy.action_net
-        self.log_std = getattr(policy, "log_std", None)
+        self.net: nn.Sequential = policy.mlp_extractor.policy_net
+        self.head: nn.Module = policy.action_net
+        self.log_std: Tensor | None = getattr(policy, "log_std", None)
         self._plain = not isinstance(policy.action_dist, Mixed)
         self._acts = mixture_of(policy.action_dist, 1) if self._plain else policy.action_dist
 

@@ -42,7 +42,7 @@ class LatentActions:
 
     def __init__(self, source: Source, reach: float, loc: ArrayLike | None, scale: ArrayLike | None) -> None:
         # A copy, so that nothing that happens to the original moves the environment under the agent.
-        self.policy = copy.deepcopy(_policy(source))
+        self.policy: LatentPolicy = copy.deepcopy(_policy(source))
         del self.policy.optimizer
         self.policy.requires_grad_(False)
         self.policy.set_training_mode(False)
@@ -55,9 +55,9 @@ class LatentActions:
                 "clone with history=1 from stacked observations, and stack the environment's (VecFrameStack)"
             )
         at_least("reach", reach, 1e-6)
-        self.latent_dim = prior.latent_dim
+        self.latent_dim: int = prior.latent_dim
         self.sizes: tuple[int, ...] | None = getattr(prior, "sizes", None)
-        self.action_space = self._space(reach)
+        self.action_space: spaces.Space[Any] = self._space(reach)
         self._loc, self._scale = self._units("loc", loc), self._units("scale", scale)
         if self._scale is not None and not (self._scale > 0).all():
             raise LatentRLError(f"scale must be positive, but {scale!r} was given")
@@ -167,7 +167,7 @@ class LatentActionWrapper(VecEnvWrapper):
                 f"LatentActionWrapper takes a VecEnv of stable-baselines3, but {venv!r} was given: make it with "
                 "make_vec_env, or wrap a single environment in LatentActionEnv"
             )
-        self.latent_actions = LatentActions(source, reach, loc, scale)
+        self.latent_actions: LatentActions = LatentActions(source, reach, loc, scale)
         policy = self.latent_actions.policy
         _check_spaces(policy, venv.observation_space, venv.action_space)
         if policy.config.chunk > 1 and policy.config.hold != 1:
@@ -236,12 +236,12 @@ class LatentActionEnv(gym.Wrapper[Any, Any, Any, Any]):
                 "LatentActionWrapper"
             )
         super().__init__(env)
-        self.latent_actions = LatentActions(source, reach, loc, scale)
+        self.latent_actions: LatentActions = LatentActions(source, reach, loc, scale)
         policy = self.latent_actions.policy
         _check_spaces(policy, env.observation_space, env.action_space)
         if hold is None:
             hold = 1 if policy.config.hold == 1 else policy.config.chunk
-        self.hold = count("hold", hold, 0)
+        self.hold: int = count("hold", hold, 0)
         self.action_space = self.latent_actions.action_space
         self._observation: Any = None
 

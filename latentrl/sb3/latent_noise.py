@@ -42,7 +42,7 @@ class NormalNoise(spaces.MultiBinary):
     """
 
     def __init__(self, n: int, seed: int | np.random.Generator | None = None) -> None:
-        self.n = n
+        self.n: int = n
         spaces.Space.__init__(self, (n,), np.float32, seed)
 
     def sample(self, mask: Any = None, probability: Any = None) -> NDArray[Any]:  # noqa: ARG002 - the parent's
@@ -90,13 +90,16 @@ class LatentNoiseWrapper(VecEnvWrapper):
                 "VecNormalize keeps the observations that off-policy algorithms store, so it must see the noise and go "
                 f"outside: VecNormalize(LatentNoiseWrapper(env), norm_obs_keys=[{OBSERVATION!r}])"
             )
-        self.latent_dim, self.hold = dimension("latent_dim", latent_dim), count("hold", hold, 0)
-        self.kind = one_of("kind", kind, KINDS)
+        self.latent_dim: int = dimension("latent_dim", latent_dim)
+        self.hold: int = count("hold", hold, 0)
+        self.kind: str = one_of("kind", kind, KINDS)
         space = venv.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {OBSERVATION: space}
         if NOISE in parts:
             raise LatentRLError(f"the observation already has a part {NOISE!r}: wrap once, or rename that part")
-        self.noise_space = NormalNoise(self.latent_dim) if kind == "normal" else spaces.Discrete(self.latent_dim)
+        self.noise_space: NormalNoise | spaces.Discrete = (
+            NormalNoise(self.latent_dim) if kind == "normal" else spaces.Discrete(self.latent_dim)
+        )
         super().__init__(venv, spaces.Dict({**parts, NOISE: self.noise_space}))
         self._noise = np.zeros((self.num_envs, *(self.noise_space.shape or ())), self.noise_space.dtype)
         self._age = np.zeros(self.num_envs, np.int64)
@@ -176,13 +179,15 @@ class LatentNoiseExtractor(BaseFeaturesExtractor):
             raise _unwrapped(observation_space)
         super().__init__(observation_space, features_dim=1)
         seen = without_noise(observation_space)
-        self.extractor = (features_extractor_class or default_extractor(seen))(
+        self.extractor: BaseFeaturesExtractor = (features_extractor_class or default_extractor(seen))(
             seen, **(features_extractor_kwargs or {})
         )
         features_dim, latent_dim = self.extractor.features_dim, get_flattened_obs_dim(observation_space[NOISE])
         # No nn.Linear, as on-policy policies would initialise that again.
-        self.weight = nn.Parameter(torch.zeros(2 * latent_dim, features_dim))
-        self.bias = nn.Parameter(torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE)]))
+        self.weight: nn.Parameter = nn.Parameter(torch.zeros(2 * latent_dim, features_dim))
+        self.bias: nn.Parameter = nn.Parameter(
+            torch.cat([torch.zeros(latent_dim), torch.full((latent_dim,), UNIT_SCALE)])
+        )
         self._features_dim = features_dim + latent_dim
 
     def forward(self, observations: TensorDict) -> Float[Tensor, "B H"]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
@@ -42,8 +43,8 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         component_spread: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        self.n_components = dimension("n_components", n_components)
-        self.component_spread = at_least("component_spread", component_spread, 0.0)
+        self.n_components: int = dimension("n_components", n_components)
+        self.component_spread: float = at_least("component_spread", component_spread, 0.0)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -53,7 +54,7 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
                 "gSDE explores by the noise of one Gaussian, which a mixture is not: leave use_sde at False, or take "
                 "n_components=1 with stable-baselines3's own policy"
             )
-        self.action_dist = mixture_of(self.action_dist, self.n_components)
+        self.action_dist: Distribution = mixture_of(self.action_dist, self.n_components)
         super()._build(lr_schedule)
         self._set_components_apart()
 

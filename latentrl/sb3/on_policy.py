@@ -147,7 +147,7 @@ class _RemembersRollouts(OnPolicyAlgorithm):
                 f"rollout_buffer_class {chosen!r} does not keep latents: leave it out, or derive from "
                 f"{fitting.__name__}"
             )
-        self.rollout_buffer_class = chosen or fitting
+        self.rollout_buffer_class: type[RolloutBuffer] | None = chosen or fitting
         super()._setup_model()
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentrl.checks import LatentRLError, finite
 from latentrl.config import LatentConfig
+from latentrl.model import LatentModel
 from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
 from latentrl.sb3.in_place import config_of, model_of
 from latentrl.sb3.pretrained import Pretrained
@@ -87,16 +88,16 @@ class LatentPolicy(Pretrained, BasePolicy):
             self.config = config_of(actor, config)
             self.model = model_of(actor, self.config)
         else:
-            self.config = _config(config)
+            self.config: LatentConfig = _config(config)
             trunk = make_trunk(self.observation_space, features_extractor_class, features_extractor_kwargs)
-            self.model = self.config.build(self.observation_space, action_space, trunk)
+            self.model: LatentModel = self.config.build(self.observation_space, action_space, trunk)
         # None stays None, unlike in the parent: what it stands for follows from the space.
         self._trunk_options = {
             "features_extractor_class": features_extractor_class,
             "features_extractor_kwargs": features_extractor_kwargs,
         }
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer: torch.optim.Optimizer = optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

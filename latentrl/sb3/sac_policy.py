@@ -96,7 +96,7 @@ class LatentSACPolicy(_WithLatentActor, SACPolicy):
         with parts
     """
 
-    critic_class = ExpectedCritic
+    critic_class: type[ExpectedValue] = ExpectedCritic
 
 
 class LatentSACCnnPolicy(LatentSACPolicy, CnnPolicy):
@@ -126,7 +126,7 @@ if find_spec("sb3_contrib") is not None:
     class LatentTQCPolicy(_WithLatentActor, tqc.TQCPolicy):
         """:class:`LatentSACPolicy` for sb3-contrib's TQC."""
 
-        critic_class = ExpectedQuantiles
+        critic_class: type[ExpectedValue] = ExpectedQuantiles
 
     class LatentTQCCnnPolicy(LatentTQCPolicy, tqc.CnnPolicy):
         """:class:`LatentTQCPolicy` for pictures."""

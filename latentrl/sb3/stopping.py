@@ -49,11 +49,12 @@ class HeldOut(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.demonstrations = require_demonstrations(demonstrations)
-        self.every = count("every", every, 1)
-        self.patience = None if patience is None else count("patience", patience, 1)
-        self.seed = count("seed", seed, 0)
-        self.best_update, self._since = 0, 0
+        self.demonstrations: Demonstrations = require_demonstrations(demonstrations)
+        self.every: int = count("every", every, 1)
+        self.patience: int | None = None if patience is None else count("patience", patience, 1)
+        self.seed: int = count("seed", seed, 0)
+        self.best_update: int = 0
+        self._since = 0
         self.best_weights: dict[str, Any] | None = None
         """Of the model, with ``patience``; :class:`LatentBC` takes them when training ends."""
         self._segments: Cuts | None = None

@@ -30,10 +30,10 @@ class LatentTD3Actor(Actor):
 
     def __init__(self, *args: Any, latent_dim: int, latent_spread: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.latent_dim = dimension("latent_dim", latent_dim)
-        self.latent_spread = at_least("latent_spread", latent_spread, 0.0)
+        self.latent_dim: int = dimension("latent_dim", latent_dim)
+        self.latent_spread: float = at_least("latent_spread", latent_spread, 0.0)
         hidden_dim = self.net_arch[-1] if self.net_arch else self.features_dim
-        self.latent = LatentInput(latent_dim, hidden_dim, bounded(self.action_space), self.latent_spread)
+        self.latent: LatentInput = LatentInput(latent_dim, hidden_dim, bounded(self.action_space), self.latent_spread)
         self.register_buffer("fixed_latent", torch.randn(1, latent_dim))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -83,13 +83,18 @@ class LatentTraversal(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        self.eval_env = BaseAlgorithm._wrap_env(eval_env, monitor_wrapper=False)
-        self.folder = output_folder(folder, overwrite=True)
-        self.eval_freq, self.moments = count("eval_freq", eval_freq, 1), count("moments", moments, 1)
-        self.values, self.dimensions = finite("values", values, "N").astype(np.float32), dimensions
-        self.deterministic, self.seed = deterministic, count("seed", seed, 0)
+        self.eval_env: VecEnv = BaseAlgorithm._wrap_env(eval_env, monitor_wrapper=False)
+        self.folder: Path = output_folder(folder, overwrite=True)
+        self.eval_freq: int = count("eval_freq", eval_freq, 1)
+        self.moments: int = count("moments", moments, 1)
+        self.values: NDArray[np.float32] = finite("values", values, "N").astype(np.float32)
+        self.dimensions: Sequence[int] | None = dimensions
+        self.deterministic: bool = deterministic
+        self.seed: int = count("seed", seed, 0)
         place = _place(self.eval_env.observation_space)
-        self.position = place if position is None else instance("position", position, Callable)
+        self.position: Callable[[Any], Any] | None = (
+            place if position is None else instance("position", position, Callable)
+        )
 
     def _on_training_start(self) -> None:
         self._player = player_of(self.model, self.eval_env)
@@ -196,7 +201,9 @@ class Steered:
         return _value_rows(center, spread, values, dimensions, "z")
 
     def begin(self, latent: NDArray[Any] | None) -> None:
-        self.latent, self.state, self.steps = latent, None, 0
+        self.latent: NDArray[Any] | None = latent
+        self.steps: int = 0
+        self.state = None
 
     def act(self, observations: Any, deterministic: bool) -> NDArray[Any]:
         # Once is enough, until the policy would draw another: each time would spoil its plans of several actions.

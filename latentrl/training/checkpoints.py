@@ -29,7 +29,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
         output_folder(folder, overwrite=True)
