@@ -10,8 +10,8 @@ from latentrl.checks import LatentRLError
 from latentrl.data import Demonstrations
 from latentrl.files import whole
 
-OPTIONS, POLICY = "config.yaml", "policy"
-"""What a run's folder holds, beside checkpoints and logs: its options, and the policy as safe files."""
+OPTIONS, POLICY, RUNS = "config.yaml", "policy", "runs"
+"""What folders hold beside checkpoints and logs: options, the policy as safe files; those of a sweep, its runs."""
 READERS: dict[str, Callable[[str], Demonstrations]] = {
     "lasa": lambda where: Demonstrations.from_lasa(where or None),
     "minari": Demonstrations.from_minari,
@@ -22,6 +22,11 @@ READERS: dict[str, Callable[[str], Demonstrations]] = {
     "npz": Demonstrations.from_npz,
 }
 HELP = f"READER or READER:WHERE, with {', '.join(READERS)}; a path that ends in .npz needs no reader"
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The runs in the folder of a sweep; none in others."""
+    return sorted(path for path in (folder / RUNS).glob("*") if path.is_dir())
 
 
 def read_source(source: str) -> Demonstrations:

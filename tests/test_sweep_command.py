@@ -54,11 +54,20 @@ def test_every_combination_is_trained_once_and_ranked(
         run("sweep", "--base", base, "--grid", "policy.latent-dim=4,8", "seed=0,1", "--out", out, "--workers", 1) == 0
     )
     assert bounds(out)["4", "1"] == found["4", "1"]
+    page = tmp_path / "report.html"
+    assert run("report", out, "--out", page) == 0
+    assert page.read_text().count('"name": "policy.latent-dim=') == 6
     # The same options give the same run as `latentrl train` alone.
     alone = ("--config", base, "--policy.latent-dim", 8, "--seed", 1, "--out", tmp_path / "alone")
     capsys.readouterr()
     assert run("train", *alone) == 0
     assert f"held-out bound {bounds(out)['8', '1']:.4g} nats" in " ".join(capsys.readouterr().out.split())
+
+
+def test_runs_shorter_than_from_look_to_look_are_looked_at(base: Path, tmp_path: Path) -> None:
+    grid = ("--grid", "updates=1", "policy.latent-dim=2", "seed=0,1")
+    assert run("sweep", "--base", base, *grid, "--out", tmp_path / "sweep", "--workers", 1) == 0
+    assert len(bounds(tmp_path / "sweep")) == 2
 
 
 @pytest.mark.parametrize(

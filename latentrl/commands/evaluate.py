@@ -24,7 +24,7 @@ class EvaluateConfig:
     """
 
     run: Annotated[str, tyro.conf.Positional]
-    """Folder of `latentrl train`, one of save_pretrained, or a repository of the Hugging Face Hub."""
+    """Folder of `latentrl train`, one of save_pretrained, or hub:OWNER/NAME, a repository of the Hugging Face Hub."""
     env: str | None = None
     """Gymnasium id of the task; by default that of the run's config.yaml."""
     episodes: int = 100
@@ -56,8 +56,11 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str
     from latentrl.sb3.trunk import channels_first
 
     console = console or Console()
-    folder = Path(config.run)
-    policy = LatentPolicy.from_pretrained(folder / POLICY if (folder / POLICY).is_dir() else config.run, config.device)
+    folder, remote = Path(config.run), config.run.startswith("hub:")
+    if not remote and not folder.is_dir():
+        raise LatentRLError(f"there is no folder {config.run!r}: give a run, or hub:OWNER/NAME for one of the Hub")
+    place = config.run.removeprefix("hub:") if remote else folder / POLICY if (folder / POLICY).is_dir() else folder
+    policy = LatentPolicy.from_pretrained(place, config.device)
     name = config.env or _env_of(folder)
     venv = make_env(name, config.num_envs, config.seed)
     for kind in ("observation space", "action space"):

@@ -10,6 +10,7 @@ from rich.console import Console
 from latentrl.checks import LatentRLError
 from latentrl.files import whole
 from latentrl.page import collect, render
+from latentrl.runs import runs_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ReportConfig:
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders."""
+    """Folders; that of `latentrl sweep` stands for its runs."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("report.html")
     """The page."""
     title: str = "latentrl report"
@@ -36,9 +37,10 @@ def report(config: ReportConfig, console: Console | None = None) -> None:
     console = console or Console()
     if not config.runs:
         raise LatentRLError("there is nothing to report: give folders of `latentrl train` or `latentrl gradients`")
-    records = [collect(folder) for folder in config.runs]
+    folders = [run for folder in config.runs for run in (runs_of(folder) or [folder])]
+    records = [collect(folder) for folder in folders]
     names = [record["name"] for record in records]
-    for record, folder in zip(records, config.runs, strict=True):
+    for record, folder in zip(records, folders, strict=True):
         if names.count(record["name"]) > 1:  # such as seed_0/run and seed_1/run
             record["name"] = str(folder)
     with whole(config.out) as partial:

@@ -19,10 +19,10 @@ from latentrl.cells import Cells, Record
 from latentrl.checks import LatentRLError, at_least, count
 from latentrl.commands.train import TrainConfig, fit
 from latentrl.files import whole
-from latentrl.runs import flags_of, options_of
+from latentrl.runs import RUNS, flags_of, options_of
 from latentrl.sweeps import Backend, sweep
 
-RUNS, FIGURES = "runs", ("held-out bound", "best update")
+FIGURES = ("held-out bound", "best update")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,9 @@ def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return tyro.cli(TrainConfig, args=[*flags_of(shared), *typed])
     except SystemExit as error:
-        words = " ".join(word for word in said.getvalue().split() if word.strip("╭╮╰╯─│"))
+        words = " ".join(word for word in said.getvalue().split() if word.strip("╭╮╰╯─│-")).partition(" For full help")[
+            0
+        ]
         raise LatentRLError(f"latentrl train does not take {' '.join(typed)} with this base: {words}") from error
 
 

@@ -113,7 +113,7 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
         seed=config.seed,
         device=config.device,
     )
-    callback = None if others is None else HeldOut(others, config.every, config.patience)
+    callback = None if others is None else HeldOut(others, min(config.every, config.updates), config.patience)
     with locked(config.out):
         write_options(config.out / OPTIONS, asdict(config))
         logger = _logger(config.out)
@@ -141,8 +141,8 @@ def _refuse_another(config: TrainConfig) -> None:
     other = sorted(name for name in {**before, **now} if before.get(name) != now.get(name) and name != "out")
     if other:
         raise LatentRLError(
-            f"{str(config.out)!r} is of another run ({', '.join(other)} differ): give another --out, or "
-            f"--resume {config.out} to go on with its own options"
+            f"{str(config.out)!r} is of another run ({', '.join(other)} differ), whose options stay as they were: give "
+            f"another --out, or --resume {config.out} alone to go on with its own"
         )
 
 

@@ -65,8 +65,9 @@ class Demonstrations(Readers):
         for name, array in arrays.items():
             if len(array) != total:
                 raise LatentRLError(
-                    f"episode_lengths sum to {total}, but there are {len(array)} {name}: "
-                    "give one row per transition, without the observation after an episode's last action"
+                    f"episode_lengths sum to {total}, but there are {len(array)} {name} of shape {array.shape[1:]}: "
+                    "give one row per transition, episodes one behind the other (of an array by episode and step, "
+                    ".reshape(-1, size)), without the observation after an episode's last action"
                 )
         for name, array in (named("rewards", self.rewards) | named("modes", self.modes)).items():
             if array.ndim != 1:

@@ -29,7 +29,7 @@ from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
 from latentrl.sb3.defaults import default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.in_place import as_seen, in_space, require_demonstrations
+from latentrl.sb3.in_place import as_seen, in_space, require_demonstrations, warn_of_wide_noise
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -112,6 +112,11 @@ class LatentBC(BaseAlgorithm):
         if isinstance(policy, BaseAlgorithm):
             self._agent, device = policy, policy.device
             policy_kwargs, policy = {**(policy_kwargs or {}), "actor": policy.policy}, "LatentPolicy"
+        elif isinstance(policy, type) and not issubclass(policy, LatentPolicy):
+            raise LatentRLError(
+                f"{policy.__name__} is no LatentPolicy: load other agents with the class that saved them, and to clone "
+                "into one give the agent itself"
+            )
         super().__init__(
             policy,
             env,
@@ -277,6 +282,8 @@ class LatentBC(BaseAlgorithm):
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
+        if self._agent is not None:
+            warn_of_wide_noise(self._agent.policy, self.demonstrations.actions)
         with nullcontext() if checkpoint is None else locked(checkpoint):
             run = Run(self, callback, total_timesteps, log_interval, checkpoint, checkpoint_every)
             if not run.finished:

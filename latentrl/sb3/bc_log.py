@@ -62,6 +62,11 @@ class UpdateBar(ProgressBarCallback):
 
     _shown = 0.0
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.model.num_timesteps:
+            print(f"going on from update {self.model.num_timesteps} of {self.locals['total_timesteps']}")
+
     def _on_step(self) -> bool:
         now = time.monotonic()
         if now - self._shown > 1.0:

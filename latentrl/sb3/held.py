@@ -100,11 +100,13 @@ class RolloutLatents:
 def given(latent: Any, shape: tuple[int, int], device: torch.device) -> Float[Tensor, "B Z"]:
     """A latent that the user steers with, (Z,) or (B, Z), for every environment.
 
-    :raises LatentRLError: another shape
+    :raises LatentRLError: another shape, or numbers that are not finite
     """
     tensor = torch.as_tensor(np.asarray(latent, dtype=np.float32), device=device)
     if tensor.shape not in (shape[1:], shape):
         raise LatentRLError(f"latent has shape {tuple(tensor.shape)}: give {shape[1:]} or {shape}")
+    if not bool(tensor.isfinite().all()):
+        raise LatentRLError(f"latent holds NaN or infinite values: give finite ones, not {latent!r}")
     return tensor.expand(shape)
 
 

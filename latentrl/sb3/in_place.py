@@ -1,10 +1,13 @@
 """Cloning into an agent: its own networks as parts of a latent model, so that what is cloned the agent plays."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -31,6 +34,8 @@ from latentrl.spaces import size
 
 FREE = ("posterior", "posterior_components", "encoder", "encoder_hidden", "context_length")
 """Fields of :class:`LatentConfig` that the agent leaves open: those of the posterior, which it does not have."""
+
+WIDE = 3.0
 
 
 class ActorDecoder(Decoder):
@@ -127,6 +132,20 @@ def follow(policy: BasePolicy) -> None:
     """Let TD3's target actor start where the actor is that was cloned into."""
     if isinstance(policy, TD3Policy):
         policy.actor_target.load_state_dict(policy.actor.state_dict())
+
+
+def warn_of_wide_noise(policy: BasePolicy, actions: NDArray[Any]) -> None:
+    """Where an actor's own standard deviation is several times that of what it is shown, modes look like one to it."""
+    log_std = getattr(policy, "log_std", None)
+    if not isinstance(log_std, Tensor):
+        return
+    own, shown = log_std.detach().exp().cpu().numpy().max(), actions.reshape(len(actions), -1).std(0).max()
+    if own > WIDE * shown > 0.0:
+        warnings.warn(
+            f"the agent acts with a standard deviation of {own:.2g}, what it is shown has {shown:.2g}: several ways to "
+            f"act may look like one to it; make it with policy_kwargs=dict(log_std_init={np.log(shown / WIDE):.1f})",
+            stacklevel=3,
+        )
 
 
 def require_demonstrations(given: Any) -> Demonstrations:

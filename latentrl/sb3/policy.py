@@ -296,6 +296,8 @@ def _check_readable(space: spaces.Space[Any]) -> None:
 def _config(given: dict[str, Any]) -> LatentConfig:
     known = {field.name for field in fields(LatentConfig)}
     unknown = given.keys() - known
+    if "net_arch" in unknown:
+        raise LatentRLError("net_arch is for policies of agents: give hidden=(64, 64), and encoder_hidden")
     if unknown:
         raise LatentRLError(
             f"unknown policy option {', '.join(map(repr, sorted(unknown)))}: choose among {', '.join(sorted(known))}"

@@ -275,6 +275,24 @@ def test_what_cannot_be_is_refused(tmp_path: Any) -> None:
         LatentBC(off("latent TD3", Toy()), demonstrations=given, policy_kwargs={"latent_dim": 3})
 
 
+def test_noise_that_is_wide_beside_what_is_shown_is_told() -> None:
+    """Small actions, two ways: as wide as it starts, an agent would learn the middle."""
+    wide = demonstrations(BOX)
+    small = Demonstrations.from_arrays(wide.observations, 0.1 * wide.actions, wide.episode_lengths, VECTOR, BOX)
+    with pytest.warns(UserWarning, match=r"deviation of 1, what it is shown has 0\.066.*log_std_init=-3\.8"):
+        LatentBC(MAKERS["stock"](Toy(action_space=BOX)), demonstrations=small).learn(1)
+    LatentBC(
+        PPO("MlpPolicy", Toy(action_space=BOX), policy_kwargs={"log_std_init": -3.8}, **SMALL), demonstrations=small
+    ).learn(1)
+    LatentBC(MAKERS["stock"](Toy(action_space=BOX)), demonstrations=wide).learn(1)
+
+
+def test_another_agents_file_is_refused(tmp_path: Any) -> None:
+    MAKERS["stock"](Toy(action_space=BOX)).save(tmp_path / "ppo")
+    with pytest.raises(LatentRLError, match="ActorCriticPolicy is no LatentPolicy: load other agents with the class"):
+        LatentBC.load(tmp_path / "ppo")
+
+
 def test_recurrent_policies_are_refused() -> None:
     agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy())
     with pytest.raises(LatentRLError, match="not into RecurrentActorCriticPolicy"):

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from latentrl import LatentRLError
 from latentrl.sb3 import LatentPolicy
+from latentrl.sb3.held import given
 
 BOX = spaces.Box(-1.0, 1.0, (3,))
 OBSERVATION = np.random.default_rng(0).uniform(-1, 1, (4, 3)).astype(np.float32)
@@ -34,6 +35,11 @@ def latents(made: LatentPolicy, steps: int, starts: dict[int, list[bool]] | None
 
 def changes(z: np.ndarray) -> list[list[bool]]:
     return (np.abs(np.diff(z, axis=0)).max(-1) > 0).tolist()
+
+
+def test_a_latent_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(LatentRLError, match="latent holds NaN or infinite values"):
+        given([np.nan, 0.0], (3, 2), torch.device("cpu"))
 
 
 def test_held_for_the_episode() -> None:
