@@ -1,5 +1,6 @@
 """Independent jobs on many cores or machines: what is done is kept, and what died with its process is done again."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -38,7 +39,7 @@ def sweep(
     :param gpus: share of a GPU that each job takes on Ray
     :param label: of the progress bar; None for no bar
     :raises LatentRLError: arguments out of range; another process writes to the folder; without the package ray;
-        processes die again and again
+        no cluster where RAY_ADDRESS says; processes die again and again
     """
     one_of("backend", backend, ("processes", "ray"))
     workers, gpus = count("workers", workers, 1), at_least("gpus", gpus, 0.0)
@@ -80,7 +81,11 @@ def _on_ray(todo: Mapping[str, Job], gpus: float) -> Iterator[tuple[str, Record]
     """On a cluster, which itself begins anew what died with its process or machine."""
     ray: Any = require("ray", "ray")
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+        address = os.environ.get("RAY_ADDRESS", "local")
+        try:
+            ray.init(address, log_to_driver=False)
+        except ConnectionError as error:
+            raise LatentRLError(f"no Ray cluster answers at {address!r} ({error}): give another RAY_ADDRESS") from error
     run = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_alone)
     left = {run.remote(job): key for key, job in todo.items()}
     try:
