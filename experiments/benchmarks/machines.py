@@ -34,9 +34,9 @@ class Args:
 
     rounds: int = 3
     """Of each; the median counts."""
-    updates: int = 1000
+    updates: int = 300
     """Of each clone."""
-    batches: tuple[int, ...] = (64, 512, 4096)
+    batches: tuple[int, ...] = (64, 1024)
     """Sizes of a batch that two processes share."""
 
 
