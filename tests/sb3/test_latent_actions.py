@@ -337,7 +337,7 @@ def test_sources(two_ways: Demonstrations, tmp_path: Path) -> None:
     for source, complaint in (
         (tmp_path / "none", "there is no file"),
         (tmp_path / "notes.txt", "no saved agent"),
-        (tmp_path / "ppo", "holds a ActorCriticPolicy: give what LatentBC.save wrote"),
+        (tmp_path / "ppo", "ActorCriticPolicy is no LatentPolicy: load other agents"),
         (agent.policy.model, "LatentBC, its LatentPolicy or the path"),
     ):
         with pytest.raises(LatentRLError, match=complaint):
