@@ -73,7 +73,7 @@ class Args:
     """Gradient updates of each clone."""
     ppo_steps: int = 800_000
     """Environment steps of PPO."""
-    sac_steps: int = 30_000
+    sac_steps: int = 48_000
     """Environment steps of SAC."""
     judgements: int = 10
     """Times at which an agent is judged while it learns."""
@@ -119,11 +119,11 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
         settings = settings | {"replay_buffer_class": DemonstrationReplayBuffer, "replay_buffer_kwargs": kwargs}
     sac = SAC(NormedCritics, make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
     terms = [
-        CloneTerm(shown, coef=10.0, share=0.4),  # while the critics are bad
+        CloneTerm(shown, coef=10.0, share=0.25),  # while the critics are bad
         CloneTerm(shown, coef=3.0, share=None, q_filter=True),  # for as long as they find what was shown better
         CloneTerm(shown, coef=0.1, share=None),  # when they are wrong about that
     ]
-    return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 6), *terms] if keeps else []
+    return sac, args.sac_steps, [CriticWarmUp(args.sac_steps // 10), *terms] if keeps else []
 
 
 class FirstEpisode(gym.Wrapper[Any, Any, Any, Any]):
