@@ -63,7 +63,7 @@ class Cells:
     def read(self, key: str) -> Record:
         """What is known of a cell.
 
-        :raises LatentRLError: nothing; or its file is damaged
+        :raises LatentRLError: nothing is known, or its file is damaged
         """
         path = self._path(key)
         try:

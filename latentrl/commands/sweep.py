@@ -104,9 +104,7 @@ def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             return tyro.cli(TrainConfig, args=[*flags_of(shared), *typed])
     except SystemExit as error:
-        words = " ".join(word for word in said.getvalue().split() if word.strip("╭╮╰╯─│-")).partition(" For full help")[
-            0
-        ]
+        words, _, _ = " ".join(word for word in said.getvalue().split() if word.strip("╭╮╰╯─│-")).partition(" For full")
         raise LatentRLError(f"latentrl train does not take {' '.join(typed)} with this base: {words}") from error
 
 

@@ -20,7 +20,7 @@ from latentrl.estimators.rollout import LikelihoodRatio
 from latentrl.files import whole
 from latentrl.gradients.problem import ESTIMATORS, Needs, make_problem, make_task
 from latentrl.report import environment
-from latentrl.sweeps import sweep
+from latentrl.sweeps import Backend, sweep
 from latentrl.variance import gradient_variance
 
 TASKS = (
@@ -78,7 +78,7 @@ class GradientsConfig:
     """auto, cpu, cuda, …"""
     workers: int = 1
     """Cells at a time, in a process each. They compete for the machine: seconds per gradient are best taken with 1."""
-    backend: Literal["processes", "ray"] = "processes"
+    backend: Backend = "processes"
     """Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names."""
     along: Literal["horizon", "sigma", "stiffness"] = "horizon"
     """What the picture runs along."""

@@ -36,6 +36,7 @@ FREE = ("posterior", "posterior_components", "encoder", "encoder_hidden", "conte
 """Fields of :class:`LatentConfig` that the agent leaves open: those of the posterior, which it does not have."""
 
 WIDE = 3.0
+"""Standard deviations of what is shown; an actor as wide as that sees one way where there are several."""
 
 
 class ActorDecoder(Decoder):
