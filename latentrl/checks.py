@@ -62,6 +62,18 @@ def dimension(what: str, given: Any, minimum: int = 1) -> int:
     return int(given)
 
 
+def for_prior(what: str, given: Any, default: int, prior: str, *priors: str) -> int | None:
+    """Return a dimension, or the default for None; where the prior is none of those that have it, None alone passes."""
+    if prior in priors:
+        return dimension(what, default if given is None else given)
+    if given is not None:
+        raise LatentRLError(
+            f"{what} is for prior={' or '.join(map(repr, priors))}, but prior={prior!r} is chosen: leave it out, or "
+            "choose a prior that has it"
+        )
+    return None
+
+
 def layer_sizes(what: str, given: Any) -> tuple[int, ...]:
     """Return sizes of layers, of which there may be none; raise for anything else."""
     try:

@@ -211,17 +211,28 @@ class LatentModel(nn.Module):
         """q(z|·), p(z|s) and z -> log p(a|s, z) of a batch, which goes through the trunk once.
 
         :raises LatentRLError: the policy has no latent, or posterior and prior are laws over different kinds of latents
+            or of other shapes than (Z,)
         """
         if self.posterior is None or self.prior is None:
             raise LatentRLError("this bound needs a latent, and the policy has none: set latent_dim to 1 or more")
         batch = self._seen(batch)
         q, p = self._infer(batch), self.prior(batch.start)
+        self._check_event_shape("posterior", q)
+        self._check_event_shape("prior", p)
         if len({getattr(law.support, "is_discrete", False) for law in (q, p) if isinstance(law, Law)}) > 1:
             raise LatentRLError(
                 f"the posterior is {type(q).__name__} and the prior {type(p).__name__}, one of them over a finite set: "
                 "use a prior over the same latents"
             )
         return Parts(q, p, lambda z: self._given(batch, z))
+
+    def _check_event_shape(self, of: str, law: Distribution) -> None:
+        if law.event_shape != (self.latent_dim,):
+            raise LatentRLError(
+                f"the {of} gave a {type(law).__name__} of event_shape {tuple(law.event_shape)} and batch_shape "
+                f"{tuple(law.batch_shape)}, but a latent is one event of shape ({self.latent_dim},): where its "
+                "dimensions are batch dimensions, torch.distributions.Independent(law, 1) makes them one"
+            )
 
     def _pathwise_bound(self, batch: Batch, q: Law) -> Float[Tensor, " B"]:
         """One-draw estimate of the ELBO of each element under q."""

@@ -6,13 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from scipy.stats import norm
-from torch import nn
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
 
 from latentrl import LatentConfig, LatentModel, LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators import LeaveOneOut, Pathwise, ScoreFunction
-from latentrl.priors import CategoricalPrior
+from latentrl.priors import CategoricalPrior, Prior
 from latentrl.types import Batch
 from tests.examples_table import DECODERS, POSTERIORS, PRIORS, A, O, T, Z
 from tests.linear_gaussian import Conjugate, Cubature, Fixed, FixedPrior, loss_of_parameters
@@ -286,3 +288,24 @@ def _spaces():  # type: ignore[no-untyped-def]
     from gymnasium import spaces
 
     return spaces.Box(-1, 1, (O,)), spaces.Box(-1, 1, (A,))
+
+
+@pytest.mark.parametrize("part", ["posterior", "prior"])
+def test_a_latent_is_one_event(part: str) -> None:
+    """A law whose dimensions are batch dimensions would broadcast, with as many elements as dimensions unseen."""
+
+    class Bare(Prior):
+        def forward(self, observations: Tensor) -> Distribution:
+            return Normal(torch.zeros(len(observations), Z), 1.0)
+
+    model = LatentConfig(latent_dim=Z, posterior="full", prior="gaussian", hold=1, hidden=(8,)).build(
+        spaces.Box(-1, 1, (O,)), spaces.Box(-1, 1, (A,))
+    )
+    batch = Batch.full(torch.zeros(Z, O), torch.zeros(Z, A))
+    model.elbo(batch)
+    if part == "prior":
+        model.prior = Bare(Z)
+    else:
+        model.posterior.infer = lambda *_: Normal(torch.zeros(Z, Z), 1.0)
+    with pytest.raises(LatentRLError, match=rf"the {part} gave a Normal of event_shape \(\) .*Independent\(law, 1\)"):
+        model.elbo(batch)

@@ -21,7 +21,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 from torch.distributions import Distribution as Law
 
-from latentrl.checks import LatentRLError, count, dimension, one_of
+from latentrl.checks import LatentRLError, count, dimension, for_prior, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, checked, due, given, refuse_tuple
@@ -46,10 +46,11 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     :param latent_dim: Z; of a categorical prior, the number of choices
     :param hold: 0 holds z for the episode, k for k steps
     :param prior: "normal", N(0, I); "gaussian", "mixture" or "categorical", learned and read off the state's features
-    :param n_components: of a mixture prior
+    :param n_components: of a mixture prior; 4
     :param num_samples: K, latents by which the entropy is bounded; a categorical one is summed out
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; sizes < 1, a negative hold, an unknown prior; observations with parts
+    :raises LatentRLError: gSDE; sizes < 1, a negative hold; an unknown prior, or components
+        for one that has none; observations with parts
     """
 
     def __init__(
@@ -61,14 +62,14 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         latent_dim: int = 8,
         hold: int = 0,
         prior: str = "normal",
-        n_components: int = 4,
+        n_components: int | None = None,
         num_samples: int = 8,
         **kwargs: Any,
     ) -> None:
         self.latent_dim: int = dimension("latent_dim", latent_dim)
         self.hold: int = count("hold", hold, 0)
         self.prior_name: str = one_of("prior", prior, PRIORS)
-        self.n_components: int = dimension("n_components", n_components)
+        self.n_components: int | None = for_prior("n_components", n_components, 4, prior, "mixture")
         self.num_samples: int = dimension("num_samples", num_samples)
         self._rollout: RolloutLatents | None = None
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
@@ -87,7 +88,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             return StandardNormalPrior(self.latent_dim)
         if self.prior_name == "gaussian":
             return GaussianPrior(self.latent_dim, features_dim, (64, 64))
-        if self.prior_name == "mixture":
+        if self.n_components is not None:
             return MixturePrior(self.latent_dim, self.n_components, True, features_dim, (64, 64))
         return CategoricalPrior(self.latent_dim, 1, True, features_dim, (64, 64))
 

@@ -1,6 +1,7 @@
 """Reinforcement learning after cloning: what keeps an agent from forgetting what it was shown."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,7 @@ class CriticWarmUp(BaseCallback):
 
     Updates are of the critics alone as long as the rollout before them began within the first ``steps`` steps; of PPO
     and A2C that is the value function, of SAC, TQC, TD3 and DDPG the Q functions. What policy and value function share
-    is left as it is, too, and so is SAC's temperature.
+    is left as it is, too, and so is SAC's temperature. A warning says where that leaves no step to the policy.
 
     :param steps: of the environments, during which the policy stays as it is
     :raises LatentRLError: less than 1; where learning starts, another kind of algorithm
@@ -94,6 +95,15 @@ class CriticWarmUp(BaseCallback):
     def _on_training_start(self) -> None:
         self._release()
         policy: Any = self.model.policy
+        left = self.model._total_timesteps - self.model.num_timesteps
+        rollout = self.training_env.num_envs * getattr(self.model, "n_steps", 1)
+        last = (left - 1) // rollout * rollout
+        if self.steps > last:
+            warnings.warn(
+                f"CriticWarmUp({self.steps}) leaves the policy as it is to the end, as the last of the {left} steps to "
+                f"learn are of a rollout that begins after {last}: learn for longer, or warm up for fewer steps",
+                stacklevel=2,
+            )
         if isinstance(policy, ActorCriticPolicy):
             self._hooks = self._frozen(policy)
             return

@@ -12,11 +12,12 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import CnnPolicy, MultiInputPolicy, SACPolicy
 from torch import Tensor
 
-from latentrl.checks import at_least, dimension, one_of, require
+from latentrl.checks import at_least, for_prior, one_of, require
 from latentrl.sb3.latent_actor import ExpectedCritic, ExpectedValue, MixtureActor, SemiImplicitActor
 from latentrl.sb3.trunk import refuse_parts
 
-PRIORS = ("categorical", "gaussian", "normal")
+CONTINUOUS = ("gaussian", "normal")
+PRIORS = ("categorical", *CONTINUOUS)
 
 
 class _WithLatentActor(BasePolicy):
@@ -34,29 +35,28 @@ class _WithLatentActor(BasePolicy):
         lr_schedule: Schedule,
         *args: Any,
         prior: str = "normal",
-        latent_dim: int = 4,
-        num_samples: int = 8,
-        n_components: int = 4,
+        latent_dim: int | None = None,
+        num_samples: int | None = None,
+        n_components: int | None = None,
         latent_spread: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self._latent_options: dict[str, Any] = {
             "prior": one_of("prior", prior, PRIORS),
-            "latent_dim": dimension("latent_dim", latent_dim),
-            "num_samples": dimension("num_samples", num_samples),
-            "n_components": dimension("n_components", n_components),
+            "latent_dim": for_prior("latent_dim", latent_dim, 4, prior, *CONTINUOUS),
+            "num_samples": for_prior("num_samples", num_samples, 8, prior, *CONTINUOUS),
+            "n_components": for_prior("n_components", n_components, 4, prior, "categorical"),
             "latent_spread": at_least("latent_spread", latent_spread, 0.0),
         }
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         refuse_parts(self)
-        actor, unused = (
-            (MixtureActor, ("prior", "latent_dim", "num_samples"))
-            if self._latent_options["prior"] == "categorical"
-            else (SemiImplicitActor, ("n_components",))
-        )
-        own = {name: value for name, value in self._latent_options.items() if name not in unused}
+        own = {name: value for name, value in self._latent_options.items() if value is not None}
+        actor: type[Any] = SemiImplicitActor
+        if own["prior"] == "categorical":
+            actor = MixtureActor
+            del own["prior"]
         return actor(**self._update_features_extractor(self.actor_kwargs, features_extractor), **own).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
@@ -87,13 +87,13 @@ class LatentSACPolicy(_WithLatentActor, SACPolicy):
     ``num_samples + 1`` fixed latents, of a categorical one the mean of the heaviest component.
 
     :param prior: "normal", z ~ N(0, I); "gaussian", a learned p(z|s); "categorical", one of K components
-    :param latent_dim: Z, of a continuous latent
-    :param num_samples: fresh latents per state that estimate the density, for a continuous latent
-    :param n_components: K, of a categorical latent
+    :param latent_dim: Z, of a continuous latent; 4
+    :param num_samples: fresh latents per state that estimate the density, for a continuous latent; 8
+    :param n_components: K, of a categorical latent; 4
     :param latent_spread: standard deviation in which mean actions, before the tanh, differ between latents at first
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; actions without finite bounds; an unknown prior; numbers out of range; observations
-        with parts
+    :raises LatentRLError: gSDE; actions without finite bounds; an unknown prior, or what it has no use for; numbers out
+        of range; observations with parts
     """
 
     critic_class: type[ExpectedValue] = ExpectedCritic

@@ -83,17 +83,25 @@ OFF_POLICY: dict[str, Any] = {
 OFF_POLICY_LESSON: Any = ({"batch_size": 64, "learning_rate": 3e-3, "learning_starts": 100}, 4800)
 NO_COMPONENTS = ({"n_components": 0}, "n_components must be")
 LATENT = (
-    NO_COMPONENTS,
+    ({"prior": "mixture", "n_components": 0}, "n_components must be"),
+    ({"n_components": 3}, "n_components is for prior='mixture', but prior='normal' is chosen"),
     ({"latent_dim": 0}, "latent_dim must be"),
     ({"hold": -1}, "hold must be"),
     ({"prior": "flow"}, "unknown prior 'flow'"),
 )
-SQUASHED = (({"latent_dim": 0}, "latent_dim must be"), ({"latent_spread": -1.0}, "latent_spread must be"))
-SAC_OPTIONS = (
+WRONG_SPREAD = ({"latent_spread": -1.0}, "latent_spread must be")
+SQUASHED = (({"latent_dim": 0}, "latent_dim must be"), WRONG_SPREAD)
+SAC_CONTINUOUS = (
     *SQUASHED,
-    NO_COMPONENTS,
     ({"num_samples": 0}, "num_samples must be"),
+    ({"n_components": 3}, "n_components is for prior='categorical', but prior='gaussian' is chosen"),
     ({"prior": "flow"}, "unknown prior 'flow'"),
+)
+SAC_CATEGORICAL = (
+    WRONG_SPREAD,
+    NO_COMPONENTS,
+    ({"latent_dim": 2}, "latent_dim is for prior='gaussian' or 'normal', but prior='categorical' is chosen"),
+    ({"num_samples": 2}, "num_samples is for prior='gaussian' or 'normal'"),
 )
 EVERY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 AGENTS = {
@@ -129,7 +137,7 @@ AGENTS = {
         "LatentPolicy",
         OFF_POLICY,
         {"prior": "gaussian", "num_samples": 4, "net_arch": [32, 32]},
-        wrong=SAC_OPTIONS,
+        wrong=SAC_CONTINUOUS,
         lesson=OFF_POLICY_LESSON,
     ),
     "latent SAC, categorical": Agent(
@@ -137,7 +145,7 @@ AGENTS = {
         "LatentPolicy",
         OFF_POLICY,
         {"prior": "categorical", "n_components": 3, "net_arch": [32, 32]},
-        wrong=SAC_OPTIONS,
+        wrong=SAC_CATEGORICAL,
         lesson=OFF_POLICY_LESSON,
     ),
     "latent TD3": Agent(

@@ -70,7 +70,8 @@ def _sampled(buffer: Any, _: dict[str, Any]) -> Any:
 
 ACTOR = {"latent_dim": 2, "hold": 0, "prior": "mixture", "n_components": 2, "num_samples": 2}
 SQUASHED = {"latent_dim": 2, "latent_spread": 1.0}
-SAC = {**SQUASHED, "prior": "normal", "num_samples": 2, "n_components": 2}
+SAC = {**SQUASHED, "prior": "normal", "num_samples": 2}
+MIXED_SAC = {"latent_spread": 1.0, "prior": "categorical", "n_components": 2}
 MIXED = {"n_components": 2, "component_spread": 1.0}
 EXTRACTED = {"features_extractor_class": None, "features_extractor_kwargs": None}
 BONUS = {
@@ -96,7 +97,7 @@ ROWS = {
     ),
     "LatentSACPolicy": Row(_policy(sb3.LatentSACPolicy, net_arch=[4]), SAC, _plays()),
     "LatentSACPolicy, categorical": Row(
-        _policy(sb3.LatentSACPolicy, net_arch=[4]), {**SAC, "prior": "categorical"}, _plays()
+        _policy(sb3.LatentSACPolicy, net_arch=[4]), MIXED_SAC, _plays()
     ),
     "LatentSACCnnPolicy": Row(_policy(sb3.LatentSACCnnPolicy, PICTURE, **CNN), {"latent_dim": 2}, _plays(PICTURE)),
     "LatentSACMultiInputPolicy": Row(

@@ -68,10 +68,11 @@ def test_warm_up_that_is_cut_short_leaves_no_trace(kind: str, interrupted: bool)
             raise KeyboardInterrupt
 
     made = agent(kind)
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), pytest.warns(UserWarning, match="leaves the policy as it is to the end"):
         made.learn(2 * ENVS * STEPS, callback=[CriticWarmUp(9 * ENVS * STEPS), Each(interrupt)])
     first = weights(made)
-    made.learn(ENVS * STEPS, callback=CriticWarmUp(1))
+    with pytest.warns(UserWarning, match="begins after 0"):
+        made.learn(ENVS * STEPS, callback=CriticWarmUp(1))
     assert {name for name, now in weights(made).items() if torch.equal(now, first[name])} == {
         name for name in first if "value" not in name
     }
@@ -83,7 +84,8 @@ def test_warm_up_that_is_cut_short_leaves_no_trace(kind: str, interrupted: bool)
 def test_gradients_are_measured_while_the_policy_waits(kind: str) -> None:
     made, lines = agent(kind), Lines()
     made.set_logger(lines)
-    made.learn(ENVS * STEPS, callback=[CriticWarmUp(), GradientVariance(1, 2)])
+    with pytest.warns(UserWarning, match="CriticWarmUp"):
+        made.learn(ENVS * STEPS, callback=[CriticWarmUp(), GradientVariance(1, 2)])
     assert lines.of("gradient/trace")[0] > 0.0
 
 
