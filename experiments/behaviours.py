@@ -5,27 +5,24 @@ episodes of LunarLanderContinuous-v3 by four agents, rolled out in Gymnasium's e
 Push-T: human demonstrations of pushing a T-shaped block, rolled out in ``gym_pusht`` (the package gym-pusht).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from experiments import landings, push_t
+from experiments.records import write
 from latentrl import Demonstrations
+from latentrl.cells import Cells
 from latentrl.data import Segments
 from latentrl.demo import handwriting
-from latentrl.files import whole
-from latentrl.report import environment
 from latentrl.sb3 import LatentBC, held_out
+from latentrl.sweeps import sweep
 
 COLUMNS = {
     "bound": "held-out bound (nats per step)",
@@ -108,7 +105,6 @@ def segments_of(agent: LatentBC, data: Demonstrations) -> Segments:
 
 def run(job: Job) -> dict[str, Any]:
     """Train, roll out, judge."""
-    torch.set_num_threads(1)
     behaviour = BEHAVIOURS[job.data]
     train, others = behaviour.split(job.path)
     agent = LatentBC(demonstrations=train, seed=job.seed, device="cpu", **job.settings)
@@ -179,18 +175,12 @@ class Study:
             for variant, settings in self.variants.items()
             for seed in seeds
         ]
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            records = list(tqdm(pool.map(run, jobs), total=len(jobs), desc="runs"))
-        print(self.table(records))
-        given = [f" {BEHAVIOURS[data].flag} {path.name}" for data, path in files.items() if path]
-        command = f"python -m experiments.{self.name}" + "".join(given)
-        written = {"command": command, "environment": environment("cpu"), "updates": updates, "runs": records}
-        with whole(out / "table.md") as path:
-            path.write_text(self.table(records))
-        with whole(out / "records.json") as path:
-            path.write_text(json.dumps(written, indent=1) + "\n")
-        with whole(out / f"{self.name}.png") as path:
-            self.draw(records).savefig(path, dpi=120, format="png")
+        settings = {"updates": updates, "rollouts": rollouts, "data": list(files), "seeds": list(seeds)}
+        runs = {f"{job.data} {job.variant} {job.seed}": partial(run, job) for job in jobs}
+        records = sweep(Cells(out, settings), runs, workers)
+        command = "".join(f" {BEHAVIOURS[data].flag} {path.name}" for data, path in files.items() if path)
+        found = {"updates": updates, "runs": records}
+        write(out, self.name, ("latentrl",), self.table(records), found, self.draw(records), command)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -7,20 +7,18 @@ The same hyperparameters (RL Baselines3 Zoo's), the same seeds; ours through ``T
 the records and the learning curves.
 """
 
-import json
 import warnings
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
 import tyro
+from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -28,9 +26,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import latentrl_envs  # noqa: F401  (registers the ids)
-from latentrl.files import whole
-from latentrl.report import environment
+from experiments.records import write
+from latentrl.cells import Cells, Record
 from latentrl.sb3 import TorchVecEnvAdapter
+from latentrl.sweeps import sweep
 
 SOURCES = ("gymnasium", "latentrl")
 
@@ -111,11 +110,9 @@ def build(study: Study, source: str, seed: int) -> VecEnv:
     return env
 
 
-def train(job: tuple[int, str, int, bool]) -> dict[str, Any]:
+def train(which: int, source: str, seed: int, smoke: bool) -> Record:
     """One run: the learning curve and the final return, both on Gymnasium's environment."""
-    which, source, seed, smoke = job
     study = STUDIES[which]
-    torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")  # that is the point
     agent = PPO("MlpPolicy", build(study, source, seed), seed=seed, device="cpu", **study.settings)
     judge = make_vec_env(study.env_id, 5, seed=10_000 + seed)
@@ -138,7 +135,7 @@ def train(job: tuple[int, str, int, bool]) -> dict[str, Any]:
     }
 
 
-def table(records: Iterable[dict[str, Any]]) -> str:
+def table(records: Sequence[Record]) -> str:
     """Mean and range over seeds, in Markdown."""
     lines = ["| task | trained on | mean return [range over seeds] | seeds that solve it |", "|---|---|---|---|"]
     for study in STUDIES:
@@ -152,9 +149,10 @@ def table(records: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(records: list[dict[str, Any]], path: Path) -> None:
+def draw(records: Sequence[Record]) -> Figure:
     """Learning curves: one line for each seed, one colour for each source."""
-    figure, axes = plt.subplots(1, len(STUDIES), figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(STUDIES))
     for axis, study in zip(axes, STUDIES, strict=True):
         for record in records:
             if record["task"] == study.env_id:
@@ -165,30 +163,19 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         axis.set(title=f"PPO, trained on {study.env_id}", xlabel="time steps")
         axis.legend()
     axes[0].set_ylabel("return on Gymnasium's environment")
-    with whole(path) as partial:
-        figure.savefig(partial, dpi=130, format="png")
-    plt.close(figure)
+    return figure
 
 
 def main(args: Args) -> None:
     """Run, print, write."""
-    jobs = [(i, source, seed, args.smoke) for i in range(len(STUDIES)) for source in SOURCES for seed in args.seeds]
-    with ProcessPoolExecutor(args.workers) as pool:
-        records = []
-        for record in pool.map(train, jobs):
-            records.append(record)
-            print(
-                f"{record['task']:12} {record['source']:10} seed {record['seed']}: {record['mean_return']:8.1f}",
-                flush=True,
-            )
-    print(table(records))
-    args.out.mkdir(parents=True, exist_ok=True)
-    with whole(args.out / "table.md") as partial:
-        partial.write_text(table(records))
-    with whole(args.out / "records.json") as partial:
-        record = {"command": "python -m experiments.ppo", "environment": environment("cpu"), "runs": records}
-        partial.write_text(json.dumps(record, indent=1))
-    draw(records, args.out / "curves.png")
+    jobs = {
+        f"{study.env_id} {source} {seed}": partial(train, which, source, seed, args.smoke)
+        for which, study in enumerate(STUDIES)
+        for source in SOURCES
+        for seed in args.seeds
+    }
+    records = sweep(Cells(args.out, {"seeds": args.seeds, "smoke": args.smoke}), jobs, args.workers)
+    write(args.out, "ppo", ("latentrl",), table(records), {"runs": records}, draw(records))
 
 
 if __name__ == "__main__":

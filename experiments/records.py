@@ -33,18 +33,27 @@ def table(runs: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(folder: Path, study: str, packages: Sequence[str], text: str, record: dict[str, Any], figure: Figure) -> None:
+def write(
+    folder: Path,
+    study: str,
+    packages: Sequence[str],
+    text: str,
+    record: dict[str, Any],
+    figure: Figure,
+    arguments: str = "",
+) -> None:
     """table.md, records.json with command, versions and hardware, and STUDY.png, each whole or not at all.
 
     :param study: name of the module under ``experiments``
     :param packages: whose versions matter beside those of :func:`latentrl.report.environment`
+    :param arguments: of the command, with a space in front
     """
     print(text)
     where = environment("cpu") | {name: version(name) for name in packages}
     with whole(folder / "table.md") as partial:
         partial.write_text(text)
     with whole(folder / "records.json") as partial:
-        everything = {"command": f"python -m experiments.{study}", "environment": where, **record}
+        everything = {"command": f"python -m experiments.{study}{arguments}", "environment": where, **record}
         partial.write_text(json.dumps(everything, indent=1) + "\n")
     with whole(folder / f"{study}.png") as partial:
         figure.savefig(partial, dpi=130, format="png")

@@ -212,7 +212,7 @@ def test_ppo(tmp_path: Path) -> None:
     }
     assert all(len(steps) == len(returns) >= 10 for steps, returns in (run["curve"] for run in runs))
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(runs)
-    assert (tmp_path / "curves.png").exists()
+    assert (tmp_path / "ppo.png").exists()
 
 
 def test_ratios_between_processes_are_over_the_yardstick() -> None:
