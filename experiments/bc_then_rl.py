@@ -5,7 +5,8 @@
 One pilot's landings in LunarLanderContinuous are cloned into the networks of stock PPO and SAC, which then go on: as
 they are, and with what latentrl has for it. PPO: its critic learns first, and rewards pay for leaving the clone. SAC:
 demonstrations in half of each batch and in the actor's loss. Judged by mean actions. The margin of a fall is a tenth of
-the range between a pilot who acts at random and the clone.
+the range between a pilot who acts at random and the clone. In the first tenth of its steps an agent that is kept waits
+for its critic, and plays as its clone; one that is not is judged ten times in it, as it falls early if it does.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ from latentrl.sweeps import sweep
 ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
 COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
 AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
+EARLY = ", first tenth"
 PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
 
 
@@ -153,7 +155,8 @@ def judging(seed: int, args: Args) -> VecEnv:
 def run(name: str, seed: int, args: Args) -> Record:
     """Clone, learn, and judge all along."""
     shown = of_pilot(args)
-    agent, steps, keeping = made(name, shown, seed, args)
+    agent, steps, keeping = made(name.removesuffix(EARLY), shown, seed, args)
+    steps = steps // 10 if name.endswith(EARLY) else steps
     LatentBC(agent, demonstrations=shown, seed=seed, device="cpu").learn(args.updates)
     venv = judging(seed, args)
 
@@ -181,6 +184,19 @@ def at_random(args: Args) -> float:
     venv = judging(0, args)
     venv.action_space.seed(0)
     return float(judge(AtRandom(venv.action_space), venv, args.episodes)["return"])
+
+
+def joined(curves: dict[str, Record]) -> list[Record]:
+    """What was seen of each run, with the looks at its first tenth where there are such."""
+    found = []
+    for key, record in curves.items():
+        method, _, seed = key.rpartition(" ")
+        if not method.endswith(EARLY):
+            early = curves.get(f"{method}{EARLY} {seed}", {"curve": []})["curve"]
+            first, *rest = record["curve"]
+            between = [point for point in early if first["steps"] < point["steps"] < rest[0]["steps"]]
+            found.append({"method": method, "curve": [first, *between, *rest]})
+    return found
 
 
 def rows(found: Sequence[Record], random: float, pilot: float) -> list[Record]:
@@ -214,9 +230,9 @@ def main(args: Args) -> None:
     """Clone, learn, judge, write."""
     args = args.smoked()
     cells = Cells(args.out, args.settings())
-    jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in AGENTS for seed in args.seeds}
-    curves = sweep(cells, jobs, args.workers)
-    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, curves, strict=True)]
+    names = [*AGENTS, *(name + EARLY for name in AGENTS if name.endswith("naive"))]
+    jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in names for seed in args.seeds}
+    found = joined(dict(zip(jobs, sweep(cells, jobs, args.workers), strict=True)))
     shown = of_pilot(args)
     assert shown.rewards is not None
     pilot = float(shown.rewards.sum()) / shown.num_episodes

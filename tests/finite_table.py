@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latentrl.distributions import Bernoullis, OneHot, OneHots
-from latentrl.estimators import Estimator
+from latentrl.estimators import Estimator, LearnedBaseline
 from latentrl.estimators.disarm import DisArm
 from latentrl.estimators.enumerate import Enumerate
 from latentrl.estimators.muprop import MuProp
@@ -41,6 +41,7 @@ UNBIASED: dict[str, Callable[[], Estimator]] = {
     "rebar, sharp": lambda: Rebar(0.2, 0.6),
     "relax": lambda: Relax(network(), 0.4, 0.7),
     "muprop": MuProp,
+    "muprop, learned": lambda: MuProp(LearnedBaseline(network())),
     "disarm": DisArm,
 }
 BIASED: dict[str, Callable[[], Estimator]] = {

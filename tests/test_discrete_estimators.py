@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError
 from latentrl.distributions import Bernoullis, DiagonalNormal, Mixture, OneHot, OneHots
-from latentrl.estimators import Estimator, LeaveOneOut, ScoreFunction
+from latentrl.estimators import Estimator, LeaveOneOut, RunningMean, ScoreFunction
 from latentrl.estimators.disarm import DisArm
 from latentrl.estimators.enumerate import Enumerate
 from latentrl.estimators.muprop import MuProp
@@ -81,6 +81,29 @@ def test_muprop_has_no_noise_where_f_is_linear(name: str) -> None:
     logits, slope = draw(B, D), draw(D, seed=4)
     gradient = torch.func.grad(lambda x: MuProp()(law(name, x), lambda z: z @ slope + 5.0).surrogate.sum())(logits)
     assert torch.allclose(gradient, torch.func.grad(lambda x: (law(name, x).probs @ slope).sum())(logits))
+
+
+class Bent:
+    """Linear and 10 more at draws; its mean field lacks the 10."""
+
+    slope = draw(D, seed=4)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        assert bool(((z == 0) | (z == 1)).all())
+        return self.mean_field(z) + 10.0
+
+    def mean_field(self, z: Tensor) -> Tensor:
+        return z @ self.slope
+
+
+def test_muprop_takes_the_tangent_of_the_mean_field_and_a_baseline_what_is_left() -> None:
+    """The mean of what was left before is all of it."""
+    rule, f = MuProp(RunningMean()), Bent()
+    logits = draw(B, D).requires_grad_()
+    found = [torch.autograd.grad(rule(law("bits", logits), f, 3).surrogate.sum(), logits)[0] for _ in range(2)]
+    exact = torch.autograd.grad((law("bits", logits).probs @ f.slope).sum(), logits)[0]
+    assert (found[0] - exact).abs().max() > 1.0
+    torch.testing.assert_close(found[1], exact)
 
 
 def test_a_jump_harms_relaxed_control_variates_but_not_a_tangent() -> None:

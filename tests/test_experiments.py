@@ -144,6 +144,18 @@ def test_reinforcement_learning_after_cloning(tmp_path: Path) -> None:
     assert record["pilot"] == pytest.approx(40.0)
 
 
+def test_early_looks_stand_between_the_first_two() -> None:
+    def curve(*points: tuple[int, float]) -> dict[str, Any]:
+        return {"curve": [{"steps": steps, "return": value} for steps, value in points]}
+
+    kept, naive = curve((0, 5.0), (100, 6.0)), curve((0, 5.0), (100, 4.0), (200, 7.0))
+    early = curve((0, 5.0), (40, 1.0), (100, 4.1))
+    found = bc_then_rl.joined({"kept 3": kept, "naive 3": naive, f"naive{bc_then_rl.EARLY} 3": early})
+    assert [run["method"] for run in found] == ["kept", "naive"]
+    assert [[point["steps"] for point in run["curve"]] for run in found] == [[0, 100], [0, 40, 100, 200]]
+    assert found[1]["curve"][2]["return"] == 4.0
+
+
 def test_falls_below_a_clone_are_measured_by_its_range() -> None:
     """From 100 down to 60, where random actions return −100: twice a tenth of 200. The last three are 90 on average."""
     curve = [{"steps": step, "return": value} for step, value in enumerate([100.0, 60.0, 80.0, 90.0, 100.0])]

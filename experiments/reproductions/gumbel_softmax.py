@@ -46,7 +46,7 @@ def relax(latents: int = 200) -> estimators.Relax:
 
 METHODS: Mapping[str, tuple[Callable[[], estimators.Estimator], int]] = {
     "score function": (lambda: estimators.ScoreFunction(estimators.LeaveOneOut()), 2),
-    "MuProp": (estimators.MuProp, 1),
+    "MuProp": (lambda: estimators.MuProp(estimators.RunningMean()), 1),
     "ST": (estimators.StraightThrough, 1),
     "annealed ST": (estimators.StraightThrough, 1),
     "Gumbel-Softmax": (estimators.GumbelSoftmax, 1),

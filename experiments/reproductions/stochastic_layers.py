@@ -43,6 +43,24 @@ class Chain(Law):
         return self.first.log_prob(lower) + self.following(lower).log_prob(upper)
 
 
+class Above:
+    """h -> log p(y|h), estimated by a layer's estimator from the latents that it draws given h, the layer below."""
+
+    def __init__(self, model: "StochasticLayers", y: Tensor, layer: int) -> None:
+        self.model, self.y, self.layer = model, y, layer
+
+    def __call__(self, h: Tensor) -> Tensor:
+        rule = self.model.rules[self.layer]
+        value, surrogate = rule(*self.model.nested(self.y, h, self.layer), self.model.draws)
+        return value + (surrogate - surrogate.detach())
+
+    def mean_field(self, h: Tensor) -> Tensor:
+        """With means in place of draws, for MuProp."""
+        for layer in range(self.layer, len(self.model.rules)):
+            h = self.model.law(layer, h).probs
+        return self.model.log_likelihood(self.y, h)
+
+
 class StochasticLayers(nn.Module):
     """p(y|x) of bits y; layers are linear maps of the one below.
 
@@ -78,14 +96,7 @@ class StochasticLayers(nn.Module):
     def nested(self, y: Tensor, below: Tensor, layer: int = 0) -> tuple[Discrete, Integrand]:
         """The law of a layer, and h -> log p(y|h), estimated where there are layers above."""
         q = self.law(layer, below)
-        if layer == len(self.rules) - 1:
-            return q, partial(self.log_likelihood, y)
-
-        def integrand(h: Tensor) -> Tensor:
-            value, surrogate = self.rules[layer + 1](*self.nested(y, h, layer + 1), self.draws)
-            return value + (surrogate - surrogate.detach())
-
-        return q, integrand
+        return q, partial(self.log_likelihood, y) if layer == len(self.rules) - 1 else Above(self, y, layer + 1)
 
     def joint(self, x: Tensor, y: Tensor) -> Parts:
         """Of all layers side by side."""

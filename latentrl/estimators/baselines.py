@@ -6,6 +6,7 @@ The gradient stays unbiased if the number subtracted from a cost does not depend
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,22 @@ class LawBaseline(nn.Module):
     def score_term(self, q: Distribution, z: Tensor, cost: Float[Tensor, "S *batch"]) -> Float[Tensor, "S *batch"]:
         """A tensor whose gradient is (f − b) ∇log q(z), for draws z and their detached costs."""
         raise NotImplementedError
+
+
+def checked_baseline(baseline: Any) -> nn.Module | None:
+    """:raises LatentRLError: a baseline that is no module"""
+    if baseline is not None and not isinstance(baseline, nn.Module):
+        raise LatentRLError(f"baseline must be a module, but {baseline!r} was given: use LeaveOneOut()")
+    return baseline
+
+
+def score_term(
+    baseline: nn.Module | None, q: Distribution, z: Tensor, cost: Float[Tensor, "S *batch"]
+) -> Float[Tensor, "S *batch"]:
+    """A tensor whose gradient is (f − b) ∇log q(z), for draws z and their detached costs; b is 0 without a baseline."""
+    if isinstance(baseline, LawBaseline):
+        return baseline.score_term(q, z, cost)
+    return (cost if baseline is None else cost - baseline(cost)) * q.log_prob(z)
 
 
 class RunningMean(nn.Module):

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import count
 from latentrl.estimators.base import Estimator, Integrand, evaluate
-from latentrl.estimators.baselines import LawBaseline
+from latentrl.estimators.baselines import checked_baseline, score_term
 from latentrl.types import Estimate
 
 
@@ -29,9 +28,7 @@ class ScoreFunction(Estimator):
 
     def __init__(self, baseline: nn.Module | None = None) -> None:
         super().__init__()
-        if baseline is not None and not isinstance(baseline, nn.Module):
-            raise LatentRLError(f"baseline must be a module, but {baseline!r} was given: use LeaveOneOut()")
-        self.baseline = baseline
+        self.baseline: nn.Module | None = checked_baseline(baseline)
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: f returns another shape than (S, ..., B), or the baseline refuses q or num_samples."""
@@ -39,11 +36,5 @@ class ScoreFunction(Estimator):
         z = q.sample((draws,))
         cost = evaluate(f, z, q)
         constant = cost.detach()
-        surrogate = self._score_term(q, z, constant) + cost
+        surrogate = score_term(self.baseline, q, z, constant) + cost
         return Estimate(constant.mean(0), surrogate.mean(0))
-
-    def _score_term(self, q: Distribution, z: Tensor, cost: Float[Tensor, "S *batch"]) -> Float[Tensor, "S *batch"]:
-        if isinstance(self.baseline, LawBaseline):
-            return self.baseline.score_term(q, z, cost)
-        advantage = cost if self.baseline is None else cost - self.baseline(cost)
-        return advantage * q.log_prob(z)
