@@ -41,15 +41,17 @@ def write(
     record: dict[str, Any],
     figure: Figure,
     arguments: str = "",
+    device: str = "cpu",
 ) -> None:
     """table.md, records.json with command, versions and hardware, and STUDY.png, each whole or not at all.
 
     :param study: name of the module under ``experiments``
     :param packages: whose versions matter beside those of :func:`latentrl.report.environment`
     :param arguments: of the command, with a space in front
+    :param device: on which it was made
     """
     print(text)
-    where = environment("cpu") | {name: version(name) for name in packages}
+    where = environment(device) | {name: version(name) for name in packages}
     with whole(folder / "table.md") as partial:
         partial.write_text(text)
     with whole(folder / "records.json") as partial:

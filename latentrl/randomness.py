@@ -54,5 +54,8 @@ def same_randomness(device: torch.device, seed: int | None = None) -> Iterator[N
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed made of several numbers, such as a run, a process and an update: others wherever one of them differs."""
+    """One seed made of several numbers, such as a run, a process and an update: others wherever one of them differs.
+
+    Of as many numbers: zeros at the end do not count.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,5 +1,6 @@
 """Reproductions: the data as it is read, runs that are killed, and each study in its smallest version."""
 
+import contextlib
 import gzip
 import json
 import struct
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from experiments.reproductions import beta_vae, iwae_dreg, mnist, vampprior
+from experiments.reproductions import beta_vae, gumbel_softmax, iwae_dreg, mnist, relax_rl, vade, vampprior
 from experiments.reproductions.shapes import Factors
 from experiments.reproductions.training import Best, Minibatches, Training
 from latentrl import LatentRLError
@@ -171,6 +172,58 @@ def test_training_stops_where_nothing_gets_better(tmp_path: Path) -> None:
 
 
 # -- studies -------------------------------------------------------------------------------------------------------
+
+
+KILLED = [vampprior, iwae_dreg, vade, gumbel_softmax, beta_vae, relax_rl]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", KILLED, ids=lambda study: study.__name__.rpartition(".")[2])
+def test_a_study_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+    study: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After whatever is saved first in a run, and before it is: half of all runs stop once in between."""
+    packed = np.packbits(np.random.default_rng(0).integers(0, 2, (12, 784)), axis=1)
+    np.savez(folder / mnist.STATIC, train=packed, valid=packed, test=packed)
+    name, kind = study.__name__.rpartition(".")[2], vade.VadeArgs if study is vade else study.Args
+
+    def runs(out: Path) -> list[Record]:
+        study.main(kind(data_dir=folder, smoke=True, seeds=(0,), out=out, device="cpu"))
+        found = json.loads((out / name / "smoke" / "records.json").read_text())["runs"]
+        return [{key: value for key, value in run.items() if key != "seconds"} for run in found]
+
+    undisturbed = runs(tmp_path / "whole")
+    save, killed = Training._save, set[Path]()
+
+    def save_or_die(training: Training) -> None:
+        place = training.folder.folder
+        before = int(place.name.encode().hex(), 16) % 2
+        if place not in killed:
+            killed.add(place)
+            if not before:
+                save(training)
+            raise KeyboardInterrupt
+        save(training)
+
+    monkeypatch.setattr(Training, "_save", save_or_die)
+    for _ in range(1_000):
+        with contextlib.suppress(KeyboardInterrupt):
+            assert runs(tmp_path / "killed") == undisturbed
+            break
+    else:
+        pytest.fail("it never ended")
+    assert len(killed) >= len(undisturbed) // 2
+
+
+def test_orders_of_likelihoods_are_counted() -> None:
+    found = [
+        {"method": name, "−log p(x)": value}
+        for name, values in {"N(0, I)": (90.0, 90.0), "mixture": (89.0, 91.0), "VampPrior": (88.0, 89.0)}.items()
+        for value in values
+    ]
+    said = vampprior.orderings([*found, {"method": "flow", "−log p(x)": 1.0}])
+    assert "VampPrior below mixture in 2 of 2; VampPrior below N(0, I) in 2 of 2; mixture below N(0, I) in 1" in said
+    assert "all three in 1." in said
 
 
 def test_gated_layers() -> None:

@@ -211,9 +211,9 @@ def test_update(kind: type[Value | Relaxed]) -> None:
 def test_log_variance() -> None:
     agent = learner(Relaxed)
     state = torch.get_rng_state()
-    own, beside = agent.log_variance(20, look=4)
+    found = agent.log_variance(20, look=4)
     torch.set_rng_state(state)
-    episodes = [agent.play(4, number) for number in range(20)]
+    episodes = [agent.play(1, 4, number) for number in range(20)]
     expected = [
         torch.stack([policy_gradient(agent.policy, kind, e, to_go(e.rewards))[0].detach() for e in episodes])
         .var(0)
@@ -221,7 +221,12 @@ def test_log_variance() -> None:
         .log()
         for kind in (agent.control, no_control)
     ]
-    assert (own, beside) == pytest.approx((float(expected[0]), float(expected[0] - expected[1])), rel=1e-3)
+    assert found == pytest.approx((float(expected[0]), float(expected[0] - expected[1])), rel=1e-3)
+    with torch.no_grad():
+        agent.policy[-1].bias.copy_(torch.tensor([0.0, 1e4, 0.0]))
+    assert learner(Value).log_variance(2, look=0) is not None
+    agent.control = no_control  # type: ignore[assignment]
+    assert agent.log_variance(2, look=0) is None
 
 
 def test_when_a_task_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +259,7 @@ def test_best_rates() -> None:
 def test_orderings() -> None:
     """RELAX: faster in two of three seeds, less variance in two where both have looked, and less beside none in one."""
 
-    def record(method: str, episodes: int | None, curve: list[list[float]]) -> Record:
+    def record(method: str, episodes: int | None, curve: list[list[Any]]) -> Record:
         return {"method": f"CartPole {method}", "curve": curve, **tuned(0.1, episodes)}
 
     a2c = [
@@ -264,7 +269,7 @@ def test_orderings() -> None:
     ]
     relax = [
         record("RELAX", 400, [[0.0, 5.5, -0.5], [0.0, 6.0, -0.5]]),
-        record("RELAX", 900, [[0.0, 4.0, -2.0], [0.0, 99.0, 99.0]]),
+        record("RELAX", 900, [[0.0, 4.0, -2.0], [0.0, 99.0, 99.0], [0.0, None, None]]),
         record("RELAX", None, [[0.0, 6.0, 0.0]]),
     ]
     said = relax_rl.orderings(a2c + relax)

@@ -14,8 +14,8 @@ from latentrl.model import LatentModel
 from latentrl.nets import DecoderTrunk
 
 PIXELS = 784
-AT_ONCE = 50_000
-"""Latents that are decoded at once in judging."""
+AT_ONCE = 10_000
+"""Latents that are judged at once: a mixture compares each with all of its components."""
 
 
 def perceptron(sizes: Sequence[int], activation: type[nn.Module]) -> nn.Sequential:

@@ -4,9 +4,9 @@
 
 Two tasks: a stochastic network (SBN) draws the lower half of an image from the upper one through two layers of latents,
 an autoencoder (VAE) has one, and a learned prior. A layer is 200 bits or 20 choices among 10; between layers are linear
-maps. Path derivatives (ST, Gumbel-Softmax) have one draw in each, the others two evaluations of what is above, the
-fewest that all work with (see ``stochastic_layers``). REBAR and RELAX tune their controls as they go. Compared is the
-bound of m discrete draws. Annealed ST is Chung et al. 2017: logits times a slope that rises from 1 to 5.
+maps. Path derivatives (ST, Gumbel-Softmax) have one draw in each, the others two evaluations of what is above (see
+``stochastic_layers``). REBAR and RELAX tune their controls as they go. Compared is the bound of m discrete draws.
+Annealed ST is Chung et al. 2017: logits times a slope that rises from 1 to 5.
 """
 
 import functools
@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor, nn
 
 from experiments.reproductions.gumbel_table import draw, note
-from experiments.reproductions.mnist import Bits, static_bits
+from experiments.reproductions.mnist import Bits, fingerprint, static_bits
 from experiments.reproductions.stochastic_layers import StochasticLayers
 from experiments.reproductions.study import Args, folder_of, reproduce
 from experiments.reproductions.training import Best, Minibatches, Training
@@ -32,11 +32,14 @@ from latentrl.sweeps import sweep
 
 NAME = "gumbel_softmax"
 SIZES = {"SBN": (392, 200, 200, 392), "VAE": (784, 200, 784)}
-LAWS = {"Bernoulli": Bernoullis, "categorical": partial(OneHots, sizes=(10,) * 20)}
-VALIDATION_DRAWS, TUNING = 10, 1e-3
-"""And the learning rate of control variates (Adam)."""
-LOWEST, STEEPEST = 0.5, 5.0
-"""Temperature of Gumbel-Softmax, slope of annealed ST."""
+cached_bits, LAWS = (
+    functools.cache(static_bits),
+    {"Bernoulli": Bernoullis, "categorical": partial(OneHots, sizes=(10,) * 20)},
+)
+VALIDATION_DRAWS, LOWEST, STEEPEST = 10, 0.5, 5.0
+"""And the temperature of Gumbel-Softmax, the slope of annealed ST."""
+TUNING = 1e-3
+"""Learning rate of control variates (Adam)."""
 
 
 def relax(latents: int = 200) -> estimators.Relax:
@@ -57,7 +60,6 @@ METHODS: Mapping[str, tuple[Callable[[], estimators.Estimator], int]] = {
     "VIMCO": (estimators.Vimco, 2),
 }
 """The estimator of a layer, and its draws."""
-read = functools.cache(static_bits)
 COLUMNS = ("−log p(x)", "Monte Carlo error", "learning rate", "best epoch", "seconds")
 
 
@@ -82,7 +84,7 @@ class Scale(NamedTuple):
 SCALES = {
     "full": Scale((3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5), (1e-5, 1e-4), 50_000, 1_000, 50_000, 10_000, 1_000),
     # So few updates want faster ones; a shorter schedule goes with them.
-    "quick": Scale((1e-1, 3e-2, 1e-2), (1e-3,), 1_200, 3, 40_000, 1_000, 100),
+    "quick": Scale((1e-1, 3e-2, 1e-2, 3e-3, 1e-3), (1e-3,), 2_400, 6, 40_000, 1_000, 100),
     "smoke": Scale((1e-2, 1e-3), (1e-1,), 4, 2, 8, 4, 3, batch_size=4),
 }
 
@@ -111,8 +113,8 @@ def halves(bits: Tensor, task: str) -> tuple[Tensor, Tensor]:
 def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
     """To the weights with the best validation bound; the seconds that it took; the data."""
     scale, device = SCALES[args.scale], args.torch_device
-    sizes = (scale.train, scale.test, scale.test)
-    data = Bits(*(part[:size].to(device) for part, size in zip(read(args.data_dir), sizes, strict=True)))
+    sizes = zip(cached_bits(args.data_dir), (scale.train, scale.test, scale.test), strict=True)
+    data = Bits(*(part[:size].to(device) for part, size in sizes))
     x, y = halves(data.train, run.task)
     torch.manual_seed(run.seed)
     model = StochasticLayers(SIZES[run.task], LAWS[run.latents], *METHODS[run.method]).to(device)
@@ -144,7 +146,8 @@ def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
         return {"−log p(x)": value}
 
     parts = {"model": model, "optimizer": optimizer, "best": best} | ({} if tuner is None else {"tuner": tuner})
-    place, settings = folder_of(NAME, args, run.key), {"run": run._asdict(), "scale": scale._asdict()}
+    settings = {"run": run._asdict(), "scale": scale._asdict(), "data": fingerprint(data.train)}
+    place = folder_of(NAME, args, run.key)
     history = Training(place, settings, parts, device).run(scale.epochs, rows.per_epoch, update, look)
     best.restore()
     return model, best, sum(seen["seconds"] for seen in history), data

@@ -45,13 +45,27 @@ def note(found: Sequence[Record]) -> str:
         "Nats; in brackets the paper, at its scale. DisARM is for bits alone. Seeds with the order of estimators:",
     ]
     for task, figures in PAPER.items():
-        said = []
+        said, chain = [], []
         for better, worse in pairwise(ORDER):
             mine, other = (values(found, f"{task}, {method}") for method in (better, worse))
             theirs = "as" if figures[better] < figures[worse] else "unlike"
-            said.append(f"{better} below {worse} in {(mine < other).sum()} of {len(mine)} ({theirs} in the paper)")
-        lines.append(f"- {task}: " + ", ".join(said))
+            chain.append(mine < other)
+            said.append(f"{better} below {worse} in {chain[-1].sum()} of {len(mine)} ({theirs} in the paper)")
+        lines.append(f"- {task}: " + ", ".join(said) + f"; both in {np.all(chain, 0).sum()}")
+    lines += ["", *at_the_edge(found)]
     return "\n".join(lines) + "\n"
+
+
+def at_the_edge(found: Sequence[Record]) -> list[str]:
+    """Cells whose learning rate is the largest or smallest there was: a wider choice might serve them better."""
+    rates = {record["method"]: record["learning rate"] for record in found}
+    edges = {"largest": max(rates.values()), "smallest": min(rates.values())}
+    return [
+        f"With the {which} learning rate of all, {edge:g}: "
+        + "; ".join(cell for cell, rate in rates.items() if rate == edge)
+        + "."
+        for which, edge in edges.items()
+    ]
 
 
 def draw(found: Sequence[Record]) -> Figure:

@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from experiments.records import spread
 from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo, perceptron
-from experiments.reproductions.mnist import binarised, digits
+from experiments.reproductions.mnist import binarised, digits, fingerprint
 from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import Minibatches, Training
 from experiments.vae import batch_of
@@ -95,7 +95,8 @@ def train(method: str, pixels: Tensor, seed: int, args: Args) -> tuple[LatentMod
     def look(_: int) -> Record:
         return {"−ELBO": negative_elbo(model, torch.bernoulli(pixels[:1_000]))[0]}
 
-    settings, parts = {"method": method, "seed": seed, **scale._asdict()}, {"model": model, "optimizer": optimizer}
+    settings = {"method": method, "seed": seed, **scale._asdict(), "data": fingerprint(pixels)}
+    parts = {"model": model, "optimizer": optimizer}
     training = Training(folder_of("iwae_dreg", args, f"{method} {seed}"), settings, parts, pixels.device)
     return model, training.run(len(rates), rows.per_epoch, update, look)
 

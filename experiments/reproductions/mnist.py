@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,11 @@ def static_bits(folder: Path | None) -> Bits:
         return bits._replace(test=bits.test[order])
     except (OSError, KeyError, ValueError) as error:
         raise LatentRLError(f"{path} holds no packed bits ({error}): give another copy of it, or remove it") from error
+
+
+def fingerprint(data: Tensor) -> str:
+    """Tells data from others, such as bits of a file from bits that were drawn."""
+    return f"{zlib.crc32(data.cpu().numpy().tobytes()):08x}"
 
 
 def binarised(pixels: Tensor) -> Tensor:

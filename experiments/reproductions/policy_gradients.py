@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from latentrl.distributions import OneHot
 from latentrl.distributions.relaxed import Thresholded, thresholded
 from latentrl.estimators.finite import value_and_slope
-from latentrl.moments import moments
 from latentrl.randomness import seed_of
 
 HIDDEN, DISCOUNT, ENTROPY, WINDOW = 10, 0.99, 0.01, 100
@@ -165,7 +164,7 @@ class Learner:
 
     def update(self, step: int) -> None:
         """Learn from one episode."""
-        episode = self.play(step)
+        episode = self.play(0, step)
         self.played.append((float(episode.rewards.sum()), len(episode.rewards)))
         returns = to_go(episode.rewards)
         gradient, values = policy_gradient(self.policy, self.control, episode, returns)
@@ -179,16 +178,18 @@ class Learner:
             parameter.grad -= part.view_as(parameter)
         self.optimizer.step()
 
-    def log_variance(self, episodes: int, look: int) -> tuple[float, float]:
+    def log_variance(self, episodes: int, look: int) -> tuple[float, float] | None:
         """log tr Σ of one episode's gradient, and how far that is above REINFORCE's from the same episodes.
+
+        None where a policy is so sure of itself that all of its gradients are 0.
 
         :param episodes: to be played for it
         """
         found = []
         for number in range(episodes):
-            episode = self.play(look, number)
+            episode = self.play(1, look, number)
             returns = to_go(episode.rewards)
             kinds = (self.control, no_control)
             found.append([policy_gradient(self.policy, kind, episode, returns)[0].detach() for kind in kinds])
-        own, plain = (math.log(moments(torch.stack(part).double()).trace) for part in zip(*found, strict=True))
-        return own, own - plain
+        own, plain = (float(torch.stack(part).double().var(0).sum()) for part in zip(*found, strict=True))
+        return (math.log(own), math.log(own / plain)) if own > 0.0 < plain else None

@@ -2,9 +2,11 @@
 
     python -m experiments.reproductions.relax_rl [--quick]     (in full: pip install 'gymnasium[box2d]')
 
-Networks, optimiser, discount, entropy bonus, grid of learning rates and one episode per update are the paper's. Rates
+Networks, optimiser, discount, entropy bonus and one episode per update are the paper's, and so are the three learning
+rates to choose from; the control variate chooses one of its own, where the paper's has a factor on the policy's. Rates
 are chosen with seeds of their own, not with those that are reported, and z̃ is exact, where the paper's sampler was
-slightly biased. LAX with continuous actions is left out.
+slightly biased. LAX with continuous actions is left out. The variance is that of one episode's gradient, summed over
+the parameters; the paper averages its logarithm over them.
 """
 
 from collections.abc import Sequence
@@ -96,8 +98,8 @@ def run(name: str, seed: int, rates: Rates, probes: int, args: Args) -> Record:
     def look(epoch: int) -> Record:
         played = learner.played
         seen: Record = {"return": float(np.mean([found for found, _ in played[-WINDOW:]])), "frames": played.frames}
-        if probes:
-            seen["log variance"], seen["to no control"] = learner.log_variance(probes, epoch)
+        if probes and (found := learner.log_variance(probes, epoch)) is not None:
+            seen["log variance"], seen["to no control"] = found
         return {**seen, "stop": played.solved_at(task.target) is not None or played.frames >= frames}
 
     limit = -(-frames // scale.every)  # an episode has a frame at least
@@ -107,8 +109,9 @@ def run(name: str, seed: int, rates: Rates, probes: int, args: Args) -> Record:
     solved = learner.played.solved_at(task.target)
     record: Record = {"solved": int(solved is not None), "return": history[-1]["return"], "rate": rates[0]}
     record |= {"control rate": rates[1], "seconds": sum(seen["seconds"] for seen in history)}
-    for part in ("log variance", "to no control") if probes else ():
-        record[part] = float(np.mean([seen[part] for seen in history]))
+    for part in ("log variance", "to no control"):
+        if values := [seen[part] for seen in history if part in seen]:
+            record[part] = float(np.mean(values))
     record["curve"] = [[seen.get(part) for part in ("return", "log variance", "to no control")] for seen in history]
     record |= {} if solved is None else {"episodes to solve": solved}
     return record
@@ -140,10 +143,9 @@ def tune(names: Sequence[str], args: Args) -> dict[str, Rates]:
 
 
 def together(a: Record, b: Record, part: int) -> bool:
-    """Whether the second's curve is below the first's, on average over the looks that both had."""
-    looks = min(len(a["curve"]), len(b["curve"]))
-    means = [np.mean([seen[part] for seen in record["curve"][:looks]]) for record in (a, b)]
-    return bool(means[1] < means[0])
+    """Whether the second's curve is below the first's, on average over the looks at which both were measured."""
+    pairs = [(x[part], y[part]) for x, y in zip(a["curve"], b["curve"], strict=False)]
+    return sum(y - x for x, y in pairs if x is not None and y is not None) < 0.0
 
 
 def orderings(found: Sequence[Record]) -> str:
@@ -173,7 +175,7 @@ def draw(found: Sequence[Record], every: int) -> Figure:
     for column, title in zip(axes.T, titles, strict=True):
         for (part, axis), (number, method) in product(enumerate(column), enumerate(CONTROLS)):
             for index, record in enumerate(r for r in found if r["method"] == f"{title} {method}"):
-                values = [seen[part] for seen in record["curve"]]
+                values = np.array([seen[part] for seen in record["curve"]], float)
                 label = None if index else method
                 axis.plot(every * np.arange(1, len(values) + 1), values, color=f"C{number}", alpha=0.6, label=label)
             axis.set(ylabel=labels[part])
@@ -187,8 +189,7 @@ def draw(found: Sequence[Record], every: int) -> Figure:
 def main(args: Args) -> None:
     """Choose rates, train, write."""
     scale = SCALES[args.scale]
-    for title in scale.frames:
-        environment(TASKS[title])  # refused at once, if at all
+    _ = [environment(TASKS[title]) for title in scale.frames]  # refused at once, if at all
     names = [f"{title} {method}" for title, method in product(scale.frames, CONTROLS)]
     rates = tune(names, args)
     jobs = {f"{n} {seed}": partial(run, n, seed, rates[n], scale.probes, args) for n in names for seed in args.seeds}

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,6 +61,11 @@ def commit() -> str:
     return found.stdout.decode().strip()
 
 
+def with_commit(job: Callable[[], Record]) -> Record:
+    """A run's record, with the commit that made it: a study may go on with later code."""
+    return {**job(), "commit": commit()}
+
+
 def reproduce(
     name: str,
     args: Args,
@@ -76,13 +82,14 @@ def reproduce(
     :param note: what stands below the table
     """
     folder = args.out / name / args.scale
-    settings = {"scale": scale._asdict(), "seeds": args.seeds}
-    made = sweep(Cells(folder, settings), jobs, args.workers)
+    device, packages = str(args.torch_device), ["latentrl", *(["scikit-learn"] if find_spec("sklearn") else [])]
+    here = {key: partial(with_commit, job) for key, job in jobs.items()}
+    made = sweep(Cells(folder, {"scale": scale._asdict()}), here, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     given = {key: value for key, value in asdict(args).items() if key not in ("data_dir", "out", "workers")}
-    record = {"commit": commit(), "arguments": given, "scale": scale._asdict(), "runs": found}
+    record = {"arguments": given, "scale": scale._asdict(), "runs": found}
     text = table(found, columns) + note(found)
-    write(folder, f"reproductions.{name}", ("latentrl", "scikit-learn"), text, record, draw(found))
+    write(folder, f"reproductions.{name}", packages, text, record, draw(found), device=device)
     return found
 
 

@@ -112,7 +112,7 @@ class Training:
         update: Callable[[int], Any],
         look: Callable[[int], Record],
     ) -> list[Record]:
-        """Train; what was seen after each epoch, with the seconds that its updates took.
+        """Train; what was seen after each epoch, with the seconds that its updates took (of a CPU its own).
 
         :param update: makes one update, given how many were before
         :param look: numbers for the log after an epoch, given how many are over; training ends early where "stop" is
@@ -120,15 +120,16 @@ class Training:
         """
         worker = (current_process()._identity or (0,))[-1]
         bar = tqdm(total=epochs, initial=len(self.history), desc=self.folder.folder.name, position=worker, leave=False)
-        with bar, SummaryWriter(str(self.folder.folder), purge_step=len(self.history)) as writer:
+        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        with bar, SummaryWriter(str(self.folder.folder), purge_step=len(self.history) + 1) as writer:
             while len(self.history) < epochs and not (self.history and self.history[-1].get("stop")):
-                start = time.perf_counter()
+                start = clock()
                 for _ in range(per_epoch):
                     update(self.step)
                     self.step += 1
                 if self.device.type == "cuda":
                     torch.cuda.synchronize(self.device)
-                seconds = time.perf_counter() - start
+                seconds = clock() - start
                 seen = {**look(len(self.history) + 1), "seconds": seconds}
                 self.history.append(seen)
                 for name, value in seen.items():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from experiments.reproductions import clusters
 from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, perceptron
-from experiments.reproductions.mnist import Digits, digits
+from experiments.reproductions.mnist import Digits, digits, fingerprint
 from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import Minibatches, Training
 from experiments.vae import batch_of
@@ -112,7 +112,7 @@ def train(model: LatentModel, name: str, images: Tensor, seed: int, args: Args) 
         losses.clear()
         return {"loss": mean}
 
-    settings = {"method": name, "seed": seed, "scale": scale._asdict()}
+    settings = {"method": name, "seed": seed, "scale": scale._asdict(), "data": fingerprint(images)}
     parts = {"model": model, "optimizer": optimizer}
     training = Training(folder_of("vade", args, f"{name} {seed}"), settings, parts, images.device)
     return training.run(scale.epochs[name], rows.per_epoch, update, look)
