@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.reproductions.gumbel_table import draw, note
-from experiments.reproductions.mnist import Bits, fingerprint, static_bits
+from experiments.reproductions.mnist import Bits, fingerprint, shown, static_bits
 from experiments.reproductions.stochastic_layers import StochasticLayers
 from experiments.reproductions.study import Args, folder_of, reproduce
 from experiments.reproductions.training import Best, Minibatches, Training
@@ -32,10 +32,7 @@ from latentrl.sweeps import sweep
 
 NAME = "gumbel_softmax"
 SIZES = {"SBN": (392, 200, 200, 392), "VAE": (784, 200, 784)}
-cached_bits, LAWS = (
-    functools.cache(static_bits),
-    {"Bernoulli": Bernoullis, "categorical": partial(OneHots, sizes=(10,) * 20)},
-)
+LAWS = {"Bernoulli": Bernoullis, "categorical": partial(OneHots, sizes=(10,) * 20)}
 VALIDATION_DRAWS, LOWEST, STEEPEST = 10, 0.5, 5.0
 """And the temperature of Gumbel-Softmax, the slope of annealed ST."""
 TUNING = 1e-3
@@ -60,6 +57,7 @@ METHODS: Mapping[str, tuple[Callable[[], estimators.Estimator], int]] = {
     "VIMCO": (estimators.Vimco, 2),
 }
 """The estimator of a layer, and its draws."""
+read = functools.cache(static_bits)
 COLUMNS = ("−log p(x)", "Monte Carlo error", "learning rate", "best epoch", "seconds")
 
 
@@ -105,17 +103,12 @@ class Run(NamedTuple):
         return " ".join(map(str, self))
 
 
-def halves(bits: Tensor, task: str) -> tuple[Tensor, Tensor]:
-    """What is given and what is to be explained."""
-    return (bits[:, :392], bits[:, 392:]) if task == "SBN" else (bits, bits)
-
-
 def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
     """To the weights with the best validation bound; the seconds that it took; the data."""
     scale, device = SCALES[args.scale], args.torch_device
-    sizes = zip(cached_bits(args.data_dir), (scale.train, scale.test, scale.test), strict=True)
+    sizes = zip(read(args.data_dir), (scale.train, scale.test, scale.test), strict=True)
     data = Bits(*(part[:size].to(device) for part, size in sizes))
-    x, y = halves(data.train, run.task)
+    x, y = shown(data.train, run.task)
     torch.manual_seed(run.seed)
     model = StochasticLayers(SIZES[run.task], LAWS[run.latents], *METHODS[run.method]).to(device)
     rows, best = Minibatches(len(x), scale.batch_size, run.seed, device), Best(model)
@@ -141,7 +134,7 @@ def train(run: Run, args: Args) -> tuple[StochasticLayers, Best, float, Bits]:
             tuner.step()
 
     def look(epoch: int) -> Record:
-        value = -float(model.bound(*halves(data.valid, run.task), VALIDATION_DRAWS).value.mean())
+        value = -float(model.bound(*shown(data.valid, run.task), VALIDATION_DRAWS).value.mean())
         best(value, epoch)
         return {"−log p(x)": value}
 
@@ -161,7 +154,7 @@ def tried(run: Run, args: Args) -> Record:
 def judged(run: Run, args: Args) -> Record:
     """The test bound of one training."""
     model, best, seconds, data = train(run, args)
-    value, error = model.bound(*halves(data.test, run.task), SCALES[args.scale].draws)
+    value, error = model.bound(*shown(data.test, run.task), SCALES[args.scale].draws)
     return {
         "−log p(x)": -float(value.mean()),
         "Monte Carlo error": float(error.square().sum().sqrt()) / len(value),

@@ -76,6 +76,11 @@ def static_bits(folder: Path | None) -> Bits:
         raise LatentRLError(f"{path} holds no packed bits ({error}): give another copy of it, or remove it") from error
 
 
+def shown(bits: Tensor, task: str) -> tuple[Tensor, Tensor]:
+    """What is given and what is to be explained: to a "VAE" all, to an "SBN" the upper half and the lower one."""
+    return (bits[:, :392], bits[:, 392:]) if task == "SBN" else (bits, bits)
+
+
 def fingerprint(data: Tensor) -> str:
     """Tells data from others, such as bits of a file from bits that were drawn."""
     return f"{zlib.crc32(data.cpu().numpy().tobytes()):08x}"
