@@ -1,7 +1,7 @@
 """The latent-variable policy π(a|s) = ∫ p(a|s, z) p(z|s) dz, composed of a posterior, a prior and a decoder."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -96,10 +96,14 @@ class LatentModel(nn.Module):
             observations = observations.repeat(1, self.history)
         joined = torch.cat([observations, actions], dim=-1)
         data = {"observation": observations, "action": actions, "transition": joined}
-        for module in self.modules():
+        for module in self._units():
             if isinstance(module, Fitted):
                 module.fit(data[module.kind])
         self.standardized.fill_(True)
+
+    def _units(self) -> Iterator[nn.Module]:
+        """Modules whose units may be fitted to data."""
+        return self.modules()
 
     @torch.no_grad()
     def seed_prior(self, batch: Batch) -> None:

@@ -129,7 +129,8 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             z = law.enumerate_support(expand=False).movedim(0, 1).expand(len(features), -1, -1)
             weights = law.logits
         else:
-            z = law.sample((self.num_samples,)).movedim(0, 1)
+            draw = law.rsample if law.has_rsample else law.sample
+            z = draw((self.num_samples,)).movedim(0, 1)
             weights = z.new_zeros(z.shape[:2])
         many = features.unsqueeze(1).expand(-1, z.shape[1], -1)
         outputs = self.action_net(self.mlp_extractor.forward_actor(torch.cat([many, z], -1)))
@@ -213,7 +214,9 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         if isinstance(obs, WithLatent):
             return self._value(self._features(obs.observations)[1], obs.latent, obs.drawn)
         features, for_value = self._features(obs)
-        rollout = self._rollout or RolloutLatents(np.ones(len(features), bool))
+        rollout = self._rollout
+        if rollout is None or len(rollout.starts) != len(features):  # of other environments: a callback asks
+            rollout = RolloutLatents(np.ones(len(features), bool))
         z, _, new = rollout.now(partial(self._law, features), self.hold)
         return self._value(for_value, z, new)
 

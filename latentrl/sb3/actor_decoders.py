@@ -55,6 +55,9 @@ class Squashed(Law):
         """Image of the heaviest component's mean, which is what a deterministic actor plays."""
         return self._squash(self.law.mode)
 
+    def sample_mode(self) -> Tensor:
+        return self._squash(self.law.sample_mode())
+
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self._squash(self.law.sample(sample_shape))
 

@@ -142,9 +142,12 @@ class Run:
             policy.set_training_mode(False)
         if policy.config.latents == "aggregate":
             self.trainer.remember()
+        self._follow()
+        return self._agent
+
+    def _follow(self) -> None:
         if self._agent._agent is not None:
             follow_actor(self._agent._agent.policy)
-        return self._agent
 
     # -- updates -----------------------------------------------------------------------------------------------
 
@@ -183,6 +186,7 @@ class Run:
             raise
         finally:
             self.trainer.close()
+            self._follow()  # also where training was interrupted
 
     def _job(self) -> Any:
         agent = self._agent

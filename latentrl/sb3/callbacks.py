@@ -114,11 +114,11 @@ class LatentUsage(BaseCallback):
 def usage(policy: LatentActorCriticPolicy, seen: WithLatent) -> dict[str, float]:
     """What :class:`LatentUsage` logs, at the given states and latents."""
     features = policy.features_of(seen.observations)
-    acts = policy.acts(features, seen.latent)
-    alone = acts.entropy()
+    acts, redrawn = policy.acts(features, seen.latent), policy.draw(features)
+    # Not at the latents in force, which may be drawn of other states.
+    alone = policy.acts(features, redrawn).entropy()
     assert alone is not None
-    information = (policy.entropy_bound(features) - alone).mean()
-    redrawn, active = policy.draw(features), 0
+    information, active = (policy.entropy_bound(features) - alone).mean(), 0
     for part in [slice(None)] if policy.prior_name == "categorical" else range(policy.latent_dim):
         moved = seen.latent.clone()
         moved[:, part] = redrawn[:, part]

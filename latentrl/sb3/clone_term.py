@@ -75,7 +75,7 @@ class CloneTerm(BaseCallback):
             self._hook = None
 
     def _add(self, optimizer: torch.optim.Optimizer) -> None:
-        coef = remaining(self.model, self.coef, self.share)
+        coef = remaining(self.model, self.coef, self.share, self.model.num_timesteps)
         # Without gradients the actor waits, for its critic perhaps.
         waits = all(parameter.grad is None for group in optimizer.param_groups for parameter in group["params"])
         self.logger.record("clone/coef", coef)

@@ -1,13 +1,16 @@
 """What an agent does when it is left to play, and how likely it finds what others did."""
 
+import copy
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
@@ -116,14 +119,7 @@ def evaluate_behaviour(
     training = normalizer is not None and normalizer.training
     watched = _Watched(policy, venv.num_envs, normalizer, trajectories)
     recorder = Recorder(watched)
-    device = torch.device(getattr(policy, "device", "cpu"))
-    with nullcontext() if seed is None else same_randomness(device):
-        if seed is not None:
-            venv.seed(seed)
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                torch.cuda.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
+    with seeded(policy, venv, seed):
         try:
             if normalizer is not None:
                 normalizer.training = False
@@ -132,6 +128,33 @@ def evaluate_behaviour(
             if normalizer is not None:
                 normalizer.training = training
     return recorder.evaluation()
+
+
+@contextmanager
+def seeded(policy: Any, venv: VecEnv, seed: int | None) -> Iterator[None]:
+    """All that episodes depend on follows from a seed, if one is given, and random numbers elsewhere stay as they were.
+
+    Beside the global generators that is the policy's action space, of which DQN takes its random actions.
+    """
+    if seed is None:
+        yield
+        return
+    device = torch.device(getattr(policy, "device", "cpu"))
+    space: Any = getattr(policy, "action_space", None)
+    kept = copy.deepcopy(space.np_random) if isinstance(space, spaces.Space) else None
+    with same_randomness(device):
+        venv.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
+        if kept is not None:
+            space.seed(seed)
+        try:
+            yield
+        finally:
+            if kept is not None:
+                space._np_random = kept
 
 
 class _Watched:

@@ -31,6 +31,7 @@ class ActingPolicy(nn.Module):
 
     low: Tensor | None
     high: Tensor | None
+    start: Tensor
 
     def __init__(self, policy: LatentPolicy) -> None:
         super().__init__()
@@ -39,7 +40,9 @@ class ActingPolicy(nn.Module):
         bounded = isinstance(space, spaces.Box)
         for name in ("low", "high"):
             bound = torch.as_tensor(getattr(space, name), dtype=torch.float32) if bounded else None
-            self.register_buffer(name, bound, persistent=False)
+            self.register_buffer(name, None if bound is None else bound.to(policy.device), persistent=False)
+        start = torch.as_tensor(getattr(space, "start", 0), device=policy.device)
+        self.register_buffer("start", start, persistent=False)
 
     def forward(self, observation: PyTorchObs, z: Tensor) -> Tensor:
         policy, config = self.policy, self.policy.config
@@ -56,7 +59,7 @@ class ActingPolicy(nn.Module):
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             index = torch.stack([part.argmax(-1) for part in values.split(choice_counts(space), -1)], -1)
             shape = [*values.shape[:-1], *(space.shape or ())]
-            return index.reshape(shape) + torch.as_tensor(space.start)
+            return index.reshape(shape) + self.start
         values = values.unflatten(-1, space.shape or (1,))
         if not isinstance(space, spaces.Box):
             return values.to(torch.int8)

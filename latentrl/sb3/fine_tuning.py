@@ -58,9 +58,24 @@ def _forget(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def remaining(model: BaseAlgorithm, coef: float, share: float | None) -> float:
-    """What is left of a coefficient that falls linearly to 0 over a share of training, or stays."""
-    return coef if share is None else coef * max(0.0, 1.0 - (1.0 - model._current_progress_remaining) / share)
+def remaining(model: BaseAlgorithm, coef: float, share: float | None, at: int) -> float:
+    """What is left of a coefficient that falls linearly to 0 over a share of this ``learn``, or stays.
+
+    :param at: time steps of the algorithm so far
+    """
+    # Not the algorithm's own progress, which is that of an earlier learn until the first rollout of this one is over.
+    start = model._num_timesteps_at_start
+    done = (at - start) / max(model._total_timesteps - start, 1)
+    return coef if share is None else coef * max(0.0, 1.0 - done / share)
+
+
+def _copied(policy: BasePolicy) -> BasePolicy:
+    """A copy, whose action law is a shallow one: the last that was made of it hangs on a graph, which none can copy."""
+    law = getattr(policy, "action_dist", None)
+    fresh: Any = copy.copy(law)
+    if fresh is not None:
+        fresh.distribution = None
+    return copy.deepcopy(policy, {id(law): fresh})
 
 
 def checked_share(share: float | None) -> float | None:
@@ -72,13 +87,16 @@ def checked_share(share: float | None) -> float | None:
 class CriticWarmUp(BaseCallback):
     """Lets only value functions learn at first: a cloned policy has none, and wrong ones would unlearn it.
 
-    Updates are of the critics alone as long as the rollout before them began within the first ``steps`` steps; of PPO
-    and A2C that is the value function, of SAC, TQC, TD3 and DDPG the Q functions. What policy and value function share
-    is left as it is, too, and so is SAC's temperature. A warning says where that leaves no step to the policy.
+    Updates are of the critics alone as long as the rollout before them began within the first ``steps`` steps of this
+    ``learn``, or after ``learning_starts`` where that comes later; of PPO and A2C that is the value function, of SAC,
+    TQC, TD3 and DDPG the Q functions. What policy and value function share is left as it is, too, and so is SAC's
+    temperature. A warning says where that leaves no step to the policy.
 
     :param steps: of the environments, during which the policy stays as it is
     :raises LatentRLError: less than 1; where learning starts, another kind of algorithm
     """
+
+    _first = 0
 
     def __init__(self, steps: int = 10_000, verbose: int = 0) -> None:
         super().__init__(verbose)
@@ -86,7 +104,8 @@ class CriticWarmUp(BaseCallback):
         self._hooks: list[RemovableHandle] = []
 
     def _init_callback(self) -> None:
-        if not has_actor(self.model) and not isinstance(self.model.policy, ActorCriticPolicy):
+        known = isinstance(self.model.policy, ActorCriticPolicy) and not is_recurrent(self.model.policy)
+        if not has_actor(self.model) and not known:
             raise LatentRLError(
                 "CriticWarmUp is for PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 and DDPG, not for "
                 f"{type(self.model).__name__}"
@@ -94,11 +113,13 @@ class CriticWarmUp(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._release()
-        policy: Any = self.model.policy
-        left = self.model._total_timesteps - self.model.num_timesteps
-        rollout = self.training_env.num_envs * getattr(self.model, "n_steps", 1)
+        model: Any = self.model
+        policy, began = model.policy, model.num_timesteps
+        self._first = max(began, getattr(model, "learning_starts", 0))
+        rollout = self.training_env.num_envs * (model.n_steps if isinstance(model, OnPolicyAlgorithm) else 1)
+        left = model._total_timesteps - began
         last = (left - 1) // rollout * rollout
-        if self.steps > last:
+        if self._first - began + self.steps > last:
             warnings.warn(
                 f"CriticWarmUp({self.steps}) leaves the policy as it is to the end, as the last of the {left} steps to "
                 f"learn are of a rollout that begins after {last}: learn for longer, or warm up for fewer steps",
@@ -120,7 +141,7 @@ class CriticWarmUp(BaseCallback):
         return [p.register_post_accumulate_grad_hook(in_this_learn(self.model, _forget)) for p in others]
 
     def _on_rollout_start(self) -> None:
-        if self.n_calls * self.training_env.num_envs >= self.steps:
+        if self.model.num_timesteps - self._first >= self.steps:
             self._release()
 
     def _on_step(self) -> bool:
@@ -164,12 +185,15 @@ class KLToClone(BaseCallback):
         return True
 
     def _on_training_start(self) -> None:
-        self.clone: BasePolicy = copy.deepcopy(self.model.policy).requires_grad_(False)
+        self.clone: BasePolicy = _copied(self.model.policy).requires_grad_(False)
         self.clone.set_training_mode(False)
+
+    def _on_rollout_start(self) -> None:
+        self._began = self.model.num_timesteps
 
     def _on_rollout_end(self) -> None:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        coef = remaining(self.model, self.coef, self.share)
+        coef = remaining(self.model, self.coef, self.share, self._began)
         difference = buffer.log_probs - self._log_probs(buffer)
         buffer.rewards -= coef * difference
         buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])

@@ -89,6 +89,11 @@ class _WithDemonstrations(ReplayBuffer):
         if named != isinstance(self, DictReplayBuffer):
             fitting = DemonstrationDictReplayBuffer if named else DemonstrationReplayBuffer
             raise LatentRLError(f"observations are {observation_space}: take {fitting.__name__}")
+        if "n_steps" in kwargs:
+            raise LatentRLError(
+                f"{type(self).__name__} has no returns of several steps: leave n_steps at 1, and out of "
+                "replay_buffer_kwargs"
+            )
         if not 0.0 <= at_least("share", share, 0.0) <= 1.0:
             raise LatentRLError(f"share is a share of each batch between 0 and 1, but {share!r} was given")
         super().__init__(buffer_size, observation_space, action_space, *args, **kwargs)

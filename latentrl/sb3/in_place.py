@@ -1,6 +1,7 @@
 """Cloning into an agent: its own networks as parts of a latent model, so that what is cloned the agent plays."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +23,14 @@ from latentrl.data import Demonstrations
 from latentrl.decoders import Decoder, box_corners
 from latentrl.distributions import OneHot
 from latentrl.model import LatentModel
-from latentrl.priors import StandardNormalPrior
+from latentrl.nets import Affine
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.actor_decoders import OffPolicyDecoder
 from latentrl.sb3.latent_actor import SemiImplicitActor
 from latentrl.sb3.mixture_heads import Mixed, mixture_of
 from latentrl.sb3.on_policy import is_recurrent
 from latentrl.sb3.td3_policy import LatentTD3Actor
-from latentrl.sb3.trunk import FeaturesTrunk, channels_first, values_channels_first
+from latentrl.sb3.trunk import FeaturesTrunk, channels_first, has_pictures, values_channels_first
 from latentrl.spaces import size
 
 FREE = ("posterior", "posterior_components", "encoder", "encoder_hidden", "context_length")
@@ -64,14 +65,10 @@ class ActorDecoder(Decoder):
 
 
 class AroundActor(LatentModel):
-    """A latent model whose prior reads hidden layers, so that its units are not those of observations."""
+    """A latent model whose prior keeps its units: it reads hidden layers, or has learned in them already."""
 
-    def standardize(self, observations: Tensor, actions: Tensor) -> None:
-        """Fit the posterior's standardisation to data; the actor's parts have none of their own."""
-        LatentModel(self.posterior, StandardNormalPrior(self.latent_dim), Decoder(), self.trunk).standardize(
-            observations, actions
-        )
-        self.standardized.fill_(True)
+    def _units(self) -> Iterator[nn.Module]:
+        return iter(()) if self.posterior is None else self.posterior.modules()
 
 
 def config_of(actor: BasePolicy, options: dict[str, Any]) -> LatentConfig:
@@ -119,14 +116,27 @@ def model_of(actor: BasePolicy, config: LatentConfig) -> LatentModel:
         decoder = OffPolicyDecoder(inner, *box_corners(actor.action_space.low, actor.action_space.high))
         prior = decoder.make_prior()
     trunk = None
-    if not isinstance(extractor, FlattenExtractor):
-        trunk = FeaturesTrunk(actor.observation_space, actor.features_extractor_class, actor.features_extractor_kwargs)
+    if type(extractor) is not FlattenExtractor or has_pictures(actor.observation_space):
+        trunk = FeaturesTrunk(
+            actor.observation_space,
+            actor.features_extractor_class,
+            actor.features_extractor_kwargs,
+            actor.normalize_images,
+        )
         trunk.extractor = extractor
     if prior is None:
         return LatentModel(None, None, decoder, trunk)
     posterior = config.make_posterior(extractor.features_dim, size("action", actor.action_space))
-    kind = LatentModel if isinstance(actor, ActorCriticPolicy) else AroundActor
-    return kind(posterior, prior, decoder, trunk)
+    if isinstance(actor, ActorCriticPolicy) and _is_new(actor):
+        return LatentModel(posterior, prior, decoder, trunk)
+    prior.seeded.fill_(True)
+    return AroundActor(posterior, prior, decoder, trunk)
+
+
+def _is_new(actor: ActorCriticPolicy) -> bool:
+    """Whether nothing was learned yet, neither by the agent nor by cloning: new units would change what was."""
+    fitted = [part for part in actor.modules() if isinstance(part, Affine)]
+    return not actor.optimizer.state and not any(bool((part.gain != 1).any() | part.shift.any()) for part in fitted)
 
 
 def follow(policy: BasePolicy) -> None:

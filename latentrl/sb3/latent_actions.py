@@ -46,6 +46,10 @@ class LatentActions:
         del self.policy.optimizer
         self.policy.requires_grad_(False)
         self.policy.set_training_mode(False)
+        # An agent that was cloned into may see what its VecNormalize makes of observations.
+        agent = source._agent if isinstance(source, LatentBC) else None
+        seen_by = None if agent is None else agent.get_vec_normalize_env()
+        self._normalizer = copy.deepcopy(seen_by) if seen_by is not None and seen_by.norm_obs else None
         prior = self.policy.model.prior
         if prior is None:
             raise LatentRLError("the policy has latent_dim=0, so there is no latent to act in: clone one with a latent")
@@ -63,6 +67,9 @@ class LatentActions:
             raise LatentRLError(f"scale must be positive, but {scale!r} was given")
         if self.sizes is None and not self.policy.config.prior_sees_state:
             self._loc, self._scale = self._affine(prior(torch.empty(1, 0, device=self.policy.device)))
+
+    def _seen(self, observations: Any) -> Any:
+        return observations if self._normalizer is None else self._normalizer.normalize_obs(observations)
 
     def _space(self, reach: float) -> spaces.Space[Any]:
         if self.sizes is None:
@@ -101,7 +108,7 @@ class LatentActions:
         loc, scale = self._loc, self._scale
         if loc is None or scale is None:
             with torch.no_grad():
-                flat = self.policy._flat(self.policy.obs_to_tensor(observations)[0])
+                flat = self.policy._flat(self.policy.obs_to_tensor(self._seen(observations))[0])
                 loc, scale = self._affine(self.policy.model.latent_law(flat))
         z = loc + scale * np.asarray(actions, np.float32)
         clip = self.policy.model.latent_clip
@@ -109,7 +116,7 @@ class LatentActions:
 
     def decode(self, observations: Any, z: ArrayLike) -> NDArray[Any]:
         """The mode of p(a|s, z), what ``predict(latent=z)`` plays; of a plan, the first action."""
-        return self.policy.predict(observations, latent=z, deterministic=True)[0]
+        return self.policy.predict(self._seen(observations), latent=z, deterministic=True)[0]
 
     def begin(self, z: NDArray[np.float32]) -> State:
         """The policy's state where latents (N, Z) were just given and nothing is planned."""
@@ -121,7 +128,7 @@ class LatentActions:
 
     def play(self, observations: Any, state: State) -> tuple[NDArray[Any], State]:
         """The next actions under the same latents; no random number is drawn."""
-        actions, after = self.policy.predict(observations, state, deterministic=True)
+        actions, after = self.policy.predict(self._seen(observations), state, deterministic=True)
         assert after is not None
         # The age stays 0: it is the agent that says when a latent ends, not the policy's own hold.
         return actions, (*state[:2], *after[2:])

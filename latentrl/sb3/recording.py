@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 from latentrl.checks import LatentRLError, count
 from latentrl.data.mapped import BLOCK
 from latentrl.data.reading import Episodes
+from latentrl.sb3.evaluation import seeded
 from latentrl.sb3.latent_noise import without_noise
 
 
@@ -45,10 +45,7 @@ def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, se
         raise LatentRLError("VecNormalize is inside of wrappers that change observations: wrap it around them")
     space = without_noise(space)
     quota = (episodes + np.arange(venv.num_envs)[::-1]) // venv.num_envs
-    with _frozen(inside), torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-            venv.seed(seed)
+    with _frozen(inside), seeded(agent, venv, seed):
         played = _play(agent, venv, inside, outside, quota, deterministic)
     read = Episodes(sum(len(steps) for steps in played))
     for number, steps in enumerate(played):

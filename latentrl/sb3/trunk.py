@@ -39,6 +39,7 @@ class FeaturesTrunk(ObservationTrunk):
     :param features_extractor_class: None takes NatureCNN for pictures, CombinedExtractor for a Dict, and
         FlattenExtractor for the rest
     :param features_extractor_kwargs: further arguments of its constructor
+    :param normalize_images: divide pictures by 255
     :raises LatentRLError: a space or class that does not fit, or pictures too small for the default
     """
 
@@ -47,8 +48,10 @@ class FeaturesTrunk(ObservationTrunk):
         observation_space: spaces.Space[Any],
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
     ) -> None:
         super().__init__()
+        self._normalize_images = normalize_images
         parts = _parts(observation_space)
         for leaf in parts.values():
             if not isinstance(leaf, SUPPORTED):
@@ -74,7 +77,9 @@ class FeaturesTrunk(ObservationTrunk):
     def forward(self, observations: Shaped[Tensor, "*b O"]) -> Float[Tensor, "*b H"]:
         flat = observations.reshape(-1, observations.shape[-1])
         passes = (flat,) if torch.is_grad_enabled() else flat.split(PASS)
-        features = [self.extractor(preprocess_obs(self._unflat(rows), self._seen)) for rows in passes]
+        features = [
+            self.extractor(preprocess_obs(self._unflat(rows), self._seen, self._normalize_images)) for rows in passes
+        ]
         return (features[0] if len(features) == 1 else torch.cat(features)).reshape(*observations.shape[:-1], -1)
 
     def _unflat(self, flat: Shaped[Tensor, "N O"]) -> Any:
@@ -101,6 +106,11 @@ def make_trunk(
             f"features_extractor_kwargs are given, but {space} needs no extractor: give features_extractor_class too"
         )
     return None
+
+
+def has_pictures(space: spaces.Space[Any]) -> bool:
+    """Whether a space or a part of it holds pictures."""
+    return any(is_image_space(leaf) for leaf in _parts(space).values())
 
 
 def refuse_parts(policy: BaseModel) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -26,14 +27,21 @@ class TorchVecEnvAdapter(VecEnv):
         env = gym.make_vec("latentrl_envs:latentrl/CartPole-v1", num_envs=8, autoreset_mode="SameStep")
         PPO("MlpPolicy", TorchVecEnvAdapter(env)).learn(100_000)
 
+    Statistics of episodes are VecMonitor's, around it; those of RecordEpisodeStatistics inside are not read.
+
     :param env: a vector environment with ``metadata["autoreset_mode"]`` SAME_STEP or DISABLED
-    :raises LatentRLError: another autoreset mode, or something that is no vector environment
+    :raises LatentRLError: another autoreset mode, observations with parts, or something that is no vector environment
     """
 
     def __init__(self, env: VectorEnv) -> None:
         if not isinstance(env, VectorEnv):
             raise LatentRLError(
                 f"TorchVecEnvAdapter takes a gymnasium VectorEnv, got {env!r}: make it with gym.make_vec"
+            )
+        if not isinstance(env.single_observation_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+            raise LatentRLError(
+                f"observations must be one tensor, but they are {env.single_observation_space}: flatten them, or make "
+                "the environment with stable-baselines3's make_vec_env"
             )
         self.env = env
         self.autoreset_mode: Any | None = env.metadata.get("autoreset_mode")

@@ -125,6 +125,23 @@ def test_a_choice_that_decides_the_action_carries_all_of_it(actions: spaces.Spac
     assert found["active_units"] == 1
 
 
+def test_information_is_of_latents_as_the_prior_draws_them() -> None:
+    """Of two latents one acts for sure, the other tosses a coin: H(¾, ¼) − ½ log 2 nats, whichever is held."""
+    made = agent(spaces.Discrete(2), latent_dim=2, prior="categorical")
+    policy = made.policy
+    with torch.no_grad():
+        policy.mlp_extractor.policy_net = torch.nn.Linear(5, 2, bias=False)
+        policy.mlp_extractor.policy_net.weight.copy_(torch.cat([torch.zeros(2, 3), torch.eye(2)], 1))
+        policy.action_net = torch.nn.Linear(2, 2, bias=False)
+        policy.action_net.weight.copy_(torch.tensor([[50.0, 0.0], [0.0, 0.0]]))
+        for parameter in policy.prior.parameters():
+            parameter.zero_()
+        seen = with_latents(made, torch.randn(4000, 3))._replace(latent=torch.eye(2)[:1].expand(4000, -1))
+        found = usage(policy, seen)
+    truth = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) - 0.5 * np.log(2)
+    assert found["information"] == pytest.approx(truth, abs=0.03)  # five standard errors of the share of coins
+
+
 def test_usage_is_logged_and_needs_a_latent() -> None:
     made = agent(spaces.Box(-1, 1, (2,)), latent_dim=2)
     made.set_logger(Lines())

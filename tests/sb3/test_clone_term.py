@@ -47,7 +47,7 @@ def test_gradient_joins_that_of_the_actors_loss(name: str) -> None:
     made, given = off(name), shown()
     term = CloneTerm(given, coef=0.5, share=0.8, batch_size=12)
     made._setup_learn(10, term)
-    made._current_progress_remaining = 0.6
+    made.num_timesteps = 4
     term._on_training_start()
     optimizer, parameters = made.actor.optimizer, list(made.actor.parameters())
     own = [torch.randn_like(p) for p in parameters]

@@ -1,5 +1,6 @@
 """Evaluation of behaviour against stable-baselines3's own, and what its record says."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -8,7 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 from scipy import stats
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
@@ -116,6 +118,19 @@ def test_a_seed_gives_the_same_episodes_and_moves_nothing_else() -> None:
     assert (other.returns != first.returns).any()
     assert again.trajectories is not None
     assert [len(path) for path in again.trajectories] == first.lengths.tolist()
+
+
+def test_a_seed_tells_the_random_actions_of_dqn_too() -> None:
+    env = make_vec_env("CartPole-v1", 2, seed=0)
+    agent = DQN("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
+    agent.exploration_rate = 0.5
+    agent.action_space.seed(9)
+    following = [int(copy.deepcopy(agent.action_space).sample())]
+    first, again = (evaluate_behaviour(agent, env, 6, seed=0).returns for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    shown = [Demonstrations.from_sb3_agent(agent, env, 4, deterministic=False, seed=0).actions for _ in range(2)]
+    np.testing.assert_array_equal(*shown)
+    assert [int(agent.action_space.sample())] == following
 
 
 def test_trajectories_and_rewards_are_raw() -> None:

@@ -11,6 +11,7 @@ from stable_baselines3 import PPO
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentBC, LatentPolicy, export_onnx, export_program
+from latentrl.sb3.export import ActingPolicy
 from tests.sb3.agents_table import Toy
 from tests.sb3.test_pretrained import BOX, LINE, POLICIES, SMALL, make
 
@@ -86,3 +87,11 @@ def test_the_networks_of_an_agent_are_refused() -> None:
     clone = LatentBC(PPO("MlpPolicy", toy, device="cpu"), demonstrations=given)
     with pytest.raises(LatentRLError, match="an agent's: export that agent's policy"):
         export_program(clone.policy)
+
+
+@pytest.mark.parametrize("actions", [BOX, spaces.Discrete(3, start=2), spaces.MultiDiscrete([2, 3])], ids=repr)
+def test_all_of_a_policy_is_on_its_device(actions: spaces.Space) -> None:
+    """A device without values stands for a GPU."""
+    policy = LatentPolicy(LINE, actions, lambda _: 1e-3, **SMALL).to("meta")
+    acting = ActingPolicy(policy)
+    assert acting(torch.zeros(2, *LINE.shape, device="meta"), torch.zeros(2, 2, device="meta")).device.type == "meta"

@@ -98,8 +98,8 @@ def test_rewards_pay_for_leaving_the_clone(kind: str, space: spaces.Space) -> No
     price._on_training_start()
     made.learn(3 * ENVS * STEPS)
     assert not torch.equal(weights(made)["action_net.weight"], price.clone.action_net.weight)
-    made._current_progress_remaining = 0.6
     buffer, plain = made.rollout_buffer, collected(made)
+    price._began = made._num_timesteps_at_start + 400_000
     last = {"values": torch.ones(ENVS), "dones": np.zeros(ENVS, bool)}
     price.locals = last
     price._on_rollout_end()
@@ -123,14 +123,13 @@ def test_rewards_pay_for_leaving_the_clone(kind: str, space: spaces.Space) -> No
 def test_what_is_left_of_a_coefficient(share: float | None, left: float) -> None:
     """At .4 of training, of .5."""
     made = agent()
-    made._current_progress_remaining = 0.6
-    assert remaining(made, 0.5, KLToClone(share=share).share) == pytest.approx(left)
+    made._setup_learn(100)
+    assert remaining(made, 0.5, KLToClone(share=share).share, at=40) == pytest.approx(left)
 
 
 def collected(made: Any) -> Any:
     """A rollout's buffer, as it is before anything is made of it."""
     _, callback = made._setup_learn(10**6, reset_num_timesteps=False)
-    made._current_progress_remaining = 0.6
     made.collect_rollouts(made.env, callback, made.rollout_buffer, STEPS)
     return copy.deepcopy(made.rollout_buffer)
 
@@ -184,7 +183,7 @@ def test_a_high_price_keeps_the_agent_at_its_clone() -> None:
 
 @pytest.mark.parametrize("name", OFF)
 def test_actor_waits_for_its_critics(name: str) -> None:
-    """Updates come every 4 steps from the 20th on; those after a rollout that began before step 24 are of critics."""
+    """Updates come every 4 steps from the 20th on, after 16; those after a rollout of the next 8 are of critics."""
     made, moved, temperatures = off(name), {}, {}
     first = weights(made)
 
@@ -193,7 +192,7 @@ def test_actor_waits_for_its_critics(name: str) -> None:
         moved[step] = {n for n, p in weights(model).items() if not torch.allclose(p, first[n], rtol=1e-6, atol=0.0)}
         temperatures[step] = float(getattr(model, "log_ent_coef", torch.zeros(1)).detach())
 
-    made.learn(32, callback=[Each(look), CriticWarmUp(24)])
+    made.learn(32, callback=[Each(look), CriticWarmUp(8)])
     assert moved[20] == set()
     assert moved[21] == moved[25] == {n for n in first if "critic" in n}
     assert moved[29] == set(first)
@@ -223,3 +222,46 @@ def test_refusals() -> None:
         KLToClone(-1.0)
     with pytest.raises(LatentRLError, match="share is a share"):
         KLToClone(share=1.5)
+
+
+@pytest.mark.parametrize("kind", ["PPO", "A2C", "latent"])
+def test_price_starts_in_full_in_each_learn(kind: str) -> None:
+    """Also of an agent whose last action law hangs on a graph."""
+    made, seen = agent(kind), list[float]()
+    price = KLToClone(1.0)
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            seen.append(self.logger.name_to_value["clone/coef"])
+
+    for reset in (True, True, False):
+        made.learn(4 * ENVS * STEPS, callback=[price, Watch()], reset_num_timesteps=reset)
+    assert seen == 3 * [1.0, 0.75, 0.5, 0.25]
+
+
+def test_price_of_an_agent_with_held_noise() -> None:
+    agent(use_sde=True).learn(2 * ENVS * STEPS, callback=KLToClone(1.0))
+
+
+def test_warm_up_begins_where_learning_does_and_in_each_learn() -> None:
+    """Updates come every 4 steps from the 17th on; those of the first 8 steps of learning are of critics."""
+    made, warm = off("SAC"), CriticWarmUp(8)
+    for start, moves in ((0, {16: False, 21: False, 25: False, 29: True}), (40, {45: False, 53: True})):
+        first, moved = weights(made), dict[int, bool]()
+
+        def look(model: Any, step: int, first: Any = first, moved: Any = moved, start: int = start) -> None:
+            now = weights(model)
+            moved[start + step] = any(not torch.equal(now[name], first[name]) for name in now if "actor" in name)
+
+        made.learn(40, callback=[Each(look), warm], reset_num_timesteps=False)
+        assert {step: moved[step] for step in moves} == moves
+
+
+def test_warm_up_refuses_recurrent_policies() -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    made = contrib.RecurrentPPO("MlpLstmPolicy", make_vec_env(Toy, 1), n_steps=8, device="cpu")
+    with pytest.raises(LatentRLError, match="not for RecurrentPPO"):
+        made.learn(8, callback=CriticWarmUp(2))

@@ -188,6 +188,8 @@ def test_refusals() -> None:
         off("SAC", env, **with_shown(given.select([2])))
     with pytest.raises(LatentRLError, match="actions"):
         off("SAC", Toy(action_space=SPACES["two-dimensional"]), **with_shown(given))
+    with pytest.raises(LatentRLError, match="has no returns of several steps"):
+        off("SAC", env, **with_shown(given, n_steps=3))
     with pytest.raises(LatentRLError, match="take DemonstrationReplayBuffer"):
         off("SAC", env, **with_shown(given, dictionary=True))
     both = Toy(spaces.Dict(a=VECTOR))

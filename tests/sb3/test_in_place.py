@@ -1,5 +1,8 @@
 """LatentBC on the networks of agents: the agents know what was cloned, and their laws are those that were fitted."""
 
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,18 +11,19 @@ import torch
 from gymnasium import spaces
 from scipy.special import logsumexp
 from scipy.stats import norm
-from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.sb3 import LatentA2C, LatentBC, LatentPPO
+from latentrl.sb3 import HeldOut, LatentA2C, LatentBC, LatentPPO
 from latentrl.sb3.actor_decoders import EDGE, SPREAD, ShownActions
 from latentrl.schedules import Cosine
 from tests.sb3.agents_table import BOX, VECTOR, Toy
-from tests.sb3.off_policy_table import BOUNDS, OFF, off, shown
+from tests.sb3.off_policy_table import BOUNDS, OFF, Each, off, shown
 
 SMALL: dict[str, Any] = {"seed": 0, "device": "cpu"}
 SPACES = {
@@ -297,3 +301,88 @@ def test_recurrent_policies_are_refused() -> None:
     agent = pytest.importorskip("sb3_contrib").RecurrentPPO("MlpLstmPolicy", Toy())
     with pytest.raises(LatentRLError, match="not into RecurrentActorCriticPolicy"):
         LatentBC(agent, demonstrations=demonstrations(BOX))
+
+
+class Doubled(FlattenExtractor):
+    """Has its own way to see."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return 2.0 * super().forward(observations)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("CnnPolicy", {"normalize_images": False}),
+        ("CnnPolicy", {}),
+        ("MlpPolicy", {}),
+        ("LatentPolicy", {}),
+        ("MlpPolicy", {"features_extractor_class": Doubled}),
+    ],
+)
+def test_a_clone_sees_pictures_as_its_agent_does(algorithm: Any, policy: str, options: dict[str, Any]) -> None:
+    if algorithm is PPO and policy == "LatentPolicy":
+        algorithm = LatentPPO
+    space = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    env = Toy(space, spaces.Box(-1, 1, (2,)))
+    agent = algorithm(policy, env, policy_kwargs={"net_arch": [8], **options}, **SMALL)
+    for parameter in agent.policy.parameters():
+        parameter.data.mul_(1.5)  # stable-baselines3's last layers start at almost nothing
+    seen = np.stack([space.sample() for _ in range(4)])
+    actions = np.zeros((4, 2), np.float32)
+    clone = LatentBC(agent, demonstrations=Demonstrations.from_arrays(seen, actions, [4], space, env.action_space))
+    z = {"latent": np.zeros(clone.policy.model.latent_dim)} if clone.policy.model.latent_dim else {}
+    if not z:
+        np.testing.assert_allclose(
+            clone.predict(seen, deterministic=True)[0], agent.predict(seen, deterministic=True)[0], atol=1e-5
+        )
+        return
+    shown = clone.policy._flat(clone.policy.obs_to_tensor(seen)[0])
+    assert clone.policy.model.trunk is not None
+    assert float(clone.policy.model.trunk(shown).max()) <= 1.0
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "mixture", "categorical"])
+@pytest.mark.parametrize("before", ["cloning", "learning"])
+def test_a_prior_that_has_learned_keeps_its_units(prior: str, before: str) -> None:
+    agent = LatentPPO("LatentPolicy", Toy(), n_steps=16, batch_size=8, policy_kwargs={"prior": prior}, **SMALL)
+    first = demonstrations(BOX)
+    if before == "cloning":
+        LatentBC(agent, demonstrations=first, **SMALL).learn(2)
+    else:
+        agent.learn(16)
+    features = torch.randn(5, 3)
+    with torch.no_grad():
+        known = agent.policy.prior(features)
+    moved = replace(first, observations=5.0 * first.observations + 7.0)
+    LatentBC(agent, demonstrations=moved, learning_rate=1e-12, **SMALL).learn(1)
+    with torch.no_grad():
+        now = agent.policy.prior(features)
+    torch.testing.assert_close(now.mean, known.mean)
+
+
+def test_a_mixture_in_sac_plays_all_of_its_components_without_noise() -> None:
+    kwargs = {"prior": "categorical", "n_components": 4}
+    agent = SAC("LatentPolicy", Toy(), policy_kwargs=kwargs, **SMALL)
+    clone = LatentBC(agent, demonstrations=demonstrations(BOX), **SMALL)
+    played = clone.predict(np.zeros((200, 3), np.float32))[0]
+    assert len(np.unique(played.round(4), axis=0)) == 4
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_target_actor_of_td3_is_where_the_actor_is(stopped: bool, tmp_path: Path) -> None:
+    """In what is saved on the way, and after training that was interrupted."""
+    agent, data = TD3("MlpPolicy", Toy(), **SMALL), demonstrations(BOX)
+
+    def stop(_: Any, calls: int) -> None:
+        if stopped and calls == 7:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        LatentBC(agent, demonstrations=data, **SMALL).learn(
+            10, callback=[HeldOut(data, every=5), Each(stop)], checkpoint=tmp_path
+        )
+    for made in (agent, TD3.load(tmp_path / "best.zip")):
+        own, target = made.policy.actor.state_dict(), made.policy.actor_target.state_dict()
+        assert all(torch.equal(value, target[name]) for name, value in own.items())

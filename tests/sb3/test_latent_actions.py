@@ -404,3 +404,27 @@ def test_bounds_that_demonstrations_did_not_tell_are_the_environments() -> None:
     played = env.decode(10.0 * seen, rng.normal(size=(40, 2)))
     assert (np.abs(played) <= 1.0).all()
     assert (np.abs(played) == 1.0).any()
+
+
+def test_what_an_agent_sees_normalised_its_clone_sees_so_here() -> None:
+    """The statistics are those of when the wrapper was made."""
+    venv = VecNormalize(told(2))
+    agent = SAC("LatentPolicy", venv, policy_kwargs={"latent_dim": 2, "net_arch": [8]}, seed=0, device="cpu")
+    data = Demonstrations.from_arrays(
+        3.0 + np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32),
+        np.zeros((40, 2), np.float32),
+        [20, 20],
+        VECTOR,
+        agent.action_space,
+    )
+    clone = LatentBC(agent, demonstrations=data, seed=0, device="cpu")
+    actions, single = LatentActionWrapper(told(2), clone), LatentActionEnv(Told(), clone)
+    seen, z = 3.0 + np.ones((2, 3), np.float32), np.array([[0.5, -0.5], [1.0, 0.0]], np.float32)
+    played = actions.decode(seen, z)
+    np.testing.assert_array_equal(
+        played, clone.policy.predict(venv.normalize_obs(seen), latent=z, deterministic=True)[0]
+    )
+    assert np.abs(played - clone.policy.predict(seen, latent=z, deterministic=True)[0]).max() > 1e-3
+    venv.obs_rms.mean += 1.0
+    np.testing.assert_array_equal(actions.decode(seen, z), played)
+    np.testing.assert_allclose(single.decode(seen[0], z[0]), played[0], atol=1e-6)

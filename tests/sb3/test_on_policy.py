@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
@@ -338,3 +339,24 @@ def test_entropy_of_other_latents_is_bounded_from_below() -> None:
     assert (bounds.mean(0) < surprise.mean(0) + 4.4 * error).all()
     alone = policy.acts(seen, z[0]).entropy()
     assert (bounds.mean(0) > alone + 1.0).all()  # and not that of one latent: they act differently
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "mixture", "categorical"])
+def test_entropy_is_a_function_of_a_learned_prior_too(prior: str) -> None:
+    made = agent(prior=prior)
+    features = torch.randn(16, made.policy.features_dim)
+    made.policy.entropy_bound(features).mean().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in list(made.policy.prior.parameters())[-1:])
+
+
+def test_values_of_other_environments_than_those_of_the_rollout() -> None:
+    """A callback may ask for them."""
+    made, found = agent(), list[int]()
+
+    class Asks(BaseCallback):
+        def _on_step(self) -> bool:
+            found.append(len(self.model.policy.predict_values(torch.zeros(7, made.policy.features_dim))))
+            return True
+
+    made.learn(made.n_steps * made.n_envs, callback=Asks())
+    assert set(found) == {7}

@@ -96,6 +96,15 @@ def test_attributes_belong_to_the_batch() -> None:
     env.close()
 
 
+def test_observations_with_parts_cannot_be_adapted() -> None:
+    class Parts(gym.vector.VectorEnv[Any, Any, Any]):
+        metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
+        single_observation_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (2,)))
+
+    with pytest.raises(LatentRLError, match="observations must be one tensor"):
+        TorchVecEnvAdapter(Parts())
+
+
 def test_what_cannot_be_adapted() -> None:
     with pytest.raises(LatentRLError, match="autoreset_mode='SameStep'"):
         adapted("Pendulum-v1", mode="NextStep")
