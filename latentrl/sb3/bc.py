@@ -47,8 +47,8 @@ class LatentBC(BaseAlgorithm):
 
     :param policy: "LatentPolicy"; or a PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 or DDPG, whose own policy is then
         trained in place, with spaces, device and VecNormalize of the agent; save the agent, not this
-    :param env: where the policy will act (gives the spaces, and what callbacks evaluate in), without a VecNormalize of
-        its own; None takes the spaces of the demonstrations
+    :param env: where the policy will act: gives the spaces, and callbacks such as EvalCallback ask for it; without a
+        VecNormalize of its own. None takes an agent's, or else the spaces of the demonstrations
     :param demonstrations: what to clone; may be left out to load and predict
     :param learning_rate: a number or a function of the share of training that remains; 2e-3 along a cosine
     :param batch_size: segments per update (transitions where ``hold = 1``)
@@ -111,6 +111,7 @@ class LatentBC(BaseAlgorithm):
     ) -> None:
         if isinstance(policy, BaseAlgorithm):
             self._agent, device = policy, policy.device
+            env = policy.get_env() if env is None else env
             policy_kwargs, policy = {**(policy_kwargs or {}), "actor": policy.policy}, "LatentPolicy"
         elif isinstance(policy, type) and not issubclass(policy, LatentPolicy):
             raise LatentRLError(

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
@@ -386,3 +387,10 @@ def test_the_target_actor_of_td3_is_where_the_actor_is(stopped: bool, tmp_path: 
     for made in (agent, TD3.load(tmp_path / "best.zip")):
         own, target = made.policy.actor.state_dict(), made.policy.actor_target.state_dict()
         assert all(torch.equal(value, target[name]) for name, value in own.items())
+
+
+def test_callbacks_find_the_environment_of_the_agent() -> None:
+    agent = PPO("MlpPolicy", make_vec_env(Toy, 2), **SMALL)
+    look = EvalCallback(make_vec_env(Toy, 1), n_eval_episodes=1, eval_freq=5, verbose=0)
+    LatentBC(agent, demonstrations=demonstrations(BOX), **SMALL).learn(10, callback=look)
+    assert np.isfinite(look.last_mean_reward)
