@@ -2,14 +2,16 @@
 
     python -m experiments.avoiding
 
-Every policy has the same data, trunk, trainer and number of updates; the plans of diffusion are its own. Judged from
-the origin, and from starts all over a square of ±0.3 with 2 % noise on every action. Open-loop replay of a random
+Every policy has the same data, trainer and number of updates, and those without a transformer or a history the same
+trunk; "diffusion, plans of 8" plans, and its corrective noise leads back over a plan as the others' does step by step.
+Judged from the origin, and from starts all over a square of ±0.3 with 2 % noise on every action; the entropy there is
+of all starts together, so that a policy may have some that does but one thing from each. Open-loop replay of a random
 demonstration is the control for memorising: what it can do asks for no policy. A route is only shown where the episode
 succeeds, and a policy without success has no entropy.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from experiments.agents import batch, judge, landmarks, paths
-from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
+from experiments.cloning import GAUSSIAN, PRICE, REPLAY, Replay, alternatives, cloned, compared, ways, without
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
-from latentrl.cells import Cells, Record
-from latentrl.sweeps import sweep
+from latentrl.cells import Record
+from latentrl.noise import CorrectiveNoise
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.experts import demonstrate
 
@@ -39,15 +41,17 @@ COLUMNS = (
     *PRICE,
 )
 WITHOUT = alternatives()
+PLANS = "diffusion, plans of 8"
+OURS = "latent, VampPrior"
 POLICIES: dict[str, dict[str, Any]] = {
     **WITHOUT,
     "bins and offsets, 5 observations": WITHOUT["bins and offsets"] | {"history": 5},
-    "diffusion, plans of 8": WITHOUT["diffusion"] | {"chunk": 8, "execute": 8},
+    PLANS: WITHOUT["diffusion"] | {"chunk": 8, "execute": 8},
     "latent, N(0, I)": {"prior": "normal"},
     "latent, N(0, I), posteriors' latents": {"prior": "normal", "latents": "aggregate"},
     "latent, flow": {"prior": "flow"},
     "latent, mixture": {"prior": "mixture", "n_components": 48},
-    "latent, VampPrior": {"prior": "vamp", "n_components": 48},
+    OURS: {"prior": "vamp", "n_components": 48},
     "latent, VampPrior, transformer": {"prior": "vamp", "n_components": 48, "trunk": "transformer", "history": 4},
 }
 
@@ -101,22 +105,32 @@ def demonstrations(per_route: int, seed: int) -> Demonstrations:
     return Demonstrations.from_arrays(**demonstrate(Avoiding(), ROUTES * per_route, seed=seed)._asdict())
 
 
+def planned(shown: Demonstrations, steps: int = 8) -> CorrectiveNoise:
+    """The noise that other policies get, for plans: an action leads back from what those before it have left of a
+    deviation, (1 − 1/8) each."""
+    found = CorrectiveNoise.estimate(shown)
+    assert found is not None
+    assert found.gain is not None
+    return CorrectiveNoise(found.std, np.concatenate([found.gain * (1 - 1 / 8) ** step for step in range(steps)]))
+
+
 def conditions(episodes: int, seed: int) -> dict[str, VecEnv]:
     """Where policies are judged, by what is behind the names of the columns."""
-    calm, disturbed = (batch("Avoiding-v0", episodes, 10_000 + seed, start_jitter=j) for j in (0.0, 0.3))
+    calm, disturbed = (batch("Avoiding-v0", episodes, 10_000 * (1 + seed), start_jitter=j) for j in (0.0, 0.3))
     return {"": calm, ", disturbed": ActionNoise(disturbed, 0.02, seed)}
 
 
 def run(name: str, seed: int, args: Args) -> Record:
-    """Clone one policy and judge it."""
+    """Clone one policy and judge it, by the ways in which it plays."""
     shown = demonstrations(args.per_route, seed)
     if name == REPLAY:
-        return judged(Replay(shown, seed), seed, args)
+        return {name: judged(Replay(shown, seed), seed, args)}
     options = POLICIES[name]
     # Plans drawn on their own see as many transitions in an update as segments do.
     size = 64 * 16 if options.get("hold") == 1 else 64
-    agent, price = cloned(shown, options, seed, args.updates, batch_size=size)
-    return judged(agent, seed, args) | price
+    noise = {"noise": planned(shown)} if name == PLANS else {}
+    agent, price = cloned(shown, options, seed, args.updates, batch_size=size, **noise)
+    return {title: judged(player, seed, args) | price for title, player in ways(agent.policy, name, GAUSSIAN)}
 
 
 def judged(agent: Any, seed: int, args: Args) -> Record:
@@ -129,18 +143,30 @@ def judged(agent: Any, seed: int, args: Args) -> Record:
             f"entropy{suffix}": metrics.behaviour_entropy(found["counts"]).value,
             f"counts{suffix}": found["counts"],
         }
-        record[f"paths{suffix}"] = paths(agent, venv, min(48, args.episodes)) if suffix else []
+        if suffix and seed == args.seeds[0]:
+            record["paths"] = paths(agent, venv, min(48, args.episodes))
     return record
+
+
+def verdict(found: Sequence[Record]) -> str:
+    """Whether ours succeeds and keeps its routes as it should, in how many seeds, and where replay is."""
+    said = []
+    for name in (OURS, REPLAY):
+        for suffix in ("", ", disturbed"):
+            mine = [r for r in found if r["method"] == name]
+            good = sum(r[f"success{suffix}"] >= 0.95 and r[f"entropy{suffix}"] >= 0.9 for r in mine)
+            said.append(f"{name}{suffix}: {good} of {len(mine)}")
+    return f"\nSeeds with a success of .95 and an entropy of .90: {'; '.join(said)}.\n"
 
 
 def draw(found: Sequence[Record]) -> Figure:
     """Where each policy of the first seed goes when disturbed."""
     figure = Figure(figsize=(14, 8), layout="constrained")
-    names = [*POLICIES, REPLAY]
+    names = list(dict.fromkeys(record["method"] for record in found))
     axes = figure.subplots(2, -(-len(names) // 2), sharex=True, sharey=True).ravel()
     for axis, name in zip(axes, names, strict=False):
-        record = next(record for record in found if record["method"] == name)
-        for path in record["paths, disturbed"]:
+        record = next(record for record in found if record["method"] == name and "paths" in record)
+        for path in record["paths"]:
             axis.plot(*np.array(path).T, color="C0", alpha=0.35, linewidth=0.8)
         for centre, radius, color in landmarks("Avoiding-v0"):
             axis.add_patch(Circle(centre, radius, color=color))
@@ -154,12 +180,11 @@ def draw(found: Sequence[Record]) -> Figure:
 def main(args: Args) -> None:
     """Clone, judge, write."""
     args = args.smoked()
-    settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
-    made = sweep(Cells(args.out, settings), jobs, args.workers)
-    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
-    kept = [{key: value for key, value in record.items() if not key.startswith("paths")} for record in found]
-    write(args.out, "avoiding", ("latentrl",), table(found, COLUMNS), {"settings": settings, "runs": kept}, draw(found))
+    example = partial(demonstrations, args.per_route, args.seeds[0])
+    found, settings = compared(args, POLICIES, GAUSSIAN, jobs, example)
+    record = {"settings": settings, "runs": without(found, "paths")}
+    write(args.out, "avoiding", ("latentrl",), table(found, COLUMNS) + verdict(found), record, draw(found))
 
 
 if __name__ == "__main__":

@@ -1,40 +1,72 @@
-"""What comparisons of cloned policies have in common: the alternatives to a latent, and the control for memorising."""
+"""What comparisons of cloned policies have in common: the alternatives to a latent, their prices, the control for
+memorising, and policies that are trained once and play in several ways."""
 
+import copy
+import hashlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from latentrl import Demonstrations
-from latentrl.cells import Record
-from latentrl.sb3 import LatentBC
+from latentrl.cells import Cells, Record
+from latentrl.priors import VampPrior
+from latentrl.sb3 import LatentBC, LatentPolicy
+from latentrl.sweeps import sweep
+from latentrl.training.fingerprint import describe
 
 REPLAY = "open-loop replay"
-PRICE = ("ms per plan", "training (s)", "parameters")
+PRICE = ("ms per plan", "ms per action", "training (CPU s)", "parameters")
 """Columns beside every result."""
 
 
+class Playing(NamedTuple):
+    """A policy that is trained as another one, and plays in its own way."""
+
+    trained: str
+    change: Callable[[LatentPolicy], None]
+
+
+def noisily(policy: LatentPolicy) -> None:
+    """Actions are drawn from p(a|s, z)."""
+    policy.action_noise = True
+
+
+def fewer_passes(policy: LatentPolicy, passes: int = 3) -> None:
+    """Of diffusion's network for one plan."""
+    policy.model.decoder.sampling_steps = passes  # type: ignore[assignment]
+
+
+def at_temperature(policy: LatentPolicy, temperature: float) -> None:
+    """Latents are drawn from a narrower prior."""
+    policy.model.temperature = temperature
+
+
 def alternatives(**shared: Any) -> dict[str, dict[str, Any]]:
-    """Options of policies without latent, a draw for each plan.
+    """Options of policies without latent, a draw for each plan; "Gaussian" is "deterministic" with its noise.
 
     :param shared: options of all of them
     """
     none = {"latent_dim": 0, "hold": 1} | shared
     return {
         "deterministic": none,
-        "Gaussian": none | {"action_noise": True},
         "mixture density": none | {"decoder": "mixture"},
         "bins and offsets": none | {"decoder": "bins"},
         "diffusion": none | {"decoder": "diffusion"},
     }
 
 
+GAUSSIAN = {"Gaussian": Playing("deterministic", noisily)}
+
+
 def cloned(
     demonstrations: Demonstrations, options: Mapping[str, Any], seed: int, updates: int, **settings: Any
 ) -> tuple[LatentBC, Record]:
-    """A policy and its price: seconds of a processor to train it, milliseconds to plan for one observation, and weights
-    of what acts.
+    """A policy and its price: seconds of a processor to train it, and weights of what acts.
 
     :param options: of the policy
     :param settings: further arguments of :class:`LatentBC`
@@ -44,20 +76,84 @@ def cloned(
     agent.learn(updates)
     seconds = time.process_time() - start
     model = agent.policy.model
-    weights = [weight for part in (model.decoder, model.prior) if part for weight in part.parameters()]
-    parameters = sum(weight.numel() for weight in weights)
-    return agent, {"training (s)": seconds, "parameters": parameters, "ms per plan": planning(agent)}
+    # A VampPrior passes its pseudo-inputs through the encoder.
+    acting = [model.decoder, model.prior, model.posterior if isinstance(model.prior, VampPrior) else None]
+    parameters = sum(weight.numel() for part in acting if part is not None for weight in part.parameters())
+    return agent, {"training (CPU s)": seconds, "parameters": parameters}
 
 
-def planning(agent: LatentBC, repeats: int = 100) -> float:
-    """Median milliseconds of ``predict`` for one observation where an episode starts."""
-    space, seconds = agent.observation_space, []
+def ways(policy: LatentPolicy, name: str, playing: Mapping[str, Playing]) -> Iterator[tuple[str, LatentPolicy]]:
+    """A policy under its name, and copies that play as others do."""
+    yield name, policy
+    for other, way in playing.items():
+        if way.trained == name:
+            changed = copy.deepcopy(policy)
+            way.change(changed)
+            yield other, changed
+
+
+def speeds(
+    demonstrations: Demonstrations,
+    policies: Mapping[str, Mapping[str, Any]],
+    playing: Mapping[str, Playing],
+    rounds: int = 100,
+) -> Record:
+    """Median milliseconds of ``predict`` for one observation where an episode starts, of one thread, and what each
+    action that is played of the plan costs. Policies take turns, so that what else the machine does slows all alike;
+    what they have learned does not matter."""
+    made: dict[str, LatentPolicy] = {}
+    for name, options in policies.items():
+        agent = LatentBC(demonstrations=demonstrations, policy_kwargs=dict(options), seed=0, device="cpu")
+        made |= dict(ways(agent.learn(1).policy, name, playing))
+    space, seconds = demonstrations.observation_space, {name: list[float]() for name in made}
     seen = np.zeros((1, *(space.shape or ())), space.dtype)
-    for _ in range(repeats):
-        start = time.perf_counter()
-        agent.predict(seen)
-        seconds.append(time.perf_counter() - start)
-    return 1000.0 * float(np.median(seconds))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(rounds):
+        for name, policy in made.items():
+            start = time.perf_counter()
+            policy.predict(seen)
+            seconds[name].append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    plans = {name: 1000.0 * float(np.median(found)) for name, found in seconds.items()}
+    return {
+        name: {"ms per plan": plan, "ms per action": plan / made[name].config.plays} for name, plan in plans.items()
+    }
+
+
+def compared(
+    args: Any,
+    policies: Mapping[str, Mapping[str, Any]],
+    playing: Mapping[str, Playing],
+    jobs: Mapping[str, Callable[[], Record]],
+    example: Callable[[], Demonstrations],
+    **more: Any,
+) -> tuple[list[Record], Record]:
+    """What all runs found, one record for each way to play, and the settings.
+
+    :param args: with ``out`` and ``workers``; paths name data, whose content counts
+    :param jobs: for each "method … seed" what returns records by the name of the policy that plays
+    :param example: demonstrations to time the policies with
+    :param more: what else results depend on
+    """
+    given = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
+    for name, value in given.items():
+        if isinstance(value, Path):
+            given[name] = hashlib.sha256(value.read_bytes()).hexdigest()[:12]
+    settings = given | {"policies": describe(policies), **{name: describe(value) for name, value in more.items()}}
+    cells = Cells(args.out, settings)
+    made = sweep(cells, jobs, args.workers)
+    price = cells("speeds", lambda: speeds(example(), policies, playing))
+    return [
+        {"method": name, "job": key, **record, **price.get(name, {})}
+        for key, records in zip(jobs, made, strict=True)
+        for name, record in records.items()
+    ], settings
+
+
+def without(records: Iterable[Record], *names: str) -> list[Record]:
+    """What is written of records: not what is only drawn."""
+    return [{key: value for key, value in record.items() if not key.startswith(names)} for record in records]
 
 
 class Replay:

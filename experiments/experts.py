@@ -17,7 +17,7 @@ know stands below the table, beside :func:`experiments.landings.kinds`, which co
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,16 +30,15 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, ward
 from scipy.optimize import linear_sum_assignment
 
-from experiments.cloning import PRICE, REPLAY, Replay, alternatives, cloned
+from experiments.cloning import GAUSSIAN, PRICE, REPLAY, Replay, alternatives, cloned, compared, ways, without
 from experiments.landings import SOLVED, flights, kinds, summaries
 from experiments.pilots import EVERY, Flown, Recorded, fly, recorded
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
-from latentrl.cells import Cells, Record
+from latentrl.cells import Record
 from latentrl.estimators import StraightThrough
 from latentrl.sb3 import LatentBC, encode
 from latentrl.schedules import KLRange
-from latentrl.sweeps import sweep
 
 PICKED, CLUSTERED = "picked by a landing", "picked by a cluster"
 TOLD_BY_KINDS = f"{PICKED}, told by kinds"
@@ -50,8 +49,8 @@ LATENT: dict[str, dict[str, Any]] = {
     "latent, N(0, I)": {"prior": "normal"},
     "latent, mixture of 4": {"prior": "mixture", "n_components": 4},
     CHOICES: {"prior": "categorical", "posterior": "categorical", "latent_dim": 4},
-    "latent, VampPrior": {"prior": "vamp"},
-    LITTLE: {"prior": "vamp"},
+    "latent, VampPrior": {"prior": "vamp", "n_components": 16},
+    LITTLE: {"prior": "vamp", "n_components": 16},
 }
 POLICIES = {**WITHOUT, "bins and offsets, 5 observations": WITHOUT["bins and offsets"] | {"history": 5}, **LATENT}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -72,10 +71,10 @@ class Args:
     """One run of each policy with each, on other landings."""
     updates: int = 1_500
     """Gradient updates."""
-    starts: int = 16
+    starts: int = 8
     """From which a policy is judged."""
-    draws: int = 5
-    """Episodes from each start."""
+    draws: int = 20
+    """Episodes from each start; of few, the entropy would be too small where not all succeed."""
     picks: int = 10
     """Episodes for each pilot that is picked, either way."""
     workers: int = 2
@@ -156,19 +155,21 @@ def drawn(agent: Any, seed: int, args: Args) -> tuple[Record, Flown]:
 
 
 def run(name: str, seed: int, args: Args) -> Record:
-    """Clone one policy and judge it."""
+    """Clone one policy and judge it, by the ways in which it plays."""
     train, others = recorded(args.lander).landings.split(0.8, seed=seed)
     if name == REPLAY:
-        return drawn(Replay(train, seed), seed, args)[0]
+        return {name: drawn(Replay(train, seed), seed, args)[0]}
     # Policies that draw at each step see as many transitions in an update as the others do.
     size = 64 * 16 if POLICIES[name].get("hold") == 1 else 64
     agent, price = cloned(train, POLICIES[name], seed, args.updates, batch_size=size, **SETTINGS.get(name, {}))
-    record, flown = drawn(agent, seed, args)
-    if name not in LATENT:
-        return record | price
-    record |= price | picked(agent, train, others, seed, args)
-    record["flights"]["drawn"] = shown_of(flown, np.ones(args.starts, bool))
-    return record
+    found = {}
+    for title, player in ways(agent.policy, name, GAUSSIAN):
+        found[title], flown = drawn(player, seed, args)
+        found[title] |= price
+        if name in LATENT:
+            found[title] |= picked(agent, train, others, seed, args)
+            found[title]["flights"]["drawn"] = shown_of(flown, np.ones(args.starts, bool))
+    return found
 
 
 def draw_flights(axis: Axes, shown: Sequence[Record], title: str) -> None:
@@ -210,11 +211,12 @@ def text_of(found: Sequence[Record], known: Recorded) -> str:
     assert known.landings.rewards is not None
     returns = np.add.reduceat(known.landings.rewards, known.landings.episode_starts)
     columns = [f"pilot {pilot}" for pilot in range(known.judge.pilots)]
-    own: Record = {"method": "the pilots themselves"}
+    own: Record = {"method": "the pilots themselves", "return": float(returns.mean())}
     own |= {name: float(returns[known.landings.modes == pilot].mean()) for pilot, name in enumerate(columns)}
-    latent = [record for record in found if record["method"] in LATENT]
+    own["success"] = float((returns >= SOLVED).mean())
+    both = table([*found, own], COLUMNS), table([own, *(r for r in found if r["method"] in LATENT)], columns)
     return (
-        f"{table(found, COLUMNS)}\nReturn of flights with z {PICKED} of the pilot:\n\n{table([own, *latent], columns)}"
+        f"{both[0]}\nReturn of flights with z {PICKED} of the pilot:\n\n{both[1]}"
         f"\nOn landings that it does not know, the judge names the pilot in {known.accuracy:.2f}, and kinds, by whole "
         f"flights, in {known.accuracy_of_kinds:.2f}. A landing is a pilot's from a share of {known.threshold:.2f} on.\n"
     )
@@ -223,14 +225,11 @@ def text_of(found: Sequence[Record], known: Recorded) -> str:
 def main(args: Args) -> None:
     """Clone, judge, write."""
     args = args.smoked()
-    settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out", "lander")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
-    made = sweep(Cells(args.out, settings), jobs, args.workers)
-    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     known = recorded(args.lander)
+    found, settings = compared(args, POLICIES, GAUSSIAN, jobs, lambda: known.landings, training=SETTINGS)
     judges = {"judge": known.accuracy, "kinds": known.accuracy_of_kinds, "threshold": known.threshold}
-    kept = [{key: value for key, value in record.items() if key != "flights"} for record in found]
-    record = {"settings": settings, "accuracy": judges, "runs": kept}
+    record = {"settings": settings, "accuracy": judges, "runs": without(found, "flights")}
     write(args.out, "experts", ("latentrl",), text_of(found, known), record, draw(found, known))
 
 

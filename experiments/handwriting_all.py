@@ -13,7 +13,7 @@ cannot do is come back to a stroke, so all are also judged with noise on every a
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,14 @@ import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.cloning import PRICE, REPLAY, cloned
+from experiments.cloning import PRICE, REPLAY, Playing, cloned, compared, noisily, ways, without
 from experiments.records import table, write
 from latentrl import metrics
-from latentrl.cells import Cells, Record
+from latentrl.cells import Record
 from latentrl.demo.handwriting import NOISE, STEPS, TITLES, Strokes, score
 from latentrl.demo.handwriting import POLICIES as DEMONSTRATED
 from latentrl.plots import stroke_figure
-from latentrl.sb3 import LatentBC
-from latentrl.sweeps import sweep
+from latentrl.sb3 import LatentPolicy
 from latentrl_envs.trace import Trace
 
 COLUMNS = ("success", "success, disturbed", "shapes of 30", "entropy", "energy distance (mm)", *PRICE)
@@ -45,10 +44,11 @@ DISTURBANCE = 0.5
 SHEET = 60.0
 """mm: half the side of the square in which people start."""
 POLICIES: dict[str, dict[str, Any]] = {
-    **{TITLES[name]: options for name, options in DEMONSTRATED.items()},
+    **{TITLES[name]: {**options, "action_noise": False} for name, options in DEMONSTRATED.items()},
     "latent, mixture of the state": {"prior": "mixture", "prior_sees_state": True},
     "latent, flow of the state": {"prior": "flow", "prior_sees_state": True},
 }
+PLAYING = {f"{TITLES['mdn']}, with noise": Playing(TITLES["mdn"], noisily)}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def disturbance(count: int, seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(0.0, DISTURBANCE, (count, STEPS, 2)).astype(np.float32)
 
 
-def rollout(agent: LatentBC, starts: NDArray[Any], added: NDArray[np.float32]) -> NDArray[Any]:
+def rollout(agent: LatentPolicy, starts: NDArray[Any], added: NDArray[np.float32]) -> NDArray[Any]:
     """Positions (N, STEPS + 1, 2) in the task ``latentrl/Trace-v0``, from starts (N, 2).
 
     :param added: to the actions, (N, STEPS, 2)
@@ -153,7 +153,7 @@ def judged(paths: NDArray[Any], disturbed: NDArray[Any], strokes: Strokes, draws
 
 
 def run(name: str, seed: int, args: Args) -> Record:
-    """Clone one policy and judge it."""
+    """Clone one policy and judge it, by the ways in which it plays."""
     strokes = human(args.data)
     starts = asked(strokes, args.draws).astype(np.float32)
     keep = seed == args.seeds[0]
@@ -161,13 +161,16 @@ def run(name: str, seed: int, args: Args) -> Record:
     if name in CONTROLS:
         paths = replayed(strokes, starts, name == REPLAY_NEAR, seed)
         astray = paths + np.pad(added.cumsum(1), ((0, 0), (1, 0), (0, 0)))
-        return judged(paths, astray, strokes, args.draws, keep)
+        return {name: judged(paths, astray, strokes, args.draws, keep)}
     options = POLICIES[name]
     # Policies that draw at each step see as many transitions in an update as the others do.
     size = 64 * 16 if options.get("hold") == 1 else 64
     agent, price = cloned(strokes.train, options, seed, args.updates, noise=NOISE, batch_size=size)
-    paths, disturbed = (rollout(agent, starts, noise) for noise in (np.zeros_like(added), added))
-    return judged(paths, disturbed, strokes, args.draws, keep) | price
+    found = {}
+    for title, player in ways(agent.policy, name, PLAYING):
+        paths, disturbed = (rollout(player, starts, noise) for noise in (np.zeros_like(added), added))
+        found[title] = judged(paths, disturbed, strokes, args.draws, keep) | price
+    return found
 
 
 def people(strokes: Strokes) -> Record:
@@ -196,14 +199,11 @@ def draw(found: Sequence[Record], strokes: Strokes) -> Figure:
 def main(args: Args) -> None:
     """Clone, judge, write."""
     args = args.smoked()
-    settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out", "data")}
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, *CONTROLS] for seed in args.seeds}
-    made = sweep(Cells(args.out, settings), jobs, args.workers)
-    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     strokes = human(args.data)
+    found, settings = compared(args, POLICIES, PLAYING, jobs, lambda: strokes.train)
     listed = [*found, people(strokes)]
-    kept = [{key: value for key, value in record.items() if key not in ("paths", "drawn")} for record in listed]
-    record = {"settings": settings, "threshold (mm)": strokes.threshold, "runs": kept}
+    record = {"settings": settings, "threshold (mm)": strokes.threshold, "runs": without(listed, "paths", "drawn")}
     write(args.out, "handwriting_all", ("latentrl",), table(listed, COLUMNS), record, draw(found, strokes))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import islice, pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -110,7 +111,11 @@ class Centers(Fitted):
         mean, spread = _moments(data)
         rows = torch.linspace(0, len(data) - 1, min(len(data), MOST_CLUSTERED), device=data.device).long()
         scaled = ((data[rows].double() - mean) / spread).cpu().numpy()
-        centers, _ = kmeans2(scaled, len(self.centers), iter=50, minit="++", seed=0)
+        distinct = np.unique(scaled, axis=0)
+        if len(distinct) > len(self.centers):
+            centers, _ = kmeans2(scaled, len(self.centers), iter=50, minit="++", seed=0)
+        else:  # each has a center of its own, some several, of which the first is taken
+            centers = np.resize(distinct, self.centers.shape)
         self.centers.copy_(torch.as_tensor(centers))
 
 

@@ -14,9 +14,9 @@ from latentrl import Demonstrations
 from latentrl.sb3 import LatentBC
 
 
-def records(folder: Path, study: str, rows: int) -> list[dict[str, Any]]:
-    """Of a small run, which has left a table with so many rows and a picture."""
-    assert (folder / "table.md").read_text().count("\n") == 2 + rows
+def records(folder: Path, study: str, rows: int, below: int = 0) -> list[dict[str, Any]]:
+    """Of a small run, which has left a table with so many rows, as many lines below, and a picture."""
+    assert (folder / "table.md").read_text().count("\n") == 2 + rows + below
     assert (folder / f"{study}.png").stat().st_size > 10_000
     return json.loads((folder / "records.json").read_text())["runs"]
 
@@ -25,7 +25,8 @@ def records(folder: Path, study: str, rows: int) -> list[dict[str, Any]]:
 def test_avoiding(tmp_path: Path) -> None:
     avoiding.main(avoiding.Args(per_route=1, smoke=True, out=tmp_path))
     names = [*avoiding.POLICIES, cloning.REPLAY]
-    runs = records(tmp_path, "avoiding", len(names))
+    names.insert(1, "Gaussian")
+    runs = records(tmp_path, "avoiding", len(names), 2)
     assert [run["method"] for run in runs] == names
     assert runs[-1]["success"] >= 0.5  # what was shown started a little elsewhere
     assert all(set(cloning.PRICE) <= set(run) for run in runs[:-1])
@@ -40,8 +41,11 @@ def test_pusht(tmp_path: Path) -> None:
         tmp_path / "shown.npz", state=state, action=state[:, :2], keypoint=np.zeros((80, 9, 2)), episode_ends=[30, 80]
     )
     pusht.main(pusht.Args(tmp_path / "shown.npz", smoke=True, out=tmp_path))
-    names = [*pusht.POLICIES, cloning.REPLAY]
-    assert [run["method"] for run in records(tmp_path, "pusht", len(names))] == names
+    names = {*pusht.POLICIES, *pusht.PLAYING, cloning.REPLAY}
+    runs = records(tmp_path, "pusht", len(names), 2)
+    assert {run["method"] for run in runs} == names
+    assert len(runs) == len(names)
+    assert "is at least as good as 'diffusion' in" in (tmp_path / "table.md").read_text()
 
 
 def tracks(path: Path) -> Path:
@@ -60,10 +64,11 @@ def tracks(path: Path) -> Path:
 @pytest.mark.slow
 def test_pedestrians(tmp_path: Path) -> None:
     pedestrians.main(pedestrians.Args(tracks(tmp_path / "tracks.npz"), smoke=True, out=tmp_path))
-    names = [*pedestrians.POLICIES, *pedestrians.CONTROLS]
-    runs = records(tmp_path, "pedestrians", len(names))
-    assert [run["method"] for run in runs] == names
-    straight = runs[names.index(pedestrians.STRAIGHT)]
+    names = {*pedestrians.POLICIES, *pedestrians.PLAYING, *pedestrians.CONTROLS}
+    runs = records(tmp_path, "pedestrians", len(names) + len(pedestrians.PUBLISHED), 2)
+    assert {run["method"] for run in runs} == names
+    (straight,) = (run for run in runs if run["method"] == pedestrians.STRAIGHT)
+    assert "'latent, mixture of the state' is at or below" in (tmp_path / "table.md").read_text()
     assert straight["ADE"] == pytest.approx(0.0, abs=1e-5)
 
 
@@ -140,7 +145,37 @@ def test_what_a_policy_costs() -> None:
     assert isinstance(agent, LatentBC)
     assert agent.num_timesteps == 2
     assert price["parameters"] == sum(p.numel() for p in agent.policy.model.parameters())
-    assert 0.0 < price["ms per plan"] < 1e3
+    vamp = {"hidden": (8,), "encoder_hidden": (8,), "latent_dim": 2, "n_components": 2, "hold": 1}
+    agent, price = cloning.cloned(numbered([10, 10]), vamp, 0, 2, batch_size=4)
+    assert price["parameters"] == sum(p.numel() for p in agent.policy.model.parameters())  # it draws by the encoder
+
+
+def test_policies_play_in_several_ways_and_are_timed() -> None:
+    options = {"chunk": 4, "execute": 2, "hidden": (8,)}
+    policies = cloning.alternatives(**options)
+    playing = cloning.GAUSSIAN | {"fewer": cloning.Playing("diffusion", cloning.fewer_passes)}
+    found = cloning.speeds(numbered([10, 10]), policies, playing, rounds=3)
+    assert found.keys() == policies.keys() | playing.keys()
+    assert all(record["ms per plan"] == 2 * record["ms per action"] > 0.0 for record in found.values())
+    agent, _ = cloning.cloned(numbered([10, 10]), policies["diffusion"], 0, 2, batch_size=4)
+    (name, policy), (other, changed) = cloning.ways(agent.policy, "diffusion", playing)
+    assert (name, other) == ("diffusion", "fewer")
+    assert (policy.model.decoder.sampling_steps, changed.model.decoder.sampling_steps) == (10, 3)
+    agent, _ = cloning.cloned(numbered([10, 10]), policies["deterministic"], 0, 2, batch_size=4)
+    (_, still), (_, noisy) = cloning.ways(agent.policy, "deterministic", playing)
+    seen = np.zeros((50, 1), np.float32)
+    assert len(np.unique(still.predict(seen)[0])) == 1
+    assert len(np.unique(noisy.predict(seen)[0])) > 30  # some lie beyond the bounds
+
+
+def test_plans_lead_back_step_by_step() -> None:
+    """What the first actions of a plan leave of a deviation the next ones are for: 1/8 of the rest each."""
+    shown = avoiding.demonstrations(1, 0)
+    one, many = avoiding.planned(shown, 1), avoiding.planned(shown)
+    assert many.gain is not None
+    assert one.gain is not None
+    assert many.gain.shape == (16, len(one.std))
+    np.testing.assert_allclose(many.gain[6:8], one.gain * 0.875**3, rtol=1e-6)
 
 
 def test_push_t_is_seen_without_a_jump_and_ends_in_rest(tmp_path: Path) -> None:

@@ -443,11 +443,12 @@ def test_experts(tmp_path: Path) -> None:
     save_landings(tmp_path / "landings.npz", flights)
     experts.main(experts.Args(tmp_path / "landings.npz", smoke=True, workers=1, out=tmp_path))
     record = json.loads((tmp_path / "records.json").read_text())
-    assert len(record["runs"]) == len(experts.POLICIES) + 1
+    assert len(record["runs"]) == len(experts.POLICIES) + 2
     assert record["accuracy"]["judge"] == 1.0
     picked = [run for run in record["runs"] if experts.PICKED in run]
     assert [run["method"] for run in picked] == list(experts.LATENT)
     assert all(0.0 <= run[way] <= 1.0 for run in picked for way in (experts.PICKED, experts.CLUSTERED))
+    assert "| the pilots themselves | 40 | 0 |" in (tmp_path / "table.md").read_text()
     assert "| the pilots themselves | 40 | 40 |" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "experts.png").stat().st_size > 10_000
 
@@ -503,8 +504,8 @@ def test_all_handwriting(tmp_path: Path) -> None:
     study = handwriting_all.Args(workers=1, out=tmp_path)
     handwriting.main(handwriting.Args(parts=("goal",), goal=study, smoke=True))
     runs = json.loads((tmp_path / "records.json").read_text())["runs"]
-    methods = [*handwriting_all.POLICIES, *handwriting_all.CONTROLS, handwriting_all.PEOPLE]
-    assert [run["method"] for run in runs] == methods
+    methods = {*handwriting_all.POLICIES, *handwriting_all.PLAYING, *handwriting_all.CONTROLS, handwriting_all.PEOPLE}
+    assert {run["method"] for run in runs} == methods
     assert runs[-1]["success"] > 0.9
     near, anywhere = (next(run for run in runs if run["method"] == name) for name in handwriting_all.CONTROLS[::-1])
     assert near["success"] > anywhere["success"] + 0.5

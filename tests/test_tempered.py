@@ -153,3 +153,13 @@ def test_bins_are_k_means_of_the_actions() -> None:
 def test_bins_need_at_least_one() -> None:
     with pytest.raises(LatentRLError, match="bins"):
         BinsDecoder(3, 0, 2, 0)
+
+
+def test_fewer_actions_than_centers_have_one_each() -> None:
+    """Without a warning: a cluster would be empty."""
+    found = Centers(5, 2)
+    data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
+    found.fit(data)
+    scaled = (data - data.mean(0)) / data.std(0, correction=0)
+    assert (torch.cdist(scaled, found.centers).min(1).values < 1e-6).all()
+    assert len(found.centers.unique(dim=0)) == 2
