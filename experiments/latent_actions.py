@@ -2,7 +2,7 @@
 
     python -m experiments.latent_actions
 
-Only one of the 24 routes of ``latentrl/Avoiding-v0``, another for each seed, is rewarded: 1 at its end, nothing before.
+Only one of the 24 routes of ``latentrl/Avoiding-v0``, drawn for each seed, is rewarded: 1 at its end, nothing before.
 A policy is cloned from demonstrations of all routes, which do not know of the reward. Then PPO and SAC choose its
 latents, one for an episode or one for 25 steps. Beside them PPO and SAC choose the actions themselves, from scratch,
 and the clone draws its latents from its prior. All are judged with their noise.
@@ -170,7 +170,8 @@ def draw(found: Sequence[Record]) -> Figure:
     axis.axhline(float(np.mean(clone)), color="0.5", linestyle=":", label=CLONE)
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(handles.values(), handles.keys(), fontsize=8)
-    axis.set(xlabel="environment steps (thousands)", ylabel="episodes that take the rewarded route", xscale="symlog")
+    axis.set(xscale="symlog", xlim=(0.0, None), ylim=(-0.03, 1.03))
+    axis.set(xlabel="environment steps (thousands)", ylabel="episodes that take the rewarded route")
     return figure
 
 

@@ -24,7 +24,7 @@ class Cells:
     """
 
     def __init__(self, folder: str | Path, settings: Record) -> None:
-        self.folder: Path = Path(folder)
+        self.folder: Path = Path(folder).expanduser()
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
         output_folder(self.folder / "cells", overwrite=True)

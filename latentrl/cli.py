@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     try:
         config = _parsed([arg for arg in given if arg != "--debug"])
-        next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+        done = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
     except LatentRLError as error:
         if debug:
             raise
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("latentrl: interrupted; the same command goes on where that is possible", file=sys.stderr)
         return 130
-    return 0
+    return int(isinstance(config, SweepConfig) and any("error" in record for record in done))
 
 
 def _parsed(args: list[str]) -> Any:

@@ -22,7 +22,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     :raises LatentRLError: it cannot be written: a full disk, a folder that may only be read
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     # The suffix stays last, because writers such as matplotlib choose the format by it.
     partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
@@ -58,8 +58,9 @@ def locked(folder: str | Path) -> Iterator[None]:
     :raises LatentRLError: another process holds it, or the folder cannot be written
     """
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        lock = FileLock(Path(folder).resolve() / LOCK, is_singleton=True)
+        place = Path(folder).expanduser()
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.resolve() / LOCK, is_singleton=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise LatentRLError(
@@ -96,7 +97,7 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Path:
 
     :raises LatentRLError: if ``path`` is a file, not empty, or cannot be written
     """
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
         raise LatentRLError(f"output folder {str(folder)!r} is a file: give another folder")
     try:

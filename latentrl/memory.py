@@ -9,7 +9,7 @@ import torch
 from latentrl.checks import LatentRLError
 
 PEAK, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MACHINE, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+MACHINE, GROUP, OWN_GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Peak:
@@ -67,11 +67,33 @@ def available_memory() -> int | None:
     except (OSError, StopIteration):
         return None
     free = int(line.split()[1]) * 1024
+    return min([free, *(left for group in _groups() if (left := _left(group)) is not None)])
+
+
+def _groups() -> list[Path]:
+    """Folders of the control groups that the process is in, from its own up to the root's."""
     try:
-        limit, used = ((GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, max(int(limit) - int(used), 0))
+        own = next(line[3:] for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "/"
+    inside = GROUP / own.strip().lstrip("/")
+    return [inside, *(path for path in inside.parents if path == GROUP or GROUP in path.parents)]
+
+
+def _left(group: Path) -> int | None:
+    """Bytes below a control group's limit; what it keeps of files that were read can be taken back at any time."""
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        if limit == "max":
+            return None
+        kept = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith("inactive_file ")]
+        return max(int(limit) - int(used) + sum(map(int, kept)), 0)
+    except (OSError, ValueError):
+        return None
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     random.setstate((version, tuple(words), gauss))
     keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state(  # noqa: NPY002
-        ("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached)
+        ("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached)
     )
     torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda" and "cuda" in state:

@@ -41,7 +41,7 @@ def read_source(source: str) -> Demonstrations:
         raise LatentRLError(f"{source!r} names no reader: give {HELP}")
     if not where and name != "lasa":
         raise LatentRLError(f"{name!r} has to be told where: give {name}:WHERE")
-    return READERS[name](where)
+    return READERS[name](str(Path(where).expanduser()) if where.startswith("~") else where)
 
 
 def options_of(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line's commands, at a scale of seconds, in this process."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -221,6 +222,23 @@ def test_a_folder_of_another_run_is_left_as_it_is(
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+def test_a_run_that_failed_at_once_leaves_its_folder_free(data: Path, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "run", "--policy.hold", "50") == 2
+    assert train(data, tmp_path / "run", "--policy.trunk", "gru", "--policy.hold", "1", "--batch-size", "0") == 2
+    assert train(data, tmp_path / "run", "--policy.hold", "3") == 0
+    assert train(data, tmp_path / "run", "--policy.hold", "2") == 2
+
+
+def test_the_bound_that_is_told_is_that_of_the_policy(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(data, tmp_path / "run", "--learning-rate", "0.5", updates=40) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"40 updates; held-out bound (\S+) nats at update 40; .* best bound was (\S+) nats at up", said)
+    assert found is not None
+    assert float(found[1]) < float(found[2])
+
+
 # -- what is wrong is said in a line -------------------------------------------------------------------------------
 
 
@@ -244,6 +262,13 @@ def test_bad_input(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("seed", "said"), [("-1", "a whole number of at least 0"), ("5000000000", "below")])
+def test_seeds_that_no_generator_takes(seed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("train", "--data", "lasa", "--seed", seed)
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_bad_options_name_the_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

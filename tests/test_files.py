@@ -74,6 +74,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_settings_that_are_damaged(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
+    (tmp_path / "last.pt").touch()
     for text in ("", "{", "[1]"):
         path.write_text(text)
         for kind in (Cells, RunFolder):

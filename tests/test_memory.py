@@ -38,7 +38,24 @@ def test_available_memory(
             (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "MACHINE", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "GROUP", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUP", tmp_path / "none")
     assert memory.available_memory() == expected
+
+
+def test_memory_of_files_that_were_read_is_free_and_the_own_group_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "groups" / "job" / "step"
+    inner.mkdir(parents=True)
+    (tmp_path / "meminfo").write_text(MACHINE)
+    (tmp_path / "own").write_text("1:name=systemd:/elsewhere\n0::/job/step\n")
+    for folder, limit in ((inner, "max"), (inner.parent, "5000000")):
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text("4900000")
+        (folder / "memory.stat").write_text("anon 900000\ninactive_file 4000000\nactive_file 0\n")
+    for name, path in (("MACHINE", "meminfo"), ("GROUP", "groups"), ("OWN_GROUP", "own")):
+        monkeypatch.setattr(memory, name, tmp_path / path)
+    assert memory.available_memory() == 4_100_000
 
 
 def run_out(*_: object) -> torch.Tensor:

@@ -100,6 +100,17 @@ def test_a_run_as_values(runs: Path) -> None:
     assert rows[0]["paths"][0] != rows[0]["paths"][10]
 
 
+def test_what_is_not_finite_is_left_out(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(runs / "first", copy)
+    (copy / "progress_9.csv").write_text("time/total_timesteps,train/prior_holes\n1,nan\n2,0.5\n")
+    (copy / "evaluation.json").write_text('{"figures": {"return": {"value": 1.0, "ci": [-Infinity, NaN]}, "steps": 3}}')
+    found = collect(copy)
+    assert found["curves"]["train/prior_holes"][0][-1] != 1.0
+    assert found["figures"]["return"] == {"value": 1.0, "ci": [None, None]}
+    assert "NaN" not in render([found])[-200:]
+
+
 def test_gradients_as_rows(runs: Path) -> None:
     rows = collect(runs / "gradients")["gradients"]
     assert len(rows) == 12

@@ -70,6 +70,36 @@ def test_runs_shorter_than_from_look_to_look_are_looked_at(base: Path, tmp_path:
     assert len(bounds(tmp_path / "sweep")) == 2
 
 
+def test_a_combination_that_fails_does_not_end_the_others(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, grid = tmp_path / "sweep", ("--grid", "learning-rate=1e30,1e-3", "policy.latent-dim=2", "seed=0")
+    assert run("sweep", "--base", base, *grid, "--out", out, "--workers", 1) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "failed: learning-rate=1e30 policy.latent-dim=2 seed=0: " in said
+    with (out / "sweep.csv").open() as file:
+        failed, done = csv.DictReader(file)
+    assert failed["error"]
+    assert (failed["held-out bound"], done["error"]) == ("", "")
+    assert float(done["held-out bound"])
+
+
+def test_truth_values_and_layer_sizes_are_swept(base: Path, tmp_path: Path) -> None:
+    grid = (
+        "--grid",
+        "policy.prior-sees-state=false,true",
+        "policy.prior=mixture",
+        "policy.hidden=[8,8],[8]",
+        "policy.latent-dim=2",
+        "seed=0",
+    )
+    assert run("sweep", "--base", base, *grid, "--out", tmp_path / "sweep", "--workers", 1) == 0
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["policy.hidden"] for row in rows] == ["[8,8]", "[8]"] * 2
+    assert all(row["held-out bound"] for row in rows)
+
+
 @pytest.mark.parametrize(
     ("grid", "said"),
     [

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from latentrl.checks import LatentRLError, count
 from latentrl.files import whole
+from latentrl.page.collect import finite_or_none
 from latentrl.report import environment
 from latentrl.runs import OPTIONS, POLICY, make_env, options_of
 
@@ -45,6 +46,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("episodes", "num_envs"):
             count(name, getattr(self, name), 1)
+        count("seed", self.seed, 0)
+        if self.modes is not None:
+            count("modes", self.modes, 2)
 
 
 def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str, Any]:
@@ -85,7 +89,8 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str
     if target is not None:
         record = {"command": "latentrl evaluate", "config": given, "environment": environment(str(policy.device))}
         with whole(target) as partial:
-            partial.write_text(json.dumps({**record, "figures": figures}, indent=1, default=float) + "\n")
+            told = finite_or_none({**record, "figures": figures})
+            partial.write_text(json.dumps(told, indent=1, default=float, allow_nan=False) + "\n")
         console.print(f"figures in {target}", soft_wrap=True)
     return figures
 

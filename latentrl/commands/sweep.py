@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,17 +13,18 @@ from typing import Any
 
 import numpy as np
 import tyro
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from latentrl.cells import Cells, Record
 from latentrl.checks import LatentRLError, at_least, count
-from latentrl.commands.train import TrainConfig, fit
+from latentrl.commands.train import TrainConfig, fit, played
 from latentrl.files import whole
 from latentrl.runs import RUNS, flags_of, options_of
 from latentrl.sweeps import Backend, sweep
 
-FIGURES = ("held-out bound", "best update")
+FIGURES = ("held-out bound", "at update")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class SweepConfig:
     base: Path
     """YAML file with the options of `latentrl train` that all runs share, such as the config.yaml of a run."""
     grid: tuple[str, ...]
-    """OPTION=VALUE,VALUE,… for each option that is varied, such as kl-weight=0.5,1 policy.latent-dim=2,8 seed=0,1,2."""
+    """OPTION=VALUE,VALUE,… for each option that is varied, such as kl-weight=0.5,1 policy.latent-dim=2,8 seed=0,1,2;
+    values as in YAML, of layer sizes "policy.hidden=[64,64],[128,128]"."""
     out: Path = Path("runs/sweep")
     """Folder for sweep.csv and the runs."""
     workers: int = 2
@@ -53,7 +56,7 @@ class SweepConfig:
 
 
 def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Record]:
-    """Train what is missing, print and write; one record for each run.
+    """Train what is missing, print and write; one record for each run, which has an "error" where training failed.
 
     :raises LatentRLError: options that `latentrl train` does not take, no held-out episodes, an unusable folder
     """
@@ -74,10 +77,13 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     _print(records, varied, console)
     target = config.out / "sweep.csv"
     with whole(target) as partly, partly.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*varied, *FIGURES])
+        writer = csv.DictWriter(file, [*varied, *FIGURES, "error"])
         writer.writeheader()
         writer.writerows(records)
     console.print(f"figures in {target}, runs in {config.out / RUNS}", soft_wrap=True)
+    for key, record in zip(jobs, records, strict=True):
+        if "error" in record:
+            console.print(f"failed: {key}: {record['error']}", soft_wrap=True, markup=False)
     return records
 
 
@@ -89,7 +95,7 @@ def _values(grid: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for entry in grid:
         name, _, values = entry.lstrip("-").partition("=")
-        name, listed = name.replace("_", "-"), values.split(",")
+        name, listed = name.replace("_", "-"), re.split(r",(?![^\[]*\])", values)
         if not name or "" in listed or name in found or len(set(listed)) < len(listed):
             raise LatentRLError(f"{entry!r} is no option with different values: give each once, as kl-weight=0.5,1")
         found[name] = listed
@@ -98,7 +104,7 @@ def _values(grid: Sequence[str]) -> dict[str, list[str]]:
 
 def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
     """Options of one run, as the command line reads them."""
-    typed = [part for name, value in chosen.items() for part in (f"--{name}", value)]
+    typed = flags_of({name: yaml.safe_load(value) for name, value in chosen.items()})
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -109,10 +115,12 @@ def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
 
 
 def _train(config: TrainConfig) -> Record:
-    _, held_out = fit(config, Console(quiet=True))
+    try:
+        _, held_out = fit(config, Console(quiet=True))
+    except (LatentRLError, FloatingPointError) as error:  # one combination must not end the others
+        return dict.fromkeys(FIGURES) | {"error": " ".join(str(error).split())}
     assert held_out is not None
-    bound = None if held_out.best is None else held_out.best.elbo
-    return dict(zip(FIGURES, (bound, held_out.best_update), strict=True))
+    return dict(zip(FIGURES, played(held_out), strict=True))
 
 
 def _print(records: Sequence[Record], varied: dict[str, list[str]], console: Console) -> None:

@@ -9,8 +9,10 @@ from rich.console import Console
 
 from latentrl.checks import LatentRLError, count
 from latentrl.config import LatentConfig
+from latentrl.data.cuts import check_lengths
 from latentrl.files import locked
 from latentrl.runs import HELP, OPTIONS, POLICY, make_env, options_of, plain, read_source, write_options
+from latentrl.training.checkpoints import has_states
 
 if TYPE_CHECKING:
     from latentrl.sb3 import HeldOut, LatentBC
@@ -47,7 +49,8 @@ class TrainConfig:
     ema_decay: float | None = None
     """Of an average of the weights, such as .999, which then predicts."""
     held_out: float = 0.1
-    """Share of the episodes that is not learned from; their bound is logged, and the best weights are kept."""
+    """Share of the episodes that is not learned from; their bound is logged, and the best weights are kept in best.zip,
+    or with patience as the policy."""
     patience: int | None = None
     """Looks at the held-out bound without a better one after which training stops."""
     every: int = 500
@@ -66,6 +69,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         count("updates", self.updates, 1)
         count("every", self.every, 1)
+        if count("seed", self.seed, 0) >= 2**32:
+            raise LatentRLError(f"seed must be below 2**32, but {self.seed} was given")
         if not 0.0 <= self.held_out < 1.0:
             raise LatentRLError(f"held_out is a share of the episodes in [0, 1), but {self.held_out!r} was given")
         if self.patience is not None and self.held_out == 0.0:
@@ -80,10 +85,24 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     """
     console = console or Console()
     agent, held_out = fit(config, console)
-    bound = "" if held_out is None or held_out.best is None else f"held-out bound {held_out.best.elbo:.4g} nats; "
-    console.print(f"{agent.num_timesteps} updates; {bound}policy in {config.out / POLICY}", soft_wrap=True)
+    bound, update = (None, None) if held_out is None else played(held_out)
+    told = "" if bound is None else f"held-out bound {bound:.4g} nats at update {update}; "
+    console.print(f"{agent.num_timesteps} updates; {told}policy in {config.out / POLICY}", soft_wrap=True)
+    if held_out is not None and held_out.best is not None and update != held_out.best_update:
+        console.print(
+            f"the best bound was {held_out.best.elbo:.4g} nats at update {held_out.best_update}, in "
+            f"{config.out / 'best.zip'}; --patience makes it the policy",
+            soft_wrap=True,
+        )
     console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", soft_wrap=True)
     return agent
+
+
+def played(held_out: "HeldOut") -> tuple[float | None, int | None]:
+    """The held-out bound of the policy that predicts after training, and the update at which it was seen."""
+    if held_out.patience is not None and held_out.best is not None:
+        return held_out.best.elbo, held_out.best_update
+    return (None, None) if held_out.last is None else (held_out.last.elbo, held_out.last_update)
 
 
 def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | None]":
@@ -95,8 +114,11 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
         raise LatentRLError(f"there is nothing to clone: give --data {HELP}")
     _refuse_another(config)
     demonstrations = read_source(config.data)
+    check_lengths(demonstrations.episode_lengths, config.policy.hold, config.policy.chunk)
     shown, others = (demonstrations, None)
     if config.held_out:
+        if demonstrations.num_episodes == 1:
+            raise LatentRLError("there is one episode, and a share of episodes is to be held out: give --held-out 0")
         shown, others = demonstrations.split(1.0 - config.held_out, seed=config.seed)
     agent = LatentBC(
         demonstrations=shown,
@@ -135,7 +157,7 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
 def _refuse_another(config: TrainConfig) -> None:
     """:raises LatentRLError: the folder is of a run with other options"""
     path = config.out / OPTIONS
-    if not path.exists():
+    if not path.exists() or not has_states(config.out):  # what failed at once has nothing to lose
         return
     before, now = options_of(path), plain(asdict(config))
     other = sorted(name for name in {**before, **now} if before.get(name) != now.get(name) and name != "out")

@@ -24,6 +24,9 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         raise LatentRLError(f"{name} has dtype {array.dtype}: give real numbers, one flat array of transitions")
     if array.ndim == 0:
         raise LatentRLError(f"{name} is a single number: give an array with one row per transition")
+    if not array.dtype.isnative or array.dtype.itemsize > 8:  # torch knows neither other byte orders nor long doubles
+        kind = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+        return np.asarray(array).astype(kind)
     return array
 
 
@@ -61,6 +64,7 @@ def guess_observation_space(values: Any) -> spaces.Space[Any]:
 
 def guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
     """A Box that spans the actions, or Discrete for one integer each."""
+    actions = np.asarray(actions)
     if np.issubdtype(actions.dtype, np.integer) and actions.ndim == 1:
         start = min(0, int(actions.min()))
         return spaces.Discrete(int(actions.max()) - start + 1, start=start)

@@ -55,6 +55,8 @@ class Demonstrations(Readers):
     def __post_init__(self) -> None:
         self._check_arrays()
         total = int(self.episode_lengths.sum())
+        if self.episode_lengths.ndim > 1:
+            raise LatentRLError(f"episode_lengths have shape {self.episode_lengths.shape}: give one number per episode")
         if self.episode_lengths.ndim != 1 or len(self.episode_lengths) == 0 or total == 0:
             raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
         if (self.episode_lengths < 1).any():
@@ -219,8 +221,13 @@ class Demonstrations(Readers):
     # -- parts -------------------------------------------------------------------------------------------------
 
     def select(self, episodes: Any) -> "Demonstrations":
-        """The given episodes (indices or a boolean mask), in the given order. Of mapped arrays nothing is copied."""
-        if len(episodes) == 0 or not len(index := np.arange(self.num_episodes)[np.asarray(episodes)]):
+        """Episodes by indices, a slice or a boolean mask, in the given order. Of mapped arrays nothing is copied."""
+        wanted: Any = episodes if isinstance(episodes, slice) else np.atleast_1d(episodes)
+        try:
+            index = np.arange(self.num_episodes)[wanted if np.size(wanted) else []]
+        except IndexError as error:
+            raise LatentRLError(f"there are {self.num_episodes} episodes: {error}") from error
+        if not len(index):
             raise LatentRLError("no episode was selected: give at least one index")
         starts = self.episode_starts[index]
         lengths = self.episode_lengths[index]
@@ -238,20 +245,31 @@ class Demonstrations(Readers):
         return part
 
     def split(self, fraction: float, seed: int = 0) -> "tuple[Demonstrations, Demonstrations]":
-        """Two disjoint parts by episodes, the first with about ``fraction`` of them.
+        """Two disjoint parts by episodes, the first with ``fraction`` of them, rounded; none is empty.
 
-        Where modes are known, each mode is split alike, so that both parts show every behaviour.
+        Where modes are known, each mode is split alike, as far as whole episodes allow, so that both parts show every
+        behaviour of which there are several.
+
+        :raises LatentRLError: a fraction outside of (0, 1), or a single episode
         """
         if not 0.0 < at_least("fraction", fraction, 0.0) < 1.0:
             raise LatentRLError(f"fraction must lie between 0 and 1, but {fraction!r} was given")
         generator = np.random.default_rng(count("seed", seed, 0))
+        if self.num_episodes == 1:
+            raise LatentRLError("there is one episode, which cannot be split: give more")
         modes = np.zeros(self.num_episodes, dtype=np.int64) if self.modes is None else self.modes
+        members = [generator.permutation(np.flatnonzero(modes == mode)) for mode in np.unique(modes)]
+        sizes = np.array([len(part) for part in members])
+        total = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)
+        taken = np.floor(fraction * sizes).astype(np.int64)
+        # What is left goes to those modes whose shares were rounded down the most, those alike by chance.
+        order = np.lexsort([generator.random(len(sizes)), taken - fraction * sizes])
+        left = total - int(taken.sum())
+        taken[order[: max(left, 0)]] += 1
+        taken[order[len(order) + min(left, 0) :]] -= 1
         first = np.zeros(self.num_episodes, dtype=bool)
-        for mode in np.unique(modes):
-            members = generator.permutation(np.flatnonzero(modes == mode))
-            first[members[: round(fraction * len(members))]] = True
-        if first.all() or not first.any():
-            raise LatentRLError(f"fraction {fraction} leaves one part of {self.num_episodes} episodes empty: change it")
+        for part, number in zip(members, taken, strict=True):
+            first[part[:number]] = True
         return self.select(first), self.select(~first)
 
 

@@ -30,14 +30,13 @@ def hdf5_arguments(
         demos = _demos(file, mask)
         names = chosen(_group(h5py, file, f"{demos[0]}/obs"), keys)
         rewards = "rewards" in file[demos[0]]
-        wanted = {name: f"obs/{name}" for name in names} | {"actions": "actions"}
-        wanted |= {"rewards": "rewards"} if rewards else {}
+        wanted = [*(f"obs/{name}" for name in names), "actions", *(["rewards"] if rewards else [])]
         read = {demo: _datasets(h5py, file, demo, wanted) for demo in demos}
         episodes = Episodes(sum(len(datasets["actions"]) for datasets in read.values()))
         for demo, datasets in read.items():
             # Only one demonstration at a time is in memory.
-            arrays = {name: dataset[()] for name, dataset in datasets.items()}
-            actions, gains = arrays.pop("actions"), arrays.pop("rewards") if rewards else None
+            arrays = {place.removeprefix("obs/"): datasets[place][()] for place in wanted if place.startswith("obs/")}
+            actions, gains = datasets["actions"][()], datasets["rewards"][()] if rewards else None
             episodes.add(demo, arrays if len(names) > 1 else arrays[names[0]], actions, gains)
         return episodes.arguments(observation_space, action_space)
 
@@ -69,10 +68,10 @@ def _group(h5py: Any, file: Any, name: str) -> Any:
     return file[name]
 
 
-def _datasets(h5py: Any, file: Any, demo: str, wanted: dict[str, str]) -> dict[str, Any]:
-    """The arrays of a demonstration, not read yet."""
-    datasets = {name: file.get(f"{demo}/{place}") for name, place in wanted.items()}
-    for name, place in wanted.items():
-        if not isinstance(datasets[name], h5py.Dataset) or not datasets[name].shape:
+def _datasets(h5py: Any, file: Any, demo: str, wanted: list[str]) -> dict[str, Any]:
+    """The arrays of a demonstration by their places in it, not read yet."""
+    datasets = {place: file.get(f"{demo}/{place}") for place in wanted}
+    for place in wanted:
+        if not isinstance(datasets[place], h5py.Dataset) or not datasets[place].shape:
             raise LatentRLError(f"{demo} has no array {place!r}, but others have: repair it or leave it out by a mask")
     return datasets

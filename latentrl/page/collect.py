@@ -21,7 +21,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
     :raises LatentRLError: a folder that is no run, or a damaged file in it
     """
-    record: dict[str, Any] = {"name": folder.name, "missing": {}}
+    record: dict[str, Any] = {"name": folder.resolve().name, "missing": {}}
     try:
         if (folder / GRADIENTS).exists():
             found = json.loads((folder / GRADIENTS).read_text())
@@ -35,7 +35,7 @@ def collect(folder: Path) -> dict[str, Any]:
         options = options_of(folder / OPTIONS)
         record |= {"kind": "train", "options": _flat(options), "curves": _curves(folder)}
         if (folder / EVALUATION).exists():
-            record["figures"] = json.loads((folder / EVALUATION).read_text())["figures"]
+            record["figures"] = finite_or_none(json.loads((folder / EVALUATION).read_text())["figures"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, LatentRLError):
             raise
@@ -64,7 +64,7 @@ def _curves(folder: Path) -> dict[str, list[list[float]]]:
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, text in row.items():
-                    if name != STEP and text and row.get(STEP):
+                    if name != STEP and text and row.get(STEP) and math.isfinite(float(text)):
                         points.setdefault(name, {})[float(row[STEP])] = float(text)
     return {
         name: [list(column) for column in zip(*sorted(known.items()), strict=True)]
@@ -79,12 +79,17 @@ def _rows(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {name: cell[name] for name in shared}
         | {"estimator": record["estimator"]}
-        | {name: _finite(record.get(name)) for name in measured}
+        | {name: finite_or_none(record.get(name)) for name in measured}
         for cell in cells
         for record in cell["estimators"]
     ]
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity, and a page draws none."""
-    return None if value == "inf" or (isinstance(value, float) and not math.isfinite(value)) else value
+def finite_or_none(value: Any) -> Any:
+    """JSON has no infinity, and a page draws none: also inside of lists and dictionaries."""
+    if isinstance(value, dict):
+        return {name: finite_or_none(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(part) for part in value]
+    unknown = value in ("inf", "nan") or (isinstance(value, float) and not math.isfinite(value))
+    return None if unknown else value

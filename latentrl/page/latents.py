@@ -31,12 +31,13 @@ def latent_space(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     demonstrations = read_source(str(options["data"]))
     if demonstrations.num_episodes > MOST:
         demonstrations = demonstrations.select(np.random.default_rng(0).permutation(demonstrations.num_episodes)[:MOST])
-    z = encode(policy, demonstrations)[:MOST]
+    z = encode(policy, demonstrations)
+    one_each = len(z) == demonstrations.num_episodes and demonstrations.modes is not None
+    z = z[:MOST]
     centered = z - z.mean(0)
     _, sizes, axes = np.linalg.svd(centered, full_matrices=False)
     plane = centered @ axes[:2].T if len(axes) > 1 else np.stack([centered[:, 0], 0 * centered[:, 0]], 1)
     shares = sizes**2 / max(float((sizes**2).sum()), 1e-12)
-    one_each = len(z) == demonstrations.num_episodes and demonstrations.modes is not None
     return {
         "plane": _rounded(plane),
         "shares": _rounded(np.append(shares, 0.0)[:2]),

@@ -150,7 +150,7 @@ def warn_of_wide_noise(policy: BasePolicy, actions: NDArray[Any]) -> None:
     log_std = getattr(policy, "log_std", None)
     if not isinstance(log_std, Tensor):
         return
-    own, shown = log_std.detach().exp().cpu().numpy().max(), actions.reshape(len(actions), -1).std(0).max()
+    own, shown = log_std.detach().exp().cpu().numpy().max(), np.asarray(actions).reshape(len(actions), -1).std(0).max()
     if own > WIDE * shown > 0.0:
         warnings.warn(
             f"the agent acts with a standard deviation of {own:.2g}, what it is shown has {shown:.2g}: several ways to "

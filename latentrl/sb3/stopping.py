@@ -39,6 +39,7 @@ class HeldOut(BaseCallback):
     best: Bound | None = None
     """The best so far."""
     last: Bound | None = None
+    last_update: int = 0
 
     def __init__(
         self,
@@ -58,6 +59,11 @@ class HeldOut(BaseCallback):
         self.best_weights: dict[str, Any] | None = None
         """Of the model, with ``patience``; :class:`LatentBC` takes them when training ends."""
         self._segments: Cuts | None = None
+
+    def _init_callback(self) -> None:
+        if self.model.num_timesteps == 0:  # another run, perhaps of another agent
+            self.best, self.last, self.best_weights = None, None, None
+            self.best_update, self.last_update, self._since = 0, 0, 0
 
     @property
     def _bc(self) -> "LatentBC":
@@ -80,12 +86,14 @@ class HeldOut(BaseCallback):
                 f"the held-out bound is {self.last.elbo} at update {self.num_timesteps}: lower the learning rate, set "
                 "max_grad_norm, or look for extreme values in the data"
             )
-        self._since += 1
+        self._since, self.last_update = self._since + 1, self.num_timesteps
         if self.best is None or self.last.elbo > self.best.elbo:
             self.best, self.best_update, self._since = self.last, self.num_timesteps, 0
             self._keep()
         for name, value in {**self.last._asdict(), "best_elbo": self.best.elbo}.items():
             self.logger.record(f"eval/{name}", value)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)  # now, or it would be at the next update that is logged
         stop = self.patience is not None and self._since >= self.patience
         if stop and self.verbose:
             print(f"Stopping: the held-out bound is best at update {self.best_update}, {self.best.elbo:.3f} nats")
@@ -111,9 +119,11 @@ class HeldOut(BaseCallback):
     def state_dict(self) -> dict[str, Any]:
         """All that was found out, for a checkpoint."""
         bounds = [None if bound is None else list(bound) for bound in (self.best, self.last)]
-        return {"bounds": bounds, "best_update": self.best_update, "since": self._since, "weights": self.best_weights}
+        updates = [self.best_update, self.last_update]
+        return {"bounds": bounds, "updates": updates, "since": self._since, "weights": self.best_weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.best, self.last = (None if bound is None else Bound(*bound) for bound in state["bounds"])
-        self.best_update, self._since, self.best_weights = state["best_update"], state["since"], state["weights"]
+        self.best_update, self.last_update = state["updates"]
+        self._since, self.best_weights = state["since"], state["weights"]

@@ -17,9 +17,10 @@ from stable_baselines3.common.preprocessing import (
 )
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import VecTransposeImage
-from torch import Tensor
+from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError
+from latentrl.data.mapped import Rows
 from latentrl.nets import ObservationTrunk
 from latentrl.spaces import SUPPORTED
 
@@ -58,6 +59,11 @@ class FeaturesTrunk(ObservationTrunk):
                 raise LatentRLError(
                     f"a trunk does not read {leaf}: use Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these"
                 )
+        if named := [name for name in parts if name and not _names_a_module(name)]:
+            raise LatentRLError(
+                f"torch cannot name a module {named[0]!r}, as the extractor does by the observation's name: give it "
+                "another, of letters, digits and underscores"
+            )
         self._leaves = tuple((name, leaf, int(np.prod(leaf.shape or ()))) for name, leaf in parts.items())
         self._seen = _seen(observation_space)
         if features_extractor_class is None:
@@ -108,6 +114,10 @@ def make_trunk(
     return None
 
 
+def _names_a_module(name: str) -> bool:
+    return "." not in name and not hasattr(nn.ModuleDict, name)
+
+
 def has_pictures(space: spaces.Space[Any]) -> bool:
     """Whether a space or a part of it holds pictures."""
     return any(is_image_space(leaf) for leaf in _parts(space).values())
@@ -141,6 +151,8 @@ def values_channels_first(space: Any, values: Any) -> Any:
     if isinstance(values, dict) and isinstance(space, spaces.Dict):
         parts = space.spaces
         return {name: values_channels_first(parts.get(name), part) for name, part in values.items()}
+    if isinstance(values, Rows):
+        return Rows(values_channels_first(space, values.source), values.rows)
     fits = isinstance(values, np.ndarray) and values.ndim == 4 and is_image_space(space)
     return maybe_transpose(values, space) if fits else values
 

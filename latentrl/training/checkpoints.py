@@ -24,19 +24,19 @@ class RunFolder:
     (``torch.load(weights_only=True)``): a file that a stranger wrote runs no code.
 
     :param folder: made where it is not there
-    :param settings: all that the result depends on, by name
+    :param settings: all that the result depends on, by name; those of a run that never kept a state are replaced
     :raises LatentRLError: the folder cannot be written, or is of a run with other settings or data
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
-        self.folder: Path = Path(folder)
+        self.folder: Path = Path(folder).expanduser()
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
         output_folder(folder, overwrite=True)
         for leftover in self.folder.glob(".*.part*"):  # of a write during which the run was killed
             leftover.unlink(missing_ok=True)
-        if not path.exists():
-            self._check_new()
+        if not path.exists() or not self._states():
+            self._check_new(path)
             with whole(path) as partial:
                 partial.write_text(json.dumps(settings, indent=1) + "\n")
         before = read_settings(path)
@@ -49,8 +49,8 @@ class RunFolder:
                 "and data of that run to go on with it"
             )
 
-    def _check_new(self) -> None:
-        if self._states():
+    def _check_new(self, path: Path) -> None:
+        if self._states() and not path.exists():
             raise LatentRLError(f"checkpoint folder {str(self.folder)!r} has no settings.json: give another folder")
 
     def read(self, device: torch.device) -> State | None:
@@ -81,7 +81,7 @@ class RunFolder:
 
     def _states(self) -> list[Path]:
         """The files with states, the last first."""
-        return [path for name in (LAST, PREVIOUS) if (path := self.folder / name).exists()]
+        return has_states(self.folder)
 
     def write(self, state: State) -> None:
         """Keep a state as the last, and the one that was."""
@@ -97,7 +97,13 @@ class RunFolder:
         path = self.folder / f"non_finite_{error.update}.npz"
         with whole(path) as partial:
             np.savez(partial, **error.arrays())
-        error.where = f"The batch is in {str(path)!r}; the last good weights are in {str(self.folder / LAST)!r}"
+        kept = f"; the last good weights are in {str(self.folder / LAST)!r}" if (self.folder / LAST).exists() else ""
+        error.where = f"The batch is in {str(path)!r}{kept}"
+
+
+def has_states(folder: str | Path) -> list[Path]:
+    """The files with states in a folder, the last first; none where no run has got to its first checkpoint."""
+    return [path for name in (LAST, PREVIOUS) if (path := Path(folder) / name).exists()]
 
 
 def _short(value: Any) -> str:

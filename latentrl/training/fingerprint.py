@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from inspect import getclosurevars
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def describe(value: Any) -> Any:
     """A value as JSON: equal for equal settings, whatever object holds them.
 
     Objects are their class and what they hold, but for names with an underscore, which is what they have learned.
-    Functions are their name and code.
+    Functions are their name and code, with what they close over, their defaults and the numbers they find outside.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -34,10 +35,12 @@ def describe(value: Any) -> Any:
         return [describe(part) for part in (sorted(value, key=repr) if isinstance(value, set | frozenset) else value)]
     if isinstance(value, np.ndarray | torch.Tensor):
         return _hash(np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value))
+    if isinstance(value, partial):
+        return ["functools.partial", describe(value.func), describe(value.args), describe(value.keywords)]
+    if isinstance(value, MethodType):
+        return [describe(value.__func__), describe(value.__self__)]
     if isinstance(value, FunctionType):
-        kept = list(getclosurevars(value).nonlocals.values())
-        code = hashlib.sha256(value.__code__.co_code + repr(_constants(value)).encode()).hexdigest()[:12]
-        return [f"{value.__module__}.{value.__qualname__}", code, describe(kept)]
+        return _function(value)
     if isinstance(value, type | BuiltinFunctionType):
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, spaces.Space | torch.device | torch.dtype | np.generic):
@@ -45,8 +48,17 @@ def describe(value: Any) -> Any:
     return _object(value)
 
 
-def _constants(function: FunctionType) -> list[Any]:
-    return [part for part in function.__code__.co_consts if isinstance(part, bool | int | float | str)]
+def _function(function: FunctionType) -> list[Any]:
+    """Its name, and what it computes with: code, what it closes over, defaults, and numbers outside of it."""
+    seen = getclosurevars(function)
+    plain = {name: value for name, value in seen.globals.items() if isinstance(value, bool | int | float | str)}
+    kept = [list(seen.nonlocals.values()), function.__defaults__, function.__kwdefaults__, plain]
+    return [f"{function.__module__}.{function.__qualname__}", _code(function.__code__), describe(kept)]
+
+
+def _code(code: CodeType) -> str:
+    inside = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    return hashlib.sha256(code.co_code + repr((code.co_names, inside)).encode()).hexdigest()[:12]
 
 
 def _object(value: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentRLError
@@ -116,8 +117,24 @@ def test_split_keeps_modes_apart_and_together() -> None:
     np.testing.assert_array_equal(first.observations, again.observations)
     with pytest.raises(LatentRLError, match="between 0 and 1"):
         data.split(1.0)
-    with pytest.raises(LatentRLError, match=r"fraction 0\.01 leaves one part of 14 episodes empty"):
-        data.split(0.01)
+    assert [part.num_episodes for part in data.split(0.01)] == [1, 13]
+    with pytest.raises(LatentRLError, match="one episode, which cannot be split"):
+        data.select([0]).split(0.5)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.6, 0.75, 0.9, 0.99])
+@pytest.mark.parametrize("each", [1, 2, 4, 7])
+def test_split_takes_its_share_of_few_episodes_of_many_modes(fraction: float, each: int) -> None:
+    modes = np.repeat(np.arange(12), each)
+    rows = np.zeros((len(modes), 1))
+    data = Demonstrations.from_arrays(rows, rows, np.ones(len(modes), int), modes=modes)
+    first, second = data.split(fraction)
+    total = min(max(round(fraction * len(modes)), 1), len(modes) - 1)
+    assert (first.num_episodes, second.num_episodes) == (total, len(modes) - total)
+    assert first.modes is not None
+    shares = np.bincount(first.modes, minlength=12)
+    assert shares.max() - shares.min() <= 1
+    assert sorted([*first.modes, *second.modes]) == modes.tolist()
 
 
 def test_select_keeps_order_and_rows() -> None:
@@ -129,6 +146,19 @@ def test_select_keeps_order_and_rows() -> None:
     assert part.rewards.tolist() == [2, 3, 4, 5, 0, 1]
     with pytest.raises(LatentRLError, match="no episode"):
         data.select([])
+    assert data.select(slice(1, 2)).episode_lengths.tolist() == data.select(1).episode_lengths.tolist() == [4]
+    for wrong in ([2], [True, False, True]):
+        with pytest.raises(LatentRLError, match="there are 2 episodes: "):
+            data.select(wrong)
+    with pytest.raises(LatentRLError, match=r"episode_lengths have shape \(1, 2\)"):
+        Demonstrations.from_arrays(**{**GOOD, "episode_lengths": [[2, 4]]})
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f4", np.longdouble])
+def test_numbers_that_torch_does_not_know_become_those_that_it_does(dtype: Any) -> None:
+    data = Demonstrations.from_arrays(np.ones((4, 2), dtype), np.ones((4, 1), dtype), [4])
+    assert data.observations.dtype in (np.float32, np.float64)
+    assert torch.as_tensor(data.actions).sum() == 4
 
 
 SPACE = spaces.Dict(

@@ -68,6 +68,16 @@ def test_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
     assert data.observation_space["agentview_image"] == spaces.Box(0, 255, (8, 8, 3), np.uint8)
 
 
+def test_observations_may_be_called_as_other_arrays_are(tmp_path: Path) -> None:
+    demos = contents()
+    for demo in demos.values():
+        demo["obs/actions"], demo["obs/rewards"] = demo["actions"] + 5.0, np.stack([demo["rewards"]] * 2, 1)
+    data = Demonstrations.from_hdf5(write(tmp_path / "lift.hdf5", demos), ["actions", "rewards"])
+    same(data.observations["actions"], np.concatenate([demo["obs/actions"] for demo in demos.values()]))
+    assert data.observations["rewards"].shape[1:] == (2,)
+    same(data.actions, np.concatenate([demo["actions"] for demo in demos.values()]))
+
+
 def test_parts_of_it(tmp_path: Path) -> None:
     demos = contents()
     path = write(tmp_path / "lift.hdf5", demos)

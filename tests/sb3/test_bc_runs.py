@@ -156,7 +156,7 @@ def test_held_out_bounds_are_logged_and_stop(two_ways: Demonstrations, tmp_path:
     assert agent.num_timesteps == held_out.best_update + 6 < 100
     assert held_out.best is not None
     column = header.split(",").index("eval/elbo")
-    bounds = [float(row.split(",")[column]) for row in rows]
+    bounds = [float(row.split(",")[column]) for row in rows if row.split(",")[column]]
     assert max(bounds) == pytest.approx(held_out.best.elbo)
     assert held_out._segments is not None
     assert held_out_bound(agent.policy.model.eval(), held_out._segments) == held_out.best
@@ -180,6 +180,30 @@ def test_patience_is_not_renewed_where_a_killed_run_goes_on(
         learn("killed")
     monkeypatch.setattr(Killed, "at", 10**9)
     assert learn("killed") == end
+
+
+def test_bounds_are_logged_where_they_are_seen(two_ways: Demonstrations, tmp_path: Path) -> None:
+    """Whatever the interval of the log, and the last one before a stop too."""
+    train, test = two_ways.split(0.75)
+    agent = small(train)
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(11, HeldOut(test, every=3), log_interval=100)
+    agent.logger.close()
+    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
+    names = header.split(",")
+    seen = [dict(zip(names, row.split(","), strict=True)) for row in rows]
+    assert [int(row["time/total_timesteps"]) for row in seen if row["eval/elbo"]] == [3, 6, 9]
+
+
+def test_one_callback_may_watch_one_agent_after_another(two_ways: Demonstrations) -> None:
+    train, test = two_ways.split(0.75)
+    watch = HeldOut(test, every=2, patience=3)
+    first = small(train, learning_rate=1e-2).learn(20, watch)
+    best = watch.best
+    second = small(train, learning_rate=1e-5, seed=1).learn(4, watch)
+    assert not torch.equal(weights(first), weights(second))
+    assert watch.best != best
+    assert (watch.last_update, second.num_timesteps) == (4, 4)
 
 
 def test_held_out_bounds_do_not_disturb_training(two_ways: Demonstrations) -> None:

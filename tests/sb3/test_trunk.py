@@ -1,5 +1,6 @@
 """Features extractors before the latent model: what they see, that gradients reach them, what is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from torch import Tensor, nn
 
-from latentrl import LatentRLError
-from latentrl.sb3 import LatentPolicy
+from latentrl import Demonstrations, LatentRLError
+from latentrl.data import mapped
+from latentrl.sb3 import LatentBC, LatentPolicy
 from latentrl.sb3 import trunk as trunks
 from latentrl.sb3.trunk import FeaturesTrunk, channels_first, values_channels_first
 from latentrl.spaces import raw
@@ -167,3 +169,31 @@ def test_bad_observations() -> None:
         made.predict({"camera": picture / 255.0, "goal": np.array(1)})
     with pytest.raises(ValueError, match="Unexpected observation shape"):
         made.predict({"camera": picture[:30], "goal": np.array(1)})
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_pictures_in_a_file_are_turned_after_a_split(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 40, 38, 3), np.uint8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    stored = np.load(tmp_path / "pictures.npy", mmap_mode="r")
+    seen = {"camera": stored} if named else stored
+    data = Demonstrations.from_arrays(seen, np.zeros((8, 1), np.float32), [2] * 4)
+    first, second = data.split(0.5)
+    agent = LatentBC(demonstrations=first, policy_kwargs={"latent_dim": 2, "hidden": (8,), **SMALL}, device="cpu")
+    assert agent.demonstrations is not None
+    kept = agent.demonstrations.observations["camera"] if named else agent.demonstrations.observations
+    assert kept.shape == (4, 3, 40, 38)
+    whole = np.concatenate(
+        [np.asarray(part.observations["camera"] if named else part.observations) for part in (first, second)]
+    )
+    assert sorted(whole.reshape(8, -1).sum(1)) == sorted(pictures.reshape(8, -1).sum(1))
+    np.testing.assert_array_equal(np.asarray(kept), whole[:4].transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("name", ["a.b", "type", "keys"])
+def test_names_that_torch_cannot_give_to_modules(name: str) -> None:
+    with pytest.raises(LatentRLError, match="torch cannot name a module"):
+        FeaturesTrunk(spaces.Dict({name: spaces.Box(-1, 1, (2,))}))

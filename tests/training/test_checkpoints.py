@@ -1,6 +1,8 @@
 """The folder of a run: whole files, the same settings, nothing that runs code."""
 
+import json
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,8 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
-    RunFolder(tmp_path, {"seed": 1, "batch_size": 8})
+    RunFolder(tmp_path, {"seed": 1, "batch_size": 4})
+    RunFolder(tmp_path, {"seed": 1, "batch_size": 8}).write({})  # the one before never kept anything
     with pytest.raises(LatentRLError, match=r"of another run \(batch_size: 8 there, 16 now\): give another folder"):
         RunFolder(tmp_path, {"seed": 1, "batch_size": 16})
 
@@ -116,6 +119,56 @@ def test_descriptions_tell_settings_apart() -> None:
     assert describe(lambda x: x * by) != describe(lambda x: x * other)
     assert describe(np.arange(3)) != describe(np.arange(4)) == describe(torch.arange(4))
     assert describe({"a": [Constant(1.0), None]})["a"][1] is None
+
+
+def scaled(left: float, by: float = 1.0) -> float:
+    return FACTOR * by * left
+
+
+FACTOR = 2.0
+
+
+class Keeps:
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def times(self, left: float) -> float:
+        return self.number * left
+
+    def plus(self, left: float) -> float:
+        return self.number + left
+
+
+def test_what_functions_compute_with_tells_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = [
+        partial(scaled, by=1e-3), partial(scaled, by=0.5), partial(scaled, 1e-3), scaled,
+        Keeps(1.0).times, Keeps(2.0).times, Keeps(1.0).plus,
+        lambda x: np.sin(x), lambda x: np.cos(x), lambda x, y=1: x + y, lambda x, y=2: x + y,
+        lambda x: x in (1, 2), lambda x: x in (1, 3),
+        lambda x: [x + i for i in (x, 1)], lambda x: [x - i for i in (x, 1)],
+    ]  # fmt: skip
+    found = [json.dumps(describe(one)) for one in several]
+    assert len(set(found)) == len(several)
+    assert found == [json.dumps(describe(one)) for one in several]
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert describe(scaled) != json.loads(found[3])
+
+
+def test_numbers_of_a_state_may_lie_on_another_device() -> None:
+    """A checkpoint is read onto the device of its weights; random states are the host's."""
+    state = random_state(CPU)
+    drawn = np.random.rand()  # noqa: NPY002
+
+    class Elsewhere:
+        def __init__(self, values: torch.Tensor) -> None:
+            self.values = values
+
+        def cpu(self) -> torch.Tensor:
+            return self.values
+
+    state["numpy"][0], state["torch"] = Elsewhere(state["numpy"][0]), Elsewhere(state["torch"])
+    set_random_state(state, CPU)
+    assert np.random.rand() == drawn  # noqa: NPY002
 
 
 def test_data_are_told_apart(two_ways: Demonstrations) -> None:
