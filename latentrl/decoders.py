@@ -8,6 +8,7 @@ the p(x|z) of a variational autoencoder.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,9 @@ Hidden = Sequence[int] | MakeTrunk
 
 class Decoder(nn.Module):
     """Base of decoders."""
+
+    has_density: ClassVar[bool] = True
+    """The law's ``log_prob`` is a log-density, not something else to be maximised."""
 
     def forward(self, observations: Float[Tensor, "*b O"], z: Tensor) -> Distribution:
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -110,6 +110,7 @@ class DiffusionDecoder(NetworkDecoder):
     :param sampling_steps: at which actions are denoised; each is one pass through the network
     """
 
+    has_density: ClassVar[bool] = False
     signal: Tensor
 
     def __init__(

@@ -11,9 +11,12 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from latentrl.checks import LatentRLError, count
+from latentrl.decoders import BinsDecoder, MixtureDecoder
+from latentrl.diffusion import DiffusionDecoder
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.model import LatentModel
+from latentrl.rollout_core import going_on
 from latentrl.tasks import FunctionalTask
 from latentrl.types import Estimate
 
@@ -64,8 +67,16 @@ class LatentReturn:
     ) -> "LatentReturn":
         """That of a model, z ~ p(z|s) and actions as it plays them, for ``dict(model.named_parameters())``.
 
-        :raises LatentRLError: a model without latent, or one that clips its latents, which has no such gradient
+        :raises LatentRLError: a model without latent, or one that clips its latents or draws more than them, which has
+            no such gradient
         """
+        if isinstance(model.decoder, MixtureDecoder | BinsDecoder | DiffusionDecoder) or model.remembered is not None:
+            own, data = f"decoder {type(model.decoder).__name__} draws on its own", "model plays latents of its data"
+            what = own if model.remembered is None else data
+            raise LatentRLError(
+                f"the return is differentiated through the prior's latents alone, but the {what}: take a decoder with "
+                "one peak, and latents='prior'"
+            )
         if model.prior is None or model.latent_clip is not None:
             what = "has no latent: use ExpectedReturn" if model.prior is None else "clips its latents: set it to None"
             raise LatentRLError(f"the return is differentiated through the latent, but the model {what}")
@@ -112,9 +123,10 @@ class LatentReturn:
         running, total = ~task.terminal(state), torch.zeros_like(state[..., 0])
         for _ in range(self.horizon):
             action = self.act(parameters, task.observation(state), z)
-            following = task.transition(state, action)
-            total = total + task.reward(state, action, following).where(running, torch.zeros_like(total))
-            # A finished episode stays where it ended, so that nothing beyond can overflow into a gradient.
+            seen, played = going_on(running, state, action)
+            following = task.transition(seen, played)
+            total = total + task.reward(seen, played, following).where(running, torch.zeros_like(total))
+            # A finished episode stays where it ended.
             state = following.where(running.unsqueeze(-1), state)
             running = running & ~task.terminal(state)
         return total

@@ -122,7 +122,10 @@ class LatentModel(nn.Module):
     @torch.no_grad()
     def remember(self, batches: Iterable[Batch]) -> None:
         """Draw z ~ q(z|·) of each element of batches, 1024 in all, to act with from now on."""
-        self.remembered = torch.cat([self.infer(batch).sample() for batch in batches])
+        drawn = torch.cat([self.infer(batch).sample() for batch in batches])
+        if len(drawn) != REMEMBERED:
+            raise LatentRLError(f"{REMEMBERED} latents are remembered, but the batches have {len(drawn)} elements")
+        self.remembered = drawn
 
     def _features(self, observations: Tensor) -> Tensor:
         """What the members see of raw observations: through the trunk, those of a history one at a time."""
@@ -167,7 +170,11 @@ class LatentModel(nn.Module):
         """p(z|s) of each state at the temperature to act with, batch_shape (B,)."""
         assert self.prior is not None
         law = self.prior(self._features(observations)).expand(observations.shape[:1])
-        return law if self.temperature == 1.0 else law.tempered(self.temperature)
+        if self.temperature == 1.0:
+            return law
+        if not isinstance(law, Law):
+            raise LatentRLError(f"a temperature is for the library's laws, not for {type(law).__name__}: leave it at 1")
+        return law.tempered(self.temperature)
 
     def act(
         self, observations: Observations, z: Latents, action_noise: bool = False, deterministic: bool = False
@@ -190,7 +197,14 @@ class LatentModel(nn.Module):
 
     def _given(self, batch: Batch, z: Tensor) -> Tensor:
         """:meth:`log_likelihood_given` of a batch that went through the trunk."""
-        log_prob = self.decoder(batch.observations, z).log_prob(batch.actions)
+        law = self.decoder(batch.observations, z)
+        if batch.actions.shape != (law.batch_shape + law.event_shape)[-batch.actions.dim() :]:
+            raise LatentRLError(
+                f"actions have shape {tuple(batch.actions.shape)}, but the law of actions has batch_shape "
+                f"{tuple(law.batch_shape)} and event_shape {tuple(law.event_shape)}: give actions (..., A) to "
+                "observations (..., O)"
+            )
+        log_prob = law.log_prob(batch.actions)
         if batch.observations.dim() == 3:
             log_prob = log_prob.sum(-1)
         return log_prob if batch.weight is None else log_prob * batch.weight
@@ -301,14 +315,24 @@ class LatentModel(nn.Module):
         The error (delta method) is that of the bound; where it is not small, the bound is not tight either.
 
         :param num_samples: K
-        :raises LatentRLError: for a random subset of a segment's steps, whose estimate would not be a bound
+        :raises LatentRLError: for a random subset of a segment's steps, whose estimate would not be a bound; a
+            diffusion decoder, which has no density
         """
         if batch.weight is not None:
             raise LatentRLError("log_likelihood needs all steps of a segment: make the batch without steps=")
+        self.require_density()
         exact = self.exact_log_likelihood(batch)
         if exact is not None:
             return MonteCarlo(exact, torch.zeros_like(exact))
         return importance_weighted(self.log_weights(batch, count("num_samples", num_samples, 1)))
+
+    def require_density(self) -> None:
+        """:raises LatentRLError: the decoder is trained without one, so that there is no likelihood"""
+        if not getattr(self.decoder, "has_density", True):
+            raise LatentRLError(
+                f"{type(self.decoder).__name__} has no density that could be evaluated: compare what policies do, with "
+                "evaluate_behaviour, or take another decoder"
+            )
 
     def exact_log_likelihood(self, batch: Batch) -> Tensor | None:
         """log π(a|s) (B,), without latent or as a sum over all latents; None where they are too many."""
@@ -339,7 +363,7 @@ def importance_weighted(log_weights: Float[Tensor, "K B"]) -> MonteCarlo:
     number = len(log_weights)
     bound = log_weights.logsumexp(0) - math.log(number)
     # Standard deviation of the weights over their mean, over √K.
-    excess = (2.0 * (log_weights - bound)).logsumexp(0).exp() / number - 1.0
+    excess = number * log_weights.softmax(0).square().sum(0) - 1.0
     spread = excess.clamp_min(0.0) / max(number - 1, 1)
     return MonteCarlo(bound, spread.sqrt() if number > 1 else torch.full_like(bound, math.inf))
 

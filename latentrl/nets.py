@@ -1,7 +1,8 @@
 """Networks: multilayer perceptrons, the trunk of decoders, standardisation kept inside the modules."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice, pairwise
 from typing import Literal
 
@@ -10,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from latentrl.checks import dimension, layer_sizes, one_of
+from latentrl.checks import LatentRLError, dimension, layer_sizes, one_of
 
 Kind = Literal["observation", "action", "transition"]
 UNIT_SCALE = math.log(math.e - 1.0)
@@ -20,6 +22,13 @@ SCALE_FLOOR = 1e-4
 """Smallest standard deviation of a law, in standardised units: data without spread must not make a density infinite."""
 MOST_CLUSTERED = 20_000
 """Data, evenly spaced among all, that k-means looks at."""
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attention and recurrent layers by kernels whose gradients have gradients."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 class Fitted(nn.Module):
@@ -56,6 +65,8 @@ class Affine(Fitted):
         self.register_buffer("gain", torch.ones(size))
 
     def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        if x.shape[-1] != len(self.gain):  # one feature would broadcast
+            raise LatentRLError(f"the {self.kind}s have {x.shape[-1]} features, but {len(self.gain)} are expected")
         return torch.addcmul(self.shift, self.gain, x)
 
 
@@ -109,7 +120,8 @@ class Centers(Fitted):
         from scipy.cluster.vq import kmeans2  # here, as it takes a fifth of a second to import
 
         mean, spread = _moments(data)
-        rows = torch.linspace(0, len(data) - 1, min(len(data), MOST_CLUSTERED), device=data.device).long()
+        number = min(len(data), MOST_CLUSTERED)
+        rows = torch.linspace(0, len(data) - 1, number, dtype=torch.float64, device=data.device).long()
         scaled = ((data[rows].double() - mean) / spread).cpu().numpy()
         distinct = np.unique(scaled, axis=0)
         if len(distinct) > len(self.centers):

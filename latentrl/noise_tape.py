@@ -57,7 +57,7 @@ class Player(TorchFunctionMode):
 
     :param draws: what was recorded
     :param numbers: one tensor for each of them
-    :raises LatentRLError: on another order of draws than was recorded
+    :raises LatentRLError: on another order of draws, or other shapes, than was recorded
     """
 
     def __init__(self, draws: Sequence[Draw], numbers: Sequence[Tensor]) -> None:
@@ -68,12 +68,20 @@ class Player(TorchFunctionMode):
         if func not in KINDS or "generator" in (kwargs or {}):
             return func(*args, **(kwargs or {}))
         draw, numbers = next(self._left, (None, None))
-        if draw is None or draw.kind != KINDS[func]:
+        if draw is None or (draw.kind, draw.shape) != (KINDS[func], _size(func, args, kwargs or {})):
             raise LatentRLError(
                 "the objective draws other random numbers than it did a moment ago: it must draw the same shapes in "
                 "the same order each time"
             )
         return numbers
+
+
+def _size(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Size:
+    """The shape that is asked for, of numbers as of an array (``_like``), by a size, or by one number after another."""
+    if function in (torch.rand_like, torch.randn_like):
+        return torch.Size(args[0].shape if args else kwargs["input"].shape)
+    given = kwargs.get("size", next((value for value in args if isinstance(value, Sequence)), None))
+    return torch.Size(args if given is None else given)
 
 
 def _bounds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, int]:
@@ -84,27 +92,42 @@ def _bounds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, int]:
     return low, high
 
 
+class _Alone(Recorder):
+    """Refuses draws for many elements at once, which know the shape of one alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = super().__torch_function__(func, types, args, kwargs)
+        if func in KINDS and torch._C._functorch.is_batchedtensor(made):
+            raise LatentRLError(
+                "the objective draws inside of a vmap of its own, whose elements would all get the same numbers: draw "
+                "for all of them before it, or average over a batch without vmap"
+            )
+        return made
+
+
 def record(function: Callable[[], Any]) -> list[Draw]:
-    """What a function draws in one call."""
-    with Recorder() as recorder:
+    """What a function draws in one call.
+
+    :raises LatentRLError: it draws inside of a ``vmap``
+    """
+    with _Alone() as recorder:
         function()
     return recorder.draws
 
 
 def numbers_for(draws: Sequence[Draw], seed: int, replicates: range) -> list[Tensor]:
     """Numbers for every draw of every replicate, each (R, *shape)."""
-    device = draws[0].device if draws else torch.device("cpu")
-    drawn = [_one(draws, seed, replicate, device) for replicate in replicates]
+    drawn = [_one(draws, seed, replicate) for replicate in replicates]
     return [torch.stack(column) for column in zip(*drawn, strict=True)]
 
 
-def _one(draws: Sequence[Draw], seed: int, replicate: int, device: torch.device) -> list[Tensor]:
+def _one(draws: Sequence[Draw], seed: int, replicate: int) -> list[Tensor]:
     """Numbers of one replicate: all draws of one sort in one go, then cut."""
     source = np.random.default_rng((seed, replicate))
     pools: dict[Draw, list[Tensor]] = {}
     for sort in dict.fromkeys(map(_sort, draws)):
         sizes = [math.prod(draw.shape) for draw in draws if _sort(draw) == sort]
-        pools[sort] = list(_fill(sort, sum(sizes), source, device).split(sizes))
+        pools[sort] = list(_fill(sort, sum(sizes), source).split(sizes))
     return [pools[_sort(draw)].pop(0).view(draw.shape) for draw in draws]
 
 
@@ -113,8 +136,8 @@ def _sort(draw: Draw) -> Draw:
     return draw._replace(shape=torch.Size())
 
 
-def _fill(sort: Draw, size: int, source: np.random.Generator, device: torch.device) -> Tensor:
-    kind, dtype = sort.kind, sort.dtype
+def _fill(sort: Draw, size: int, source: np.random.Generator) -> Tensor:
+    kind, dtype, device = sort.kind, sort.dtype, sort.device
     if kind == INTEGER:
         return torch.from_numpy(source.integers(*sort.bounds, size)).to(device, dtype)
     if device.type == "cuda":
@@ -124,4 +147,6 @@ def _fill(sort: Draw, size: int, source: np.random.Generator, device: torch.devi
     # numpy's streams have 128 bits of state from (seed, replicate); torch's CPU generator takes a seed of 32 bits.
     precision: Any = np.float32 if dtype == torch.float32 else np.float64
     made = source.random(size, precision) if kind == UNIFORM else source.standard_normal(size, precision)
-    return torch.from_numpy(made).to(dtype)
+    found = torch.from_numpy(made).to(device, dtype)
+    # Half precision rounds up to 1, whose logarithms are infinite.
+    return found.clamp_max(1.0 - torch.finfo(dtype).eps) if kind == UNIFORM and dtype.itemsize < 4 else found

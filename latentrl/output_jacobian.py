@@ -26,6 +26,8 @@ class _Call(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     result: Tensor
+    versions: tuple[int, int]
+    """Of inputs and result when the layer ran: they differ later where something wrote into them."""
 
 
 class _Watch(Recorder):
@@ -41,7 +43,7 @@ class _Watch(Recorder):
         self.uses.update(id(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if func is F.linear and not kwargs:
             inputs, weight, *bias = args
-            self.calls.append(_Call(inputs, weight, bias[0] if bias else None, result))
+            self.calls.append(_Call(inputs, weight, bias[0] if bias else None, result, _versions(inputs, result)))
         return result
 
 
@@ -118,6 +120,10 @@ class OutputJacobian:
 
 
 def _own(call: _Call, uses: Counter[int]) -> list[Tensor]:
-    """The layer's parameters, if it saw one vector and they serve nothing else."""
-    single = call.inputs.numel() == call.inputs.shape[-1]
+    """The layer's parameters, if it saw one vector, nothing was written into it, and they serve nothing else."""
+    single = call.inputs.numel() == call.inputs.shape[-1] and _versions(call.inputs, call.result) == call.versions
     return [tensor for tensor in (call.weight, call.bias) if single and tensor is not None and uses[id(tensor)] == 1]
+
+
+def _versions(inputs: Tensor, result: Tensor) -> tuple[int, int]:
+    return inputs._version, result._version

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, vmap
 
-from latentrl.checks import count
+from latentrl.checks import LatentRLError, count
 from latentrl.output_jacobian import OutputJacobian
 from latentrl.variance import Objective, Parameters, SharedOutputs
 
@@ -53,7 +53,7 @@ def sample_moments(
     :param parameters: tensors by name, or ``module.named_parameters()``
     :param num_samples: S ≥ 2
     :param chunk_size: draws at a time where outputs are not shared; None for as many as hold 10⁶ numbers
-    :raises LatentRLError: S < 2; outputs to be shared that draw noise
+    :raises LatentRLError: S < 2; outputs to be shared that draw noise, or a surrogate of them of another shape
     """
     count("num_samples", num_samples, 2)
     tensors = {name: tensor.detach() for name, tensor in dict(parameters).items()}
@@ -67,7 +67,14 @@ def _through_outputs(objective: SharedOutputs, tensors: dict[str, Tensor], sampl
     jacobian = OutputJacobian(objective.outputs, tensors)
     leaf = jacobian.value.expand(samples, *jacobian.value.shape).contiguous().requires_grad_()
     with torch.enable_grad():
-        (by_outputs,) = torch.autograd.grad(objective.surrogate(leaf).sum(), leaf)
+        surrogates = objective.surrogate(leaf)
+        if surrogates.shape != (samples,):
+            raise LatentRLError(
+                f"the surrogate gets the outputs of all draws, {tuple(leaf.shape)}, and must return one number for "
+                f"each, ({samples},), but returned {tuple(surrogates.shape)}: count dimensions from the last, as "
+                "chunk(2, -1)"
+            )
+        (by_outputs,) = torch.autograd.grad(surrogates.sum(), leaf)
     by_outputs = by_outputs.reshape(samples, -1)
     mean = by_outputs.mean(0)
     deviations = by_outputs - mean

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, at_least, count, dimension, instance
 from latentrl.distributions import DiagonalNormal, FlowLaw, FullNormal, GaussianMixture, Law, OneHots, choices
 from latentrl.encoders import Encoder, Lengths
-from latentrl.nets import UNIT_SCALE, LowerTriangular, positive
+from latentrl.nets import UNIT_SCALE, LowerTriangular, positive, twice_differentiable
 from latentrl.types import Batch
 
 Bound = Callable[[Law], Tensor]
@@ -49,8 +49,15 @@ class AmortizedPosterior(Posterior):
         self.head: nn.Linear = nn.Linear(encoder.features_dim, outputs)
 
     def law(self, inputs: Tensor, lengths: Lengths = None) -> Distribution:
-        """q(z|·) from the encoder's standardised inputs (B, D) or (B, T, D)."""
-        return self.law_of(self.encoder.features(inputs, lengths))
+        """q(z|·) from the encoder's standardised inputs (B, D) or (B, T, D).
+
+        In full precision, whatever the encoder's: rounded to bfloat16, draws would take a few values each.
+        """
+        features = self.encoder.features(inputs, lengths)
+        if not torch.is_autocast_enabled(features.device.type):
+            return self.law_of(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.law_of(features.to(self.head.weight.dtype))
 
     def law_of(self, features: Float[Tensor, "*b H"]) -> Distribution:
         """q(z|·) from the encoder's features."""
@@ -167,7 +174,7 @@ class SemiAmortizedPosterior(GaussianPosterior):
         loc, raw_scale = self.head(self.encoder.features(inputs, batch.context_lengths)).chunk(2, dim=-1)
         log_scale = positive(raw_scale).log()
         learning = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), twice_differentiable():
             for _ in range(self.steps):
                 if not learning:
                     loc, log_scale = loc.detach(), log_scale.detach()

@@ -106,7 +106,6 @@ class MixturePrior(Prior):
         super().__init__(latent_dim)
         self.n_components: int = dimension("n_components", n_components)
         self.learn_weights: bool = learn_weights
-        self._placed = False
         size = n_components * latent_dim
         initial = [
             torch.zeros(n_components if learn_weights else 0),
@@ -154,12 +153,12 @@ class MixturePrior(Prior):
         raw_scale = (given["scale"] - SCALE_FLOOR).expm1().log()
         logits = (given["weights"] / given["weights"].sum()).log()[: self.n_components * self.learn_weights]
         self.numbers.free.copy_(torch.cat([logits, given["loc"].flatten(), raw_scale.flatten()]))
-        self._placed = True
+        self.seeded.fill_(True)
 
     @torch.no_grad()
     def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:
         """Put the components at posterior means that lie far from one another, if they were not placed."""
-        if self._placed:
+        if self.seeded:
             return
         means = posterior.law(inputs).mean
         self.loc.copy_(means[farthest_points(means, self.n_components)])

@@ -46,7 +46,10 @@ def same_randomness(device: torch.device, seed: int | None = None) -> Iterator[N
     state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not manual_seed, which seeds every GPU
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
         try:
             yield
         finally:

@@ -44,6 +44,13 @@ class Kept(Recorder):
         return made
 
 
+def going_on(running: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """The same values, without gradient where a trajectory is over: what a task makes of them there is dropped, but a
+    derivative that is infinite would make NaN of the zero that comes back."""
+    mask = running.unsqueeze(-1)
+    return tuple(value.where(mask, value.detach()) for value in values)
+
+
 @dataclass(frozen=True)
 class Core:
     """A task, a policy and the way in which an estimator wants actions drawn."""
@@ -67,11 +74,12 @@ class Core:
         with noise:
             action = self.estimator.draw(law)
         running = ~task.terminal(state)
-        following = task.transition(state, action)
-        reward = task.reward(state, action, following)
+        seen, played = going_on(running, state, action)
+        following = task.transition(seen, played)
+        reward = task.reward(seen, played, following)
         if reward.shape != running.shape:
             raise LatentRLError(f"the reward must have shape {tuple(running.shape)}, not {tuple(reward.shape)}")
-        # A finished trajectory stays where it ended: terminal, and nothing beyond can overflow into a gradient.
+        # A finished trajectory stays where it ended: terminal.
         following = following.where(running.unsqueeze(-1), state)
         reward = reward.where(running, reward.new_zeros(()))
         log_prob = None if self.estimator.needs_rsample else law.log_prob(action)

@@ -15,6 +15,7 @@ from torch.func import vjp, vmap
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators.combinations import AlphaOrder, Combination, InverseVariance
+from latentrl.rollout_core import going_on
 from latentrl.tasks import FunctionalTask, Policy
 
 Parameters = Mapping[str, Tensor]
@@ -71,8 +72,9 @@ class Engine:
 
     def _step(self, running: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def step(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-            following = self.task.transition(state, action)
-            reward = self.task.reward(state, action, following)
+            seen, played = going_on(running, state, action)
+            following = self.task.transition(seen, played)
+            reward = self.task.reward(seen, played, following)
             # A finished trajectory stays where it ended and earns nothing.
             following = following.where(running.unsqueeze(-1), state)
             return following, reward.where(running, reward.new_zeros(()))

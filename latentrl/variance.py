@@ -43,7 +43,7 @@ class SharedOutputs:
     the moments of R gradients of P. Without it each replicate goes back through the network on its own::
 
         outputs = lambda p: torch.cat(functional_call(encoder, p, (x,)))   # (2 Z,): the law of z for one x
-        surrogate = lambda out: estimator(DiagonalNormal(*out.chunk(2)), f).surrogate
+        surrogate = lambda out: estimator(DiagonalNormal(*out.chunk(2, -1)), f).surrogate
         gradient_variance(SharedOutputs(outputs, surrogate), encoder.named_parameters(), replicates=4096)
 
     :param outputs: parameters -> tensor, without noise

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError
 from latentrl.distributions import Bernoullis, DiagonalNormal, Mixture, OneHot, OneHots
-from latentrl.estimators import Estimator, LeaveOneOut, RunningMean, ScoreFunction
+from latentrl.estimators import Estimator, LearnedBaseline, LeaveOneOut, RunningMean, ScoreFunction
 from latentrl.estimators.disarm import DisArm
 from latentrl.estimators.enumerate import Enumerate
 from latentrl.estimators.muprop import MuProp
@@ -81,6 +81,11 @@ def test_muprop_has_no_noise_where_f_is_linear(name: str) -> None:
     logits, slope = draw(B, D), draw(D, seed=4)
     gradient = torch.func.grad(lambda x: MuProp()(law(name, x), lambda z: z @ slope + 5.0).surrogate.sum())(logits)
     assert torch.allclose(gradient, torch.func.grad(lambda x: (law(name, x).probs @ slope).sum())(logits))
+
+
+def test_muprop_refuses_a_baseline_that_would_learn_something_else() -> None:
+    with pytest.raises(LatentRLError, match=r"take RunningMean\(\)"):
+        MuProp(LearnedBaseline(nn.Linear(3, 1)))
 
 
 class Bent:

@@ -3,6 +3,8 @@
 Statistical tests are seeded: Kolmogorov-Smirnov p-values above 1e-4 per coordinate and row.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -266,3 +268,16 @@ def test_remembering() -> None:
     drawn = q.sample((5,))
     assert by_loc(drawn).abs().min() > 0.0
     assert (q.batch_shape, q.event_shape) == ((B,), (2,))
+
+
+@pytest.mark.parametrize("loc", [0.0, 7.0, 9.0])
+def test_density_of_a_draw_at_the_edge_is_known_from_drawing(loc: float) -> None:
+    """By the Gaussian that was drawn; the value alone is 1 to the last bit."""
+    q = TanhNormal(torch.full((1,), loc), torch.full((1,), 0.5), -torch.ones(1), torch.ones(1))
+    torch.manual_seed(0)
+    _, log_q = q.rsample_and_log_prob((20_000,))
+    torch.manual_seed(0)
+    u = q.base.rsample((20_000,)).double()
+    slope = 2.0 * (math.log(2.0) - u - torch.nn.functional.softplus(-2.0 * u))
+    expected = torch.distributions.Normal(loc, 0.5).log_prob(u) - slope
+    torch.testing.assert_close(log_q.double(), expected.sum(-1), rtol=1e-4, atol=1e-4)

@@ -124,6 +124,10 @@ REFUSED: dict[str, Callable[[], object]] = {
     "horizon must be": lambda: LatentReturn(Walk(), normal, push, Pathwise(), 0, 4),
     "num_samples must be": lambda: LatentReturn(Walk(), normal, push, Pathwise(), 3, 4, 0),
     "has no latent: use ExpectedReturn": lambda: LatentReturn.of(built(latent_dim=0), LQR(), Pathwise(), 3, 4),
+    "decoder MixtureDecoder draws on its own": lambda: LatentReturn.of(
+        built(decoder="mixture"), LQR(), Pathwise(), 3, 4
+    ),
+    "model plays latents of its data": lambda: LatentReturn.of(built(latents="aggregate"), LQR(), Pathwise(), 3, 4),
     "clips its latents": lambda: LatentReturn.of(built(latent_clip=2.0), LQR(), Pathwise(), 3, 4),
 }
 

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Normal
 from latentrl import LatentConfig, LatentModel, LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators import LeaveOneOut, Pathwise, ScoreFunction
+from latentrl.model import importance_weighted
 from latentrl.priors import CategoricalPrior, Prior
 from latentrl.types import Batch
 from tests.examples_table import DECODERS, POSTERIORS, PRIORS, A, O, T, Z
@@ -309,3 +310,37 @@ def test_a_latent_is_one_event(part: str) -> None:
         model.posterior.infer = lambda *_: Normal(torch.zeros(Z, Z), 1.0)
     with pytest.raises(LatentRLError, match=rf"the {part} gave a Normal of event_shape \(\) .*Independent\(law, 1\)"):
         model.elbo(batch)
+
+
+def test_what_has_no_density_has_no_likelihood() -> None:
+    config = LatentConfig(latent_dim=0, decoder="diffusion", hold=1, hidden=(8,))
+    model = config.build(spaces.Box(-1, 1, (O,)), spaces.Box(-1, 1, (A,)))
+    with pytest.raises(LatentRLError, match="DiffusionDecoder has no density"):
+        model.log_likelihood(Batch.full(torch.zeros(4, O), torch.zeros(4, A)))
+
+
+@pytest.mark.parametrize("latent_dim", [0, Z])
+def test_shapes_that_would_broadcast_are_refused(latent_dim: int) -> None:
+    config = LatentConfig(latent_dim=latent_dim, hold=1, hidden=(8,), prior="normal")
+    model = config.build(spaces.Box(-1, 1, (O,)), spaces.Box(-1, 1, (1,)))
+    seen, actions = torch.zeros(6, O), torch.zeros(6, 1)
+    model.elbo(Batch.full(seen, actions))
+    with pytest.raises(LatentRLError, match="features"):
+        model.elbo(Batch.full(seen[:, :1], actions))
+    with pytest.raises((LatentRLError, RuntimeError), match=r"actions|dimension"):
+        model.elbo(Batch(seen, actions[:, 0], seen, actions))
+
+
+def test_error_of_a_bound_of_very_unlikely_data() -> None:
+    """Of two weights, 1 and r, the standard error of the mean over the mean is (1 − r) / (1 + r)."""
+    log_weights = torch.tensor([[-1e6], [-1e6 - 0.5]])
+    r = math.exp(-0.5)
+    assert float(importance_weighted(log_weights).error) == pytest.approx((1 - r) / (1 + r), rel=1e-3)
+
+
+def test_another_number_of_latents_cannot_be_remembered() -> None:
+    model = LatentConfig(latent_dim=Z, latents="aggregate", hold=1, hidden=(8,), prior="normal").build(
+        spaces.Box(-1, 1, (O,)), spaces.Box(-1, 1, (A,))
+    )
+    with pytest.raises(LatentRLError, match="1024 latents are remembered, but the batches have 8"):
+        model.remember([Batch.full(torch.zeros(8, O), torch.zeros(8, A))])

@@ -1,5 +1,7 @@
 """Moments of single draws' gradients against those gradients, drawn one by one from the same noise."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -120,3 +122,21 @@ def test_refusals() -> None:
         sample_moments(SharedOutputs(lambda p: (p["x"], p["x"]), torch.sum), {"x": torch.ones(2)}, 10)
     with pytest.raises(LatentRLError, match="num_samples must be"):
         sample_moments(lambda p: p["x"].sum(), {"x": torch.ones(2)}, 1)
+
+
+def test_activations_that_write_into_their_input_are_seen() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    inplace = nn.Sequential(plain[0], nn.ReLU(inplace=True), plain[2])
+    x, v = torch.randn(5).double(), torch.randn(4).double()
+    found = [
+        OutputJacobian(lambda p, net=net: functional_call(net, p, (x,)), dict(net.named_parameters())).transposed(v)
+        for net in (plain, inplace)
+    ]
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("surrogate", [lambda out: out.mean(), lambda out: out.chunk(2)[0].sum(-1)])
+def test_surrogates_of_another_shape_are_refused(surrogate: Any) -> None:
+    with pytest.raises(LatentRLError, match=r"must return one number for each, \(10,\), but returned"):
+        sample_moments(SharedOutputs(lambda p: p["x"], surrogate), {"x": torch.ones(4)}, 10)

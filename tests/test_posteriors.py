@@ -7,13 +7,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from latentrl import LatentModel, LatentRLError
+from latentrl import LatentConfig, LatentModel, LatentRLError
 from latentrl.decoders import GaussianDecoder
 from latentrl.distributions import DiagonalNormal, FullNormal
 from latentrl.encoders import Encoder
+from latentrl.estimators import DeltaMethod
 from latentrl.posteriors import (
     CategoricalPosterior,
     FlowPosterior,
@@ -243,3 +245,27 @@ def test_per_datapoint_serves_the_rows_it_is_asked_for() -> None:
     q = posterior.infer(Batch.full(torch.zeros(3, 1), torch.zeros(3, 1), rows), lambda q: q.mean.sum(-1))
     assert q.mean.tolist() == [[6.0, 7.0], [0.0, 1.0], [6.0, 7.0]]
     torch.testing.assert_close(q.stddev, torch.ones(3, 2), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("trunk", ["transformer", "gru"])
+def test_steps_uphill_go_through_attention_and_recurrence(trunk: str) -> None:
+    """Their fast kernels have no second derivative."""
+    config = LatentConfig(latent_dim=2, posterior="semi_amortized", prior="normal", trunk=trunk, history=3, hold=1)
+    model = config.build(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)))
+    batch = Batch.full(torch.randn(4, 9), torch.randn(4, 2))
+    for estimator in (None, DeltaMethod()):
+        model.elbo(batch, estimator=estimator).loss.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "full", "mixture", "flow"])
+def test_laws_are_of_full_precision_under_autocast(posterior: str) -> None:
+    config = LatentConfig(latent_dim=2, posterior=posterior, prior="normal", hold=1)
+    model = config.build(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)))
+    batch = Batch.full(torch.randn(8, 3), torch.randn(8, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        q = model.infer(batch)
+        z = q.rsample((200,))
+        assert z.dtype == q.log_prob(z).dtype == torch.float32
+        model.elbo(batch).loss.backward()
+    assert len(z[:, 0, 0].unique()) > 100  # that of a full covariance is a matrix product, which is rounded

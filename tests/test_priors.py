@@ -70,6 +70,7 @@ def test_a_mixture_is_placed_where_it_is_told_to() -> None:
     for learned, shares in ((True, (0.875, 0.125)), (False, (0.5, 0.5))):
         prior = MixturePrior(2, 2, learned)
         prior.place(weights, loc, scale)
+        assert bool(prior.seeded)  # also where it is loaded
         prior.seed_from(GaussianPosterior(TransitionEncoder(3, 1, (8,)), 2), torch.randn(40, 4))
         expected = logsumexp(np.log(shares)[:, None] + densities, 0)
         assert prior(torch.zeros(50, 0)).log_prob(z).detach().numpy() == pytest.approx(expected, rel=1e-4)

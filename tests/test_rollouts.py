@@ -380,3 +380,25 @@ def test_what_segments_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch._inductor, "compile", no_compiler)
     with pytest.raises(LatentRLError, match=r"could not be compiled \(no g\+\+ here\)"):
         rollout(compiled=True, segment=1)(p)
+
+
+class Edge(Walk):
+    """Its reward has an infinite slope where it ends."""
+
+    def reward(self, state: Tensor, action: Tensor, following: Tensor) -> Tensor:  # noqa: ARG002
+        return (1.0 - state[..., 0]).sqrt()
+
+    def transition(self, state: Tensor, action: Tensor) -> Tensor:
+        return (state + action.square()).clamp_max(1.0)
+
+    def terminal(self, state: Tensor) -> Tensor:
+        return state[..., 0] >= 1.0
+
+
+@pytest.mark.parametrize(("estimator", "segment"), [(Pathwise(), None), (Pathwise(), 2), (TotalPropagation(), None)])
+def test_infinite_slopes_at_the_end_stay_out_of_the_gradient(estimator: RolloutEstimator, segment: int | None) -> None:
+    p = {"theta": torch.full((1,), 2.0, dtype=torch.float64, requires_grad=True)}
+    objective = ExpectedReturn(Edge(), constant, estimator, 4, 8, segment=segment)
+    objective(p).backward()
+    assert p["theta"].grad is not None
+    assert bool(p["theta"].grad.isfinite())

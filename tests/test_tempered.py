@@ -163,3 +163,19 @@ def test_fewer_actions_than_centers_have_one_each() -> None:
     scaled = (data - data.mean(0)) / data.std(0, correction=0)
     assert (torch.cdist(scaled, found.centers).min(1).values < 1e-6).all()
     assert len(found.centers.unique(dim=0)) == 2
+
+
+def test_bins_of_actions_far_from_zero() -> None:
+    """In float32 the nearest of 20 centers is found, where a matrix product would cancel."""
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(20, 2, generator=generator) + 1e4
+    value, logits = torch.randn(500, 2, generator=generator) + 1e4, torch.randn(20, generator=generator)
+    law = NearestComponent(logits, centers, torch.ones(2), centers, torch.ones(2))
+    nearest = torch.cdist(value.double(), centers.double()).argmin(-1)
+    expected = (
+        law.log_weights[nearest]
+        + DiagonalNormal(centers, torch.ones(2)).log_prob(value.unsqueeze(1))[torch.arange(500), nearest]
+    )
+    torch.testing.assert_close(law.log_prob(value), expected)
+    torch.testing.assert_close(law.expand((500,)).log_prob(value), expected)
+    assert isinstance(law.tempered(0.5), NearestComponent)

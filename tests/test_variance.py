@@ -443,3 +443,35 @@ REFUSED = {
 def test_errors_at_the_door(message: str) -> None:
     with pytest.raises(LatentRLError, match=message):
         REFUSED[message]()
+
+
+def test_draws_inside_of_a_vmap_are_refused() -> None:
+    def objective(p: dict[str, Tensor]) -> Tensor:
+        return torch.vmap(lambda x: (p["w"] + torch.randn(())) ** 2 * x, randomness="different")(torch.ones(64)).mean()
+
+    with pytest.raises(LatentRLError, match="draws inside of a vmap of its own"):
+        gradient_variance(objective, {"w": torch.zeros(())}, 100)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda n: torch.randn(n), lambda n: torch.rand((n,)), lambda n: torch.randn_like(torch.zeros(n)),
+             lambda n: torch.randint(0, 5, (n,)).float(), lambda n: torch.randn(size=(n,))],
+)  # fmt: skip
+def test_draws_that_change_their_shape_are_refused(draw: Callable[[int], Tensor]) -> None:
+    sizes = itertools.count(3)
+    with pytest.raises(LatentRLError, match="must draw the same shapes"):
+        gradient_variance(lambda p: (p["w"] * draw(next(sizes))).sum(), {"w": torch.ones(())}, 100)
+    report = gradient_variance(lambda p: (p["w"] * draw(3)).sum(), {"w": torch.ones(())}, 100)
+    assert report.trace > 0.0
+
+
+def test_uniform_numbers_of_half_precision_are_below_1() -> None:
+    draws = record(lambda: torch.rand(50_000, dtype=torch.bfloat16))
+    (numbers,) = numbers_for(draws, 0, range(1))
+    assert float(numbers.max()) < 1.0
+
+
+def test_numbers_are_where_they_were_drawn() -> None:
+    draws = record(lambda: (torch.rand(2, device="meta"), torch.randint(0, 3, (2,))))
+    first, second = numbers_for(draws, 0, range(2))
+    assert (first.device.type, second.device.type) == ("meta", "cpu")

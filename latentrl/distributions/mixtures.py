@@ -171,8 +171,18 @@ class NearestComponent(GaussianMixture):
         self.unit: Tensor = unit
         super().__init__(logits, loc, scale)
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "NearestComponent":
+        wide = super().expand(batch_shape)
+        return NearestComponent(wide.log_weights, wide.loc, wide.scale, self.centers, self.unit)
+
+    def tempered(self, temperature: float) -> "NearestComponent":
+        return NearestComponent(self.log_weights, self.loc, self.scale * temperature, self.centers, self.unit)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        nearest = torch.cdist(value / self.unit, self.centers / self.unit).argmin(-1, keepdim=True)
+        # Not by a matrix product, which cancels where actions lie far from 0.
+        exactly = "donot_use_mm_for_euclid_dist"
+        apart = torch.cdist(value / self.unit, self.centers / self.unit, compute_mode=exactly)
+        nearest = apart.argmin(-1, keepdim=True)
         joint = self.log_weights + self.component_log_prob(value)
         return joint.gather(-1, nearest.expand(*joint.shape[:-1], 1)).squeeze(-1)
 

@@ -69,7 +69,14 @@ class TanhNormal(Law):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.squash(self.base.rsample(sample_shape))
 
+    def rsample_and_log_prob(self, sample_shape: Any = torch.Size()) -> tuple[Tensor, Tensor]:
+        """Knows u, which a draw at the edge does not tell."""
+        u = self.base.rsample(sample_shape)
+        return self.squash(u), self._log_prob(u)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        u = self.unsquash(value)
+        return self._log_prob(self.unsquash(value))
+
+    def _log_prob(self, u: Tensor) -> Tensor:
         log_slope = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u)) + self.half_width.log()
         return self.base.log_prob(u) - log_slope.sum(-1)

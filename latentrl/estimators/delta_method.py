@@ -11,6 +11,7 @@ from torch.func import grad
 from latentrl.checks import LatentRLError, count
 from latentrl.distributions.gaussian import FullNormal, Gaussian
 from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.nets import twice_differentiable
 from latentrl.types import Estimate
 
 
@@ -38,7 +39,8 @@ class DeltaMethod(Estimator):
                 f"not for {type(q).__name__}: use ScoreFunction, with LeaveOneOut as baseline"
             )
         draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
-        taylor = _expand(f, q)
+        with twice_differentiable():
+            taylor = _expand(f, q)
         z = q.sample((draws,))
         cost = evaluate(f, z, q)  # after the expansion: an f that keeps its last result keeps that of draws from q
         constant = cost.detach()

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
+from latentrl.checks import LatentRLError
 from latentrl.estimators.base import Estimator, Integrand, evaluate
-from latentrl.estimators.baselines import checked_baseline, score_term
+from latentrl.estimators.baselines import LearnedBaseline, checked_baseline, score_term
 from latentrl.estimators.finite import draws, finite, value_and_slope
 from latentrl.types import Estimate
 
@@ -23,7 +24,7 @@ class MuProp(Estimator):
     means in their place: give f that function as its attribute ``mean_field``.
 
     :param baseline: of what the tangent leaves, f(b) − t(b), whose mean is not 0 where f bends (section 3.1 there)
-    :raises LatentRLError: a baseline that is no module
+    :raises LatentRLError: a baseline that is no module, or a learned one
     """
 
     unbiased: ClassVar[bool] = True
@@ -34,6 +35,11 @@ class MuProp(Estimator):
     def __init__(self, baseline: nn.Module | None = None) -> None:
         super().__init__()
         self.baseline: nn.Module | None = checked_baseline(baseline)
+        if isinstance(baseline, LearnedBaseline):
+            raise LatentRLError(
+                "a LearnedBaseline learns what f is, but MuProp has its tangent for that, and what is left is not "
+                "told: take RunningMean() or, with two draws or more, LeaveOneOut()"
+            )
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: q is not a law of choices or bits, f returns another shape than (S, ..., B), or

@@ -68,9 +68,10 @@ def held_out(model: LatentModel, played: Played, num_samples: int = 100, seed: i
     :param played: the demonstrations, cut as the policy plays them: :func:`latentrl.data.played`
     :param num_samples: K
     :param seed: of the draws; the same for two policies makes them the better to compare
-    :raises LatentRLError: ``num_samples`` below 1; likelihoods that are not numbers
+    :raises LatentRLError: ``num_samples`` below 1; a decoder without density; likelihoods that are not numbers
     """
     num_samples, seed = dimension("num_samples", num_samples), count("seed", seed, 0)
+    model.require_density()
     device, training = played.segments.observations.device, model.training
     found = torch.empty(3, len(played.segments), dtype=torch.float64)
     try:
