@@ -46,7 +46,8 @@ TASKS = {
     "Pushing-v0": Task(60, 60, -16.0),  # the best found is about -14.5; untouched -61
 }
 COLUMNS = (
-    *("rate", "return, same steps", "return, same seconds", "ms per update", "share that learns", "clipped", "skipped"),
+    *("rate", "return, same steps", "return, same seconds", "ms per update"),
+    *("share that learns, same steps", "share that learns, same seconds", "clipped", "skipped"),
     *("1000 steps to learn", "s to learn"),
 )
 
@@ -153,12 +154,16 @@ def rows(found: Sequence[Record], seconds: Mapping[str, Record], args: Args) -> 
         budget = min(r["updates"][-1] * seconds[name][r["estimator"]] for r in found if r["task"] == name)
         for curve, clipped, skipped in zip(record["returns"], record["clipped"], record["skipped"], strict=True):
             learned = [update for update, value in zip(at, curve, strict=True) if value >= threshold]
-            shares = float(bool(learned)), clipped / at[-1], skipped / at[-1]
-            returns = late(at, curve, updates), late(at, curve, budget / own)
-            costs = [update * unit for update in learned[:1] for unit in (horizon * args.num_envs / 1e3, own)]
-            values = (record["rate"], *returns, 1e3 * own, *shares, *costs)  # no costs where nothing was learned
-            title = f"{name}: {record['estimator']}"
-            made.append({"method": title} | dict(zip(COLUMNS, values, strict=False)))
+            ends = updates, budget / own
+            shares = [float(any(update <= end for update in learned)) for end in ends]
+            returns = [late(at, curve, end) for end in ends]
+            values = (record["rate"], *returns, 1e3 * own, *shares, clipped / at[-1], skipped / at[-1])
+            row = {"method": f"{name}: {record['estimator']}", **dict(zip(COLUMNS, values, strict=False))}
+            units = horizon * args.num_envs / 1e3, own
+            for column, within, unit in zip(COLUMNS[-2:], shares, units, strict=True):
+                if within:  # no costs where nothing was learned in time
+                    row[column] = learned[0] * unit
+            made.append(row)
     return made
 
 

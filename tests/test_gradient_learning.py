@@ -186,11 +186,16 @@ def test_rows_compare_at_the_steps_and_seconds_that_all_were_given() -> None:
         "return, same steps": pytest.approx(-1100 / 3),
         "return, same seconds": -600.0,
         "ms per update": 4000.0,
-        "share that learns": 1.0,
+        "share that learns, same steps": 1.0,
+        "share that learns, same seconds": 1.0,
         "clipped": 0.1,
         "skipped": 0.0,
         "1000 steps to learn": 50 * 16 * 200 / 1000,
         "s to learn": 200.0,
     }
-    assert (second["share that learns"], second["skipped"], "s to learn" in second) == (0.0, 0.01, False)
+    assert (second["share that learns, same steps"], second["skipped"], "s to learn" in second) == (0.0, 0.01, False)
+    late_one = {**quick, "returns": [[-900.0, -900.0, -900.0, -300.0, -300.0]], "clipped": [0], "skipped": [0]}
+    (fourth, _) = rows([late_one, slow], seconds, Args())
+    assert (fourth["share that learns, same steps"], fourth["share that learns, same seconds"]) == (1.0, 0.0)
+    assert ("1000 steps to learn" in fourth, "s to learn" in fourth) == (True, False)
     assert (third["return, same steps"], third["return, same seconds"], third["clipped"]) == (-800.0, -800.0, 1.0)

@@ -1,5 +1,6 @@
 """Scripted demonstrators that solve the multimodal tasks in every mode, unevenly as people do."""
 
+from functools import partial
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -136,8 +137,9 @@ def _roll_out(
     path = torch.from_numpy(_at_speed(curve, style, noise, limit, rng)).float()
     hand = torch.from_numpy(noise * style.unsteadiness * _smooth(rng, (2, n), limit, style.rhythm)).float()
     hand = hand.permute(2, 1, 0)
-    observations, actions, rewards = torch.zeros(limit, n, 2), torch.zeros(limit, n, 2), torch.zeros(limit, n)
-    lengths, alive = torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.bool)
+    zeros = partial(torch.zeros, device="cpu")  # whatever the default device
+    observations, actions, rewards = zeros(limit, n, 2), zeros(limit, n, 2), zeros(limit, n)
+    lengths, alive = zeros(n, dtype=torch.int64), ~zeros(n, dtype=torch.bool)
     for t in range(limit):
         position = observations[t] = task.observation(state)
         move = path[t + 1] - path[t] + style.correction * (path[t] - position) + hand[t]

@@ -85,8 +85,8 @@ class TorchEnv(gym.Env[np.ndarray, Any]):
         if isinstance(space, Discrete):
             if not space.contains(action):
                 raise ValueError(f"an action must be an integer from 0 to {space.n - 1}, got {action!r}")
-            return torch.tensor(int(action))
-        push = torch.tensor(np.asarray(action, dtype=np.float64))
+            return torch.tensor(int(action), device="cpu")  # whatever the default device: so is the state
+        push = torch.tensor(np.asarray(action, dtype=np.float64), device="cpu")
         if push.shape != space.shape or not push.isfinite().all():
             raise ValueError(f"an action must be finite numbers of shape {space.shape}, got {action!r}")
         return push

@@ -54,6 +54,8 @@ def energy_distance(first: Array, second: Array) -> float:
     the distance between two sets of demonstrations.
     """
     first, second = _same_shape(first, second)
+    middle = first.mean((0, 1))  # or squares of places that are far from the origin would cancel
+    first, second = first - middle, second - middle
     return float(
         2 * root_mean_square(first, second).mean()
         - root_mean_square(first, first).mean()
@@ -144,8 +146,7 @@ def root_mean_square(first: Array, second: Array) -> Array:
 
 def _trajectories(values: Array) -> Array:
     """As they are, an array (N, T, D) of finite numbers; otherwise raise."""
-    finite("trajectories", values, "N T D")
-    return np.asarray(values)
+    return finite("trajectories", values, "N T D")  # in float64: differences of bytes would wrap around
 
 
 def _modes(modes: Integers, number: int) -> Integers:

@@ -27,9 +27,9 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     Rollouts that all show one mode give an interval without width: no other mode was seen to estimate from.
 
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
-    :raises LatentRLError: with fewer than two modes or negative counts
+    :raises LatentRLError: with fewer than two modes, negative counts, or shares in their place
     """
-    counts = as_numbers("counts", counts)
+    counts = _whole(counts)
     if counts.ndim != 1 or len(counts) < 2 or (counts < 0).any():
         raise LatentRLError("counts must be one number ≥ 0 per mode, for at least two modes")
     if not 0.0 < at_least("confidence", confidence, 0.0) < 1.0:
@@ -58,7 +58,7 @@ def conditional_entropy(counts: Integers) -> Entropy:
     :param counts: (C, M) successful rollouts of each context that showed each mode; zeros count as modes
     :raises LatentRLError: without contexts, with fewer than two modes or negative counts
     """
-    counts = as_numbers("counts", counts)
+    counts = _whole(counts)
     if counts.ndim != 2 or not len(counts) or counts.shape[1] < 2 or (counts < 0).any():
         raise LatentRLError(
             "counts must be (contexts, modes), numbers ≥ 0 for at least one context and two modes, but "
@@ -71,6 +71,16 @@ def conditional_entropy(counts: Integers) -> Entropy:
     found = mean(np.array(entropies) / np.log(counts.shape[1]))
     low, value, high = np.clip([found.ci[0], found.value, found.ci[1]], 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
+
+
+def _whole(counts: Integers) -> Integers:
+    """Counts, whatever their dtype; otherwise raise."""
+    numbers = as_numbers("counts", counts)
+    if not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
+        raise LatentRLError(
+            "counts must be whole numbers of rollouts, not shares: how many there were decides how sure an entropy is"
+        )
+    return numbers
 
 
 def _corrected(counts: Integers) -> tuple[float, float]:

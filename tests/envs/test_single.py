@@ -133,3 +133,17 @@ def test_pickle_goes_on_with_the_same_episode() -> None:
     again = pickle.loads(pickle.dumps(env))
     np.testing.assert_array_equal(env.step(np.ones(2))[0], again.step(np.ones(2))[0])
     np.testing.assert_array_equal(env.reset()[0], again.reset()[0])
+
+
+def test_another_default_device_changes_nothing() -> None:
+    """Tensors of a single environment stay on the CPU; a device without values stands for a GPU."""
+    found = []
+    for device in ("cpu", "meta"):
+        torch.set_default_device(device)
+        try:
+            env = gym.make("latentrl_envs:latentrl/Pendulum-v1")
+            env.reset(seed=0)
+            found.append(env.step(np.array([0.5], np.float32))[0])
+        finally:
+            torch.set_default_device(None)
+    np.testing.assert_array_equal(*found)

@@ -1,5 +1,7 @@
 """Distances between trajectories against closed forms, scipy and the textbook."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -119,3 +121,21 @@ def test_pace_counts_in_time_and_not_in_dtw() -> None:
 def test_nearest_refuses(given: tuple, words: str) -> None:
     with pytest.raises(LatentRLError, match=words):
         metrics.nearest_demonstration(*given)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.int32])
+def test_paths_of_any_kind_of_number_are_as_far_apart(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 256, (3, 20, 2)) for _ in range(2))
+    for measure in (metrics.distances, metrics.dtw, metrics.energy_distance):
+        expected = measure(first.astype(float), second.astype(float))
+        np.testing.assert_allclose(measure(first.astype(dtype), second.astype(dtype)), expected, rtol=1e-12)
+
+
+def test_energy_distance_does_not_depend_on_the_origin() -> None:
+    """As far from it as Europe is from the equator, in metres."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(20, 10, 2)), rng.normal(size=(20, 10, 2)) + 0.1
+    near = metrics.energy_distance(first, second)
+    assert metrics.energy_distance(first + 4e6, second + 4e6) == pytest.approx(near, rel=1e-4)
+    assert metrics.energy_distance(first + 4e6, first + 4e6) < 1e-7

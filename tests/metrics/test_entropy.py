@@ -109,3 +109,11 @@ def test_mean_and_share_against_scipy() -> None:
     for nothing in (lambda: metrics.mean([]), lambda: metrics.share(0, 0)):
         with pytest.raises(LatentRLError, match="at least one"):
             nothing()
+
+
+@pytest.mark.parametrize("counts", [[0.97, 0.01, 0.01, 0.01], [0.5, 0.5], [1.0, np.inf], [1.0, np.nan]])
+def test_shares_are_no_counts(counts: list[float]) -> None:
+    for entropy, given in ((metrics.behaviour_entropy, counts), (metrics.conditional_entropy, [counts, counts])):
+        with pytest.raises(LatentRLError):
+            entropy(np.array(given))
+    assert metrics.behaviour_entropy(np.array([3.0, 3.0])).value == metrics.behaviour_entropy(np.array([3, 3])).value
