@@ -3,8 +3,11 @@
     python -m experiments.no_price     (needs pip install 'gymnasium[mujoco,box2d]')
 
 PPO with one Gaussian, with a mixture and as LatentPPO; SAC with one Gaussian, with a continuous latent and with a
-mixture. The settings are near those of RL Baselines3 Zoo, the same for all policies of a task. Judged by mean actions.
-The seconds are of the CPU, and their ratio is to the stock policy's with the same seed.
+mixture. All policies of a task have the same settings: stable-baselines3's, but for those of ``TASKS``, most of which
+RL Baselines3 Zoo found for the stock policy; there are fewer steps here, and in LunarLander's SAC four environments to
+an update. Judged by mean actions, of a latent at its mode, and as they act, with noise and drawn latents. A policy
+reaches the stock one's return where it is, on average over the seeds, no further below than those are apart. The
+seconds are of the CPU, and their ratio is to the stock policy's with the same seed.
 """
 
 import time
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import tyro
 from matplotlib.figure import Figure
 from stable_baselines3 import PPO, SAC
@@ -25,11 +29,15 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from experiments.agents import Curve, judge
 from experiments.records import table, write
+from latentrl import metrics
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentPPO
 from latentrl.sweeps import sweep
+from latentrl.training.fingerprint import describe
 
-COLUMNS = ("return", "CPU seconds", "ratio of seconds")
+COLUMNS = ("return", "less stock's", "return as it acts", "CPU seconds", "ratio of seconds")
+LIMITS = {"PPO": 1.3, "SAC": 2.0}
+"""Of the ratio of seconds."""
 
 
 class Policy(NamedTuple):
@@ -77,9 +85,9 @@ TASKS = {
     "HalfCheetah, PPO": Task("HalfCheetah-v5", "PPO", 250_000, 4, {"n_steps": 512, "batch_size": 64}, True),
     "Pendulum, SAC": Task("Pendulum-v1", "SAC", 10_000, 1, {"learning_rate": 1e-3}),
     "LunarLander, SAC": Task(
-        "LunarLanderContinuous-v3", "SAC", 30_000, 1, {"learning_rate": 7.3e-4, "learning_starts": 5_000, "tau": 0.01}
+        "LunarLanderContinuous-v3", "SAC", 100_000, 4, {"learning_rate": 7.3e-4, "learning_starts": 5_000, "tau": 0.01}
     ),
-    "HalfCheetah, SAC": Task("HalfCheetah-v5", "SAC", 25_000, 1, {"learning_starts": 5_000}),
+    "HalfCheetah, SAC": Task("HalfCheetah-v5", "SAC", 60_000, 1, {"learning_starts": 5_000}),
 }
 
 
@@ -110,9 +118,11 @@ class Args:
 
 def run(task: Task, policy: Policy, seed: int, args: Args) -> Record:
     """Train one agent and judge it."""
+    torch.set_num_threads(1)  # or CPU seconds would be those of all of them
     task = task._replace(num_envs=1) if args.smoke else task
-    venv = make_vec_env(task.env_id, task.num_envs, seed=seed)
-    judged = make_vec_env(task.env_id, max(1, args.episodes // 5), seed=10_000 + seed)
+    # Far apart, as environment i of a batch has the seed of the batch plus i.
+    venv = make_vec_env(task.env_id, task.num_envs, seed=1_000 * seed)
+    judged = make_vec_env(task.env_id, max(1, args.episodes // 5), seed=10**6 + 1_000 * seed)
     if task.normalize:
         venv, judged = VecNormalize(venv), VecNormalize(judged, norm_reward=False, training=False)
         judged.obs_rms = venv.obs_rms
@@ -133,13 +143,41 @@ def run(task: Task, policy: Policy, seed: int, args: Args) -> Record:
     start = time.process_time()
     agent.learn(steps, curve)
     seconds = time.process_time() - start - spent
-    return {**judge(agent, judged, args.episodes, deterministic=True), "CPU seconds": seconds, "curve": curve.records}
+    return {
+        **judge(agent, judged, args.episodes, deterministic=True),
+        "return as it acts": judge(agent, judged, args.episodes)["return"],
+        "CPU seconds": seconds,
+        "curve": curve.records,
+    }
 
 
 def rows(found: Sequence[Record]) -> list[Record]:
-    """One row of the table for each run, with the ratio to the stock policy's seconds."""
-    stock = {(r["task"], r["seed"]): r["CPU seconds"] for r in found if r["method"].endswith("Gaussian")}
-    return [{**r, "ratio of seconds": r["CPU seconds"] / stock[r["task"], r["seed"]]} for r in found]
+    """One row of the table for each run, with what it has beyond the stock policy's return and seconds."""
+    stock = {(r["task"], r["seed"]): r for r in found if r["method"].endswith("Gaussian")}
+    listed = []
+    for record in found:
+        its = stock[record["task"], record["seed"]]
+        ratio = record["CPU seconds"] / its["CPU seconds"]
+        listed.append({**record, "less stock's": record["return"] - its["return"], "ratio of seconds": ratio})
+    return listed
+
+
+def verdict(listed: Sequence[Record]) -> str:
+    """Which policies reach the stock one's return, and keep within their limit of its seconds."""
+    lines = ["", "| policy | less stock's, 95 % interval | stock's spread | reaches it | ratio of seconds, limit |"]
+    lines.append("|---" * 5 + "|")
+    for name in dict.fromkeys(r["method"] for r in listed if not r["method"].endswith("Gaussian")):
+        mine = [record for record in listed if record["method"] == name]
+        task = mine[0]["task"]
+        stock = [r["return"] for r in listed if r["task"] == task and r["method"].endswith("Gaussian")]
+        spread = float(np.std(stock, ddof=1)) if len(stock) > 1 else 0.0
+        less = metrics.mean(np.array([record["less stock's"] for record in mine]))
+        ratio, limit = np.mean([record["ratio of seconds"] for record in mine]), LIMITS[TASKS[task].policies]
+        lines.append(
+            f"| {name} | {less.value:.4g} [{less.ci[0]:.4g}, {less.ci[1]:.4g}] | {spread:.3g} | "
+            f"{'yes' if less.value >= -spread else 'no'} | {ratio:.2f} ({limit}) |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def draw(found: Sequence[Record], tasks: Sequence[str]) -> Figure:
@@ -161,7 +199,8 @@ def draw(found: Sequence[Record], tasks: Sequence[str]) -> Figure:
 def main(args: Args) -> None:
     """Train, judge, write."""
     args = args.smoked()
-    settings = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
+    given = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
+    settings = given | {"policies": describe(POLICIES), "settings": describe(TASKS)}
     jobs, labels = {}, []
     for seed, task in product(args.seeds, args.tasks):
         for name, policy in POLICIES[TASKS[task].policies].items():
@@ -170,7 +209,9 @@ def main(args: Args) -> None:
     made = sweep(Cells(args.out, settings), jobs, args.workers)
     found = [label | record for label, record in zip(labels, made, strict=True)]
     record = {"settings": settings, "runs": found}
-    write(args.out, "no_price", ("latentrl",), table(rows(found), COLUMNS), record, draw(found, args.tasks))
+    listed = rows(found)
+    text = table(listed, COLUMNS) + verdict(listed)
+    write(args.out, "no_price", ("latentrl",), text, record, draw(found, args.tasks))
 
 
 if __name__ == "__main__":

@@ -173,22 +173,40 @@ def test_falls_below_a_clone_are_measured_by_its_range() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("study", "rows"),
+    ("study", "rows", "below"),
     [
-        (multimodal_rl, len(multimodal_rl.AGENTS)),
-        (latent_actions, 1 + len(latent_actions.AGENTS)),
-        (skills, 4),
-        (no_price, 7),
+        (multimodal_rl, len(multimodal_rl.AGENTS), 0),
+        (latent_actions, 1 + len(latent_actions.AGENTS), 0),
+        (skills, 4, 0),
+        (no_price, 7, 3 + 5),
     ],
 )
-def test_studies_of_agents(study: Any, rows: int, tmp_path: Path) -> None:
+def test_studies_of_agents(study: Any, rows: int, below: int, tmp_path: Path) -> None:
     study.main(study.Args(smoke=True, out=tmp_path))
     name = study.__name__.rpartition(".")[2]
     record = json.loads((tmp_path / "records.json").read_text())
     assert len(record["runs"]) == rows
     assert record["command"] == f"python -m experiments.{name}"
-    assert (tmp_path / "table.md").read_text().count("\n") == 2 + rows
+    assert (tmp_path / "table.md").read_text().count("\n") == 2 + rows + below
     assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_what_a_latent_costs_is_said_beside_its_limit() -> None:
+    """A stock policy of 100 and 120, one that is 5 below with each seed, and one that is 40 below."""
+    found = [
+        {
+            "method": f"Pendulum, PPO: {name}",
+            "task": "Pendulum, PPO",
+            "seed": seed,
+            "return": value,
+            "CPU seconds": cost,
+        }
+        for name, values, cost in (("Gaussian", (100, 120), 2.0), ("near", (95, 115), 2.5), ("far", (60, 80), 3.0))
+        for seed, value in enumerate(values)
+    ]
+    said = no_price.verdict(no_price.rows(found))
+    assert "| Pendulum, PPO: near | -5 [-5, -5] | 14.1 | yes | 1.25 (1.3) |" in said
+    assert "| Pendulum, PPO: far | -40 [-40, -40] | 14.1 | no | 1.50 (1.3) |" in said
 
 
 def test_nearest_ends_tell_skills() -> None:
