@@ -193,7 +193,6 @@ def test_studies_of_agents(study: Any, rows: int, below: int, tmp_path: Path) ->
 
 def test_what_a_latent_costs_is_said_beside_its_limit() -> None:
     """A stock policy of 100 and 120, one that is 5 below with each seed, and one that is 40 below."""
-    task = "Pendulum, PPO"
     found = [
         {
             "method": f"Pendulum, PPO: {name}",
