@@ -180,6 +180,14 @@ class LatentBC(BaseAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)  # type: ignore[assignment]
 
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """As in the parent, but the environment of an agent that is cloned into keeps its own."""
+        env = self.env
+        if self._agent is not None:
+            self.env: VecEnv | None = None
+        super().set_random_seed(seed)
+        self.env = env
+
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As in the parent, but for any number of environments, as cloning does not step them.
 

@@ -390,7 +390,9 @@ def test_the_target_actor_of_td3_is_where_the_actor_is(stopped: bool, tmp_path: 
 
 
 def test_callbacks_find_the_environment_of_the_agent() -> None:
-    agent = PPO("MlpPolicy", make_vec_env(Toy, 2), **SMALL)
+    agent = PPO("MlpPolicy", make_vec_env(Toy, 2, seed=7), **SMALL)
+    seeds = agent.env._seeds
     look = EvalCallback(make_vec_env(Toy, 1), n_eval_episodes=1, eval_freq=5, verbose=0)
     LatentBC(agent, demonstrations=demonstrations(BOX), **SMALL).learn(10, callback=look)
     assert np.isfinite(look.last_mean_reward)
+    assert agent.env._seeds == seeds  # which start the agent's next episodes
