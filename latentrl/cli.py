@@ -83,7 +83,9 @@ def _with_files(args: list[str]) -> list[str]:
         if name not in ("--config", "--resume"):
             typed.append(arg)
             continue
-        path = Path(value if sign else next(rest, ""))
+        if not (where := value if sign else next(rest, "")):
+            raise LatentRLError(f"{name} has to be told {'which file' if name == '--config' else 'which run'}")
+        path = Path(where).expanduser()
         from_files += flags_of(options_of(path if name == "--config" else path / OPTIONS))
         if name == "--resume":
             from_files += ["--out", str(path)]

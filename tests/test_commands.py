@@ -13,8 +13,9 @@ import torch
 import yaml
 from gymnasium import spaces
 
-from latentrl import Demonstrations
+from latentrl import Demonstrations, LatentRLError
 from latentrl.cli import main
+from latentrl.demo import DemoConfig
 from latentrl.runs import flags_of, options_of
 from latentrl.sb3 import LatentPolicy
 
@@ -237,6 +238,17 @@ def test_the_bound_that_is_told_is_that_of_the_policy(
     found = re.search(r"40 updates; held-out bound (\S+) nats at update 40; .* best bound was (\S+) nats at up", said)
     assert found is not None
     assert float(found[1]) < float(found[2])
+
+
+def test_an_option_without_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (("--config", "which file"), ("--resume", "which run")):
+        assert run("train", name) == 2
+        assert f"{name} has to be told {said}" in capsys.readouterr().err
+
+
+def test_a_demo_without_horizons_is_refused() -> None:
+    with pytest.raises(LatentRLError, match="there are none: give at least one"):
+        DemoConfig(horizons=())
 
 
 # -- what is wrong is said in a line -------------------------------------------------------------------------------

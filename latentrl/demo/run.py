@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from latentrl.checks import count, resolve_device
+from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.demo import gradients, handwriting
 from latentrl.demo.tables import print_tables
 from latentrl.files import locked, output_folder, whole
@@ -52,6 +52,8 @@ class DemoConfig:
         for name, minimum in {"updates": 1, "rollouts": 2, "replicates": 2}.items():
             count(name, getattr(self, name), minimum)
         count("seed", self.seed, 0)
+        if not self.horizons:
+            raise LatentRLError("horizons are steps of a rollout, and there are none: give at least one, such as 5")
         for horizon in self.horizons:
             count("horizon", horizon, 1)
         if self.workers is not None:
