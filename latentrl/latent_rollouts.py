@@ -16,8 +16,7 @@ from latentrl.diffusion import DiffusionDecoder
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.model import LatentModel
-from latentrl.rollout_core import going_on
-from latentrl.tasks import FunctionalTask
+from latentrl.tasks import FunctionalTask, going_on
 from latentrl.types import Estimate
 
 

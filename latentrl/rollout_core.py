@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError
 from latentrl.estimators import RolloutEstimator, Trajectories
 from latentrl.noise_tape import NORMAL, Draw, Player, Recorder
-from latentrl.tasks import FunctionalTask, Policy
+from latentrl.tasks import FunctionalTask, Policy, going_on
 
 
 class Moment(NamedTuple):
@@ -42,13 +42,6 @@ class Kept(Recorder):
         if len(self.draws) > len(self.numbers):
             self.numbers.append(made)
         return made
-
-
-def going_on(running: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """The same values, without gradient where a trajectory is over: what a task makes of them there is dropped, but a
-    derivative that is infinite would make NaN of the zero that comes back."""
-    mask = running.unsqueeze(-1)
-    return tuple(value.where(mask, value.detach()) for value in values)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from torch.func import vjp, vmap
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators.combinations import AlphaOrder, Combination, InverseVariance
-from latentrl.rollout_core import going_on
-from latentrl.tasks import FunctionalTask, Policy
+from latentrl.tasks import FunctionalTask, Policy, going_on
 
 Parameters = Mapping[str, Tensor]
 Cotangents = tuple[Tensor, Tensor]

@@ -31,3 +31,10 @@ class FunctionalTask(Protocol):
 
     def terminal(self, state: Tensor) -> Tensor:
         """Whether the episode ends in ``state``, bool (...,)."""
+
+
+def going_on(running: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """The same values, without gradient where a trajectory is over: what a task makes of them there is dropped, but a
+    derivative that is infinite would make NaN of the zero that comes back."""
+    mask = running.unsqueeze(-1)
+    return tuple(value.where(mask, value.detach()) for value in values)

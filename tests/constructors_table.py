@@ -250,6 +250,7 @@ RULES = {
     "Relax": Row(est.Relax, {"control": nn.Linear(Z, 1), "temperature": 0.5, "eta": 1.0}, _estimated(CHOICE)),
     "Vimco": Row(est.Vimco, {"mean": "geometric"}, _estimated(CHOICE)),
     "MeasureValued": Row(est.MeasureValued, {"coupled": True}, _estimated(_law(N, Z))),
+    "MuProp": Row(est.MuProp, {"baseline": est.RunningMean()}, _estimated(CHOICE)),
     "ScoreFunction": Row(est.ScoreFunction, {"baseline": est.LeaveOneOut()}, _estimated(CHOICE)),
     "RunningMean": Row(est.RunningMean, {"decay": 0.9}, lambda m, _: m(torch.ones(2, N))),
     "LearnedBaseline": Row(est.LearnedBaseline, {"network": nn.Linear(Z, 1)}, lambda m, _: m(CHOICE)),
