@@ -1,16 +1,12 @@
 """What an agent does when it is left to play, and how likely it finds what others did."""
 
-import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
@@ -24,6 +20,7 @@ from latentrl.randomness import same_randomness
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.in_place import as_seen, in_space
 from latentrl.sb3.policy import LatentPolicy
+from latentrl.sb3.seeding import seeded
 from latentrl.training.held_out import groups
 
 
@@ -128,33 +125,6 @@ def evaluate_behaviour(
             if normalizer is not None:
                 normalizer.training = training
     return recorder.evaluation()
-
-
-@contextmanager
-def seeded(policy: Any, venv: VecEnv, seed: int | None) -> Iterator[None]:
-    """All that episodes depend on follows from a seed, if one is given, and random numbers elsewhere stay as they were.
-
-    Beside the global generators that is the policy's action space, of which DQN takes its random actions.
-    """
-    if seed is None:
-        yield
-        return
-    device = torch.device(getattr(policy, "device", "cpu"))
-    space: Any = getattr(policy, "action_space", None)
-    kept = copy.deepcopy(space.np_random) if isinstance(space, spaces.Space) else None
-    with same_randomness(device):
-        venv.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
-        if kept is not None:
-            space.seed(seed)
-        try:
-            yield
-        finally:
-            if kept is not None:
-                space._np_random = kept
 
 
 class _Watched:

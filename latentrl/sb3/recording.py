@@ -19,8 +19,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 from latentrl.checks import LatentRLError, count
 from latentrl.data.mapped import BLOCK
 from latentrl.data.reading import Episodes
-from latentrl.sb3.evaluation import seeded
 from latentrl.sb3.latent_noise import without_noise
+from latentrl.sb3.seeding import seeded
 
 
 def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, seed: int | None) -> dict[str, Any]:
