@@ -214,14 +214,14 @@ def rows(found: Sequence[Record], random: float, pilot: float) -> list[Record]:
 def draw(found: Sequence[Record], random: float, pilot: float) -> Figure:
     """Return over environment steps, one line for each seed."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axis, algorithm in zip(figure.subplots(1, 2, sharey=True), ("PPO", "SAC"), strict=True):
+    for axis, algorithm in zip(figure.subplots(1, 2), ("PPO", "SAC"), strict=True):
         for color, name in zip(("C0", "C3"), [name for name in AGENTS if name.startswith(algorithm)], strict=True):
             for number, curve in enumerate(record["curve"] for record in found if record["method"] == name):
                 steps, returns = ([point[key] for point in curve] for key in ("steps", "return"))
-                axis.plot(steps, returns, color=color, alpha=0.6, label=None if number else name)
+                axis.plot(np.array(steps) / 1000, returns, color=color, alpha=0.6, label=None if number else name)
         axis.axhline(pilot, color="0.3", linestyle=":", label="pilot")
         axis.axhline(random, color="0.7", linestyle=":", label="random")
-        axis.set(title=algorithm, xlabel="environment steps", ylabel="return", ylim=(-500, 320))
+        axis.set(title=algorithm, xlabel="thousand environment steps", ylabel="return")
         axis.legend(fontsize=8)
     return figure
 
