@@ -41,11 +41,6 @@ def fewer_passes(policy: LatentPolicy, passes: int = 3) -> None:
     policy.model.decoder.sampling_steps = passes  # type: ignore[assignment]
 
 
-def at_temperature(policy: LatentPolicy, temperature: float) -> None:
-    """Latents are drawn from a narrower prior."""
-    policy.model.temperature = temperature
-
-
 def alternatives(**shared: Any) -> dict[str, dict[str, Any]]:
     """Options of policies without latent, a draw for each plan; "Gaussian" is "deterministic" with its noise.
 

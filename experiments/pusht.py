@@ -6,7 +6,7 @@ People's demonstrations and the task are those of Chi et al. (2023, Diffusion Po
 onto its goal. Every policy sees the last two observations, plans 16 actions and plays 8 of them, with the same decoder,
 trainer and number of updates; posterior and prior of a latent come on top. Judged by the largest reward of an episode,
 the share of the goal that is covered over .95, at most 1: people's mean is .946. Diffusion is also judged with fewer
-passes through its network than the usual ten.
+passes through its network than the usual ten. What is called ours was chosen by runs with seeds that are not reported.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,6 @@ from experiments.cloning import (
     Playing,
     Replay,
     alternatives,
-    at_temperature,
     cloned,
     compared,
     fewer_passes,
@@ -45,27 +44,21 @@ COLUMNS = ("largest reward", "success", *PRICE)
 SUCCESS = 0.95
 """Largest reward of what is called a success here; the task's own asks for 1, which few people reach."""
 PLAN: dict[str, Any] = {"history": 2, "chunk": 16, "execute": 8, "hidden": (256, 256, 256)}
-LATENT = PLAN | {"hold": 1, "latent_dim": 8}
+LATENT = PLAN | {"hold": 1, "latent_dim": 8, "encoder_hidden": (256, 256)}
 CHOICES = LATENT | {"latent_dim": 64, "prior": "categorical", "posterior": "categorical", "prior_sees_state": True}
+OURS, BASELINE, SHARE = "latent, 64 choices by the state", "diffusion", 0.2
+"""What is compared, and the share of the baseline's time for a plan that ours may take."""
 POLICIES: dict[str, dict[str, Any]] = {
     **alternatives(**PLAN),
     "latent, N(0, I)": LATENT | {"prior": "normal"},
     "latent, Gaussian of the state": LATENT | {"prior": "gaussian", "prior_sees_state": True},
     "latent, mixture of the state": LATENT | {"prior": "mixture", "n_components": 16, "prior_sees_state": True},
-    "latent, 64 choices by the state": CHOICES,
+    "latent, flow of the state": LATENT | {"prior": "flow", "prior_sees_state": True},
+    OURS: CHOICES,
 }
-PLAYING = GAUSSIAN | {
-    "diffusion, 3 passes": Playing("diffusion", fewer_passes),
-    **{
-        f"{name}, cooler": Playing(name, partial(at_temperature, temperature=0.3))
-        for name in POLICIES
-        if "state" in name
-    },
-}
-OURS, BASELINE, SHARE = "latent, mixture of the state, cooler", "diffusion", 0.2
-"""What is compared, and the share of the baseline's time for a plan that ours may take."""
+PLAYING = GAUSSIAN | {"diffusion, 3 passes": Playing("diffusion", fewer_passes)}
 PEOPLE = 0.946
-SETTINGS = {"latent, 64 choices by the state": {"estimator": StraightThrough(), "num_samples": 1}}
+SETTINGS = {OURS: {"estimator": StraightThrough(), "num_samples": 1}}
 """What of the training is not as of the others: the score function, the default, tells fewer choices apart."""
 SEEN = gym.spaces.Box(-1.0, 1.0, (6,))
 BOARD = 512.0
