@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Literal
@@ -31,6 +31,7 @@ def sweep(
     """The records of all jobs, in their order; those that ``cells`` lacks are made, and kept as soon as they are there.
 
     Jobs are pickled, and run with one thread of torch each; with one worker they run in this process, with its threads.
+    The error of a job is passed on; in processes, once what others have begun is kept.
     On a Ray cluster only records travel back, so that machines need not share a folder.
 
     :param jobs: for each cell's name, what makes its record
@@ -68,6 +69,9 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
                 for future in as_completed(keys):
                     if isinstance(future.exception(), BrokenProcessPool):
                         continue
+                    if future.exception() is not None:  # what others have begun is still kept
+                        begun = [other for other in keys if keys[other] in left and not other.cancel()]
+                        yield from _finished({other: keys[other] for other in begun})
                     yield keys[future], future.result()
                     del left[keys[future]]
             finally:
@@ -75,6 +79,11 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
         losses = losses + 1 if len(left) == before else 0
         if losses > RETRIES:
             raise _lost(left)
+
+
+def _finished(begun: Mapping[Future[Record], str]) -> Iterator[tuple[str, Record]]:
+    """What ends well of those jobs."""
+    return ((begun[future], future.result()) for future in as_completed(begun) if future.exception() is None)
 
 
 def _on_ray(todo: Mapping[str, Job], gpus: float) -> Iterator[tuple[str, Record]]:

@@ -43,6 +43,19 @@ def refuses() -> Record:
     raise LatentRLError("not with this")
 
 
+def refuses_first(folder: Path) -> Record:
+    (folder / "refused").touch()
+    return refuses()
+
+
+def outlasts(number: int, folder: Path) -> Record:
+    """Is still at work when the other refuses."""
+    while not (folder / "refused").exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    return square(number, folder)
+
+
 def jobs_of(folder: Path, *numbers: int) -> dict[str, Any]:
     return {f"job {number}": partial(square, number, folder) for number in numbers}
 
@@ -80,6 +93,17 @@ def test_a_refusal_is_passed_on_and_what_is_done_is_kept(tmp_path: Path, workers
         sweep(cells, jobs_of(tmp_path, 1) | {"bad": refuses}, workers)
     assert sweep(cells, jobs_of(tmp_path, 1), workers)[0]["square"] == 1
     assert (tmp_path / "ran_1").read_text() == "x"
+
+
+def test_what_others_have_begun_outlasts_a_refusal(tmp_path: Path) -> None:
+    cells = Cells(tmp_path / "study", {})
+    jobs = {"bad": partial(refuses_first, tmp_path), "good": partial(outlasts, 3, tmp_path)} | jobs_of(
+        tmp_path, *range(10, 20)
+    )
+    with pytest.raises(LatentRLError, match="not with this"):
+        sweep(cells, jobs, 2)
+    assert cells.read("good")["square"] == 9
+    assert "job 19" not in cells  # what nobody had begun is not
 
 
 def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
