@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Literal
@@ -71,7 +71,7 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
                         continue
                     if future.exception() is not None:  # what others have begun is still kept
                         begun = [other for other in keys if keys[other] in left and not other.cancel()]
-                        yield from _finished({other: keys[other] for other in begun})
+                        yield from ((keys[o], o.result()) for o in as_completed(begun) if o.exception() is None)
                     yield keys[future], future.result()
                     del left[keys[future]]
             finally:
@@ -79,11 +79,6 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
         losses = losses + 1 if len(left) == before else 0
         if losses > RETRIES:
             raise _lost(left)
-
-
-def _finished(begun: Mapping[Future[Record], str]) -> Iterator[tuple[str, Record]]:
-    """What ends well of those jobs."""
-    return ((begun[future], future.result()) for future in as_completed(begun) if future.exception() is None)
 
 
 def _on_ray(todo: Mapping[str, Job], gpus: float) -> Iterator[tuple[str, Record]]:

@@ -97,13 +97,12 @@ def test_a_refusal_is_passed_on_and_what_is_done_is_kept(tmp_path: Path, workers
 
 def test_what_others_have_begun_outlasts_a_refusal(tmp_path: Path) -> None:
     cells = Cells(tmp_path / "study", {})
-    jobs = {"bad": partial(refuses_first, tmp_path), "good": partial(outlasts, 3, tmp_path)} | jobs_of(
-        tmp_path, *range(10, 20)
-    )
+    jobs = {f"job {number}": partial(outlasts, number, tmp_path) for number in range(12)}
+    jobs = {"bad": partial(refuses_first, tmp_path)} | jobs
     with pytest.raises(LatentRLError, match="not with this"):
         sweep(cells, jobs, 2)
-    assert cells.read("good")["square"] == 9
-    assert "job 19" not in cells  # what nobody had begun is not
+    assert cells.read("job 0")["square"] == 0
+    assert "job 11" not in cells  # what nobody had begun is not
 
 
 def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
