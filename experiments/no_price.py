@@ -96,7 +96,9 @@ TASKS = {
         policy_kwargs={"net_arch": [128, 128]},
         env_kwargs={"max_episode_steps": 400},
     ),
-    "HalfCheetah, SAC": Task("HalfCheetah-v5", "SAC", 30_000, 1, {"learning_starts": 2_000}),
+    "HalfCheetah, SAC": Task(
+        "HalfCheetah-v5", "SAC", 30_000, 1, {"learning_rate": 1e-3, "learning_starts": 1_000, "tau": 0.01}
+    ),
 }
 
 
