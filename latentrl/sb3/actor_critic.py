@@ -164,6 +164,10 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         finally:
             self._rollout = None
 
+    def _rollout_of(self, features: Tensor) -> RolloutLatents | None:
+        """The rollout that is collected; None where these are of other environments, as a callback asks for."""
+        return self._rollout if self._rollout is not None and len(self._rollout.starts) == len(features) else None
+
     def __getstate__(self) -> dict[str, Any]:
         """Of copies, which hold no latents of the rollout that the original collects."""
         return {**self.__dict__, "_rollout": None}
@@ -174,7 +178,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         While rollouts are collected, the latter are (B, 2 + Z): log-probability, whether z was drawn, z.
         """
         features, for_value = self._features(obs)
-        law, rollout = cache(partial(self._law, features)), self._rollout
+        law, rollout = cache(partial(self._law, features)), self._rollout_of(features)
         z, age, new = (rollout or RolloutLatents(np.ones(len(features), bool))).now(law, self.hold)
         acts = self.acts(features, z)
         actions = acts.get_actions(deterministic=deterministic)
@@ -186,7 +190,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         if rollout is None:
             return actions, values, log_prob
-        rollout.latent, rollout.age, rollout.starts = z, age + 1, np.zeros(len(z), bool)
+        rollout.next = z, age + 1
         return actions, values, torch.cat([torch.stack([log_prob, drawn], -1), z], -1)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -214,9 +218,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         if isinstance(obs, WithLatent):
             return self._value(self._features(obs.observations)[1], obs.latent, obs.drawn)
         features, for_value = self._features(obs)
-        rollout = self._rollout
-        if rollout is None or len(rollout.starts) != len(features):  # of other environments: a callback asks
-            rollout = RolloutLatents(np.ones(len(features), bool))
+        rollout = self._rollout_of(features) or RolloutLatents(np.ones(len(features), bool))
         z, _, new = rollout.now(partial(self._law, features), self.hold)
         return self._value(for_value, z, new)
 

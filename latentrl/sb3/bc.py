@@ -29,7 +29,7 @@ from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
 from latentrl.sb3.defaults import default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.in_place import as_seen, in_space, require_demonstrations, warn_of_wide_noise
+from latentrl.sb3.in_place import as_seen, begin_statistics, in_space, require_demonstrations, warn_of_wide_noise
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -212,7 +212,9 @@ class LatentBC(BaseAlgorithm):
         if not hasattr(self, "observation_space"):
             self.observation_space: spaces.Space[Any] = channels_first(demonstrations.observation_space)
             self.action_space: spaces.Space[Any] = demonstrations.action_space
-        self.demonstrations = self._seen(demonstrations)
+        self.demonstrations = in_space(demonstrations, self.observation_space, self.action_space)
+        if self._agent is not None:
+            begin_statistics(self._agent, self.demonstrations)
         space = self.demonstrations.observation_space
         if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
             raise LatentRLError(

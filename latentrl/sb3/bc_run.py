@@ -14,6 +14,7 @@ from latentrl.elbo import Elbo
 from latentrl.memory import enough_memory
 from latentrl.randomness import random_state, set_random_state
 from latentrl.sb3.bc_log import UpdateBar, log
+from latentrl.sb3.in_place import as_seen
 from latentrl.sb3.in_place import follow as follow_actor
 from latentrl.training import ElboTrainer
 from latentrl.training.checkpoints import RunFolder
@@ -58,6 +59,9 @@ class Run:
         self._agent, self._total, self._log_interval = agent, total, log_interval
         # A run may go on with a progress bar, or without.
         self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar)]
+        shown = agent.demonstrations
+        assert shown is not None
+        self._shown = shown if agent._agent is None else as_seen(agent._agent, shown)
         self.every: int = count("checkpoint_every", every, 1)
         self._folder: RunFolder | None = None
         state: State | None = None
@@ -66,16 +70,14 @@ class Run:
             state = self._folder.read(agent.device)
         self.finished = state is not None and state["finished"]
         self._random = None if state is None else state["random"]
-        assert agent.demonstrations is not None
         resident = None if state is None else state["resident"]
-        self.trainer: ElboTrainer = agent._trainer(agent.demonstrations, total, resident)
+        self.trainer: ElboTrainer = agent._trainer(self._shown, total, resident)
         if state is not None:
             self._restore(state)
 
     def _settings(self, log_interval: int) -> dict[str, Any]:
         agent = self._agent
         policy = agent.policy
-        assert agent.demonstrations is not None
         return {
             **{name: describe(getattr(agent, name)) for name in SETTINGS},
             "kl_weight": "auto" if agent._auto_weight else describe(agent.kl_weight),
@@ -89,7 +91,7 @@ class Run:
                 for part in self._callbacks
                 if not isinstance(part, CallbackList)
             ],
-            "data": digest(agent.demonstrations),
+            "data": digest(self._shown),
         }
 
     # -- checkpoints -------------------------------------------------------------------------------------------
@@ -142,6 +144,8 @@ class Run:
             policy.set_training_mode(False)
         if policy.config.latents == "aggregate":
             self.trainer.remember()
+        if self._agent._agent is not None:
+            policy.average = None  # what the agent then learns goes on from there, and the weights before would undo it
         self._follow()
         return self._agent
 
@@ -192,8 +196,7 @@ class Run:
         agent = self._agent
         if agent.devices > 1:
             self.trainer.draw_data_seed()
-        assert agent.demonstrations is not None
-        segments_on = agent._segments_on(agent.demonstrations, is_resident(self.trainer))
+        segments_on = agent._segments_on(self._shown, is_resident(self.trainer))
         return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
 
 

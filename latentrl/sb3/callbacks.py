@@ -20,6 +20,7 @@ from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.evaluation import Recorder
 from latentrl.sb3.held import WithLatent
 from latentrl.sb3.on_policy import to_read
+from latentrl.sb3.seeding import undisturbed
 
 ACTIVE = 0.01
 """Nats by which a dimension of the latent moves the law of actions, from which it counts as used."""
@@ -59,7 +60,7 @@ class ModeCoverage(EvalCallback):
 
     def _on_step(self) -> bool:
         self._recorder = Recorder()
-        with same_randomness(self.model.device):
+        with undisturbed(self.model):
             return super()._on_step()
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:

@@ -97,7 +97,8 @@ def evaluate_behaviour(
 
     They are played by stable-baselines3's :func:`evaluate_policy`: recurrent states are carried and restarted where an
     episode starts, and every environment plays the same number of episodes, or one more, as to take those that end
-    first would favour short ones. Statistics of a VecNormalize are not updated.
+    first would favour short ones. Statistics of a VecNormalize are not updated; where an agent has one and ``env`` has
+    none, the agent is shown what it would see behind its own.
 
     :param policy: anything with stable-baselines3's ``predict``
     :param env: one environment or several
@@ -114,7 +115,8 @@ def evaluate_behaviour(
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     normalizer = unwrap_vec_normalize(venv)
     training = normalizer is not None and normalizer.training
-    watched = _Watched(policy, venv.num_envs, normalizer, trajectories)
+    outside = getattr(policy, "get_vec_normalize_env", lambda: None)() if normalizer is None else None
+    watched = _Watched(policy, venv.num_envs, normalizer, outside, trajectories)
     recorder = Recorder(watched)
     with seeded(policy, venv, seed):
         try:
@@ -128,12 +130,24 @@ def evaluate_behaviour(
 
 
 class _Watched:
-    """A policy whose calls are timed, and what it is shown kept: raw, as it was before VecNormalize."""
+    """A policy whose calls are timed, and what it is shown kept: raw, as it was before VecNormalize.
 
-    def __init__(self, policy: Any, num_envs: int, normalizer: VecNormalize | None, keep: bool) -> None:
+    :param normalizer: around the environments
+    :param outside: the policy's own, where these have none
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        num_envs: int,
+        normalizer: VecNormalize | None,
+        outside: VecNormalize | None,
+        keep: bool,
+    ) -> None:
         self.policy: Any = policy
         self.num_envs: int = num_envs
         self.normalizer: VecNormalize | None = normalizer
+        self.outside: VecNormalize | None = outside
         self.keep: bool = keep
         self.seconds: list[float] = []
         self.now: Any = None
@@ -143,6 +157,8 @@ class _Watched:
     ) -> tuple[Any, Any]:
         if self.keep:
             self.now = observation if self.normalizer is None else self.normalizer.get_original_obs()
+        if self.outside is not None:
+            observation = self.outside.normalize_obs(observation)
         start = time.perf_counter()
         result = self.policy.predict(observation, state, episode_start, deterministic)
         self.seconds.append(time.perf_counter() - start)

@@ -41,7 +41,9 @@ class SkillReward(ExplorationBonus):
         agent = PPO("MultiInputPolicy", SkillReward(env, extrinsic=0.0), ent_coef=0.02)
         agent.learn(100_000, callback=ExplorationCallback())
 
-    Any Dict with a part of choices or of one-hot vectors does. Of normal noise, q_φ is a Gaussian and p is N(0, I).
+    Any Dict with a part of choices or of one-hot vectors does. Of normal noise, q_φ is a Gaussian and p is N(0, I); the
+    reward is then cut at −5 nats for each of its dimensions, as there is no end to how unlikely a narrow Gaussian finds
+    what the agent did not do before.
     An action counts for the skill that was shown when it was chosen.
 
     :param venv: the environments, with the skill in their observations
@@ -100,6 +102,9 @@ class SkillReward(ExplorationBonus):
 
     def _nats(self, context: Float[Tensor, "B Z"], inputs: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         return self._log_posterior(context, inputs) - self.model["prior"](inputs).log_prob(context)
+
+    def _bonus(self, nats: NDArray[np.float64]) -> NDArray[np.float64]:
+        return nats.clip(-CLIP * self._context_dim) if isinstance(self._skill_space(), NormalNoise) else nats
 
     def _loss(self, context: Float[Tensor, "B Z"], inputs: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         return -self._log_posterior(context, inputs).mean()

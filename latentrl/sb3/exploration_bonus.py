@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError, at_least, count, dimension, instance, layer_sizes, resolve_device
 from latentrl.files import whole
+from latentrl.randomness import same_randomness
 from latentrl.sb3.latent_noise import NOISE
 from latentrl.spaces import features as flat_features
 from latentrl.spaces import size
@@ -206,8 +207,7 @@ class ExplorationBonus(VecEnvWrapper):
     def _own_randomness(self, number: int = 0) -> Iterator[None]:
         """One of this wrapper's own streams of random numbers; torch's goes on after the block as before it."""
         seed = np.random.SeedSequence([self.random_seed, number]).generate_state(1)[0]
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(seed))
+        with same_randomness(self.device, int(seed)):
             yield
 
     # -- observations ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -104,8 +105,7 @@ class CriticWarmUp(BaseCallback):
         self._hooks: list[RemovableHandle] = []
 
     def _init_callback(self) -> None:
-        known = isinstance(self.model.policy, ActorCriticPolicy) and not is_recurrent(self.model.policy)
-        if not has_actor(self.model) and not known:
+        if not has_actor(self.model) and not isinstance(self.model, PPO | A2C):
             raise LatentRLError(
                 "CriticWarmUp is for PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 and DDPG, not for "
                 f"{type(self.model).__name__}"

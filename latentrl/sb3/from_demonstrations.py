@@ -1,5 +1,6 @@
 """Off-policy learning beside demonstrations: replay buffers in which they stay."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def as_replay(
     rows = np.flatnonzero(known)
     if not len(rows):
         raise LatentRLError("no transition is left, as each episode has but one step: give longer ones, or terminated=")
+    _warn_of_lost(shown.rewards[rows], shown.rewards[~known])
     made: Any = DictReplayBuffer if isinstance(observation_space, spaces.Dict) else ReplayBuffer
     buffer = made(len(rows), observation_space, action_space, "cpu")
     # What comes after a terminal state is multiplied by 0.
@@ -69,6 +71,18 @@ def as_replay(
     buffer.rewards[:, 0], buffer.dones[:, 0] = shown.rewards[rows], dones[rows]
     buffer.full = True
     return buffer
+
+
+def _warn_of_lost(kept: NDArray[np.floating[Any]], lost: NDArray[np.floating[Any]]) -> None:
+    """Where episodes end with a reward that is nowhere else, such as that of a goal, and it is left out."""
+    unlike = (lost < kept.min()) | (lost > kept.max())
+    if unlike.sum() > 0.1 * len(lost):  # by chance it is about one episode in as many as an episode has steps
+        warnings.warn(
+            f"{unlike.sum()} of {len(lost)} episodes end with a reward that no other step has, such as "
+            f"{lost[unlike][0]:.4g}, and their last steps are left out: say by terminated= which episodes ended by "
+            "themselves, as at a goal, so that these are kept",
+            stacklevel=4,
+        )
 
 
 class _WithDemonstrations(ReplayBuffer):
@@ -133,7 +147,8 @@ class DemonstrationReplayBuffer(_WithDemonstrations):
     is from demonstrations. Like all ``replay_buffer_kwargs`` they are saved with the agent, too.
 
     Demonstrations do not tell what came after the last action of an episode. Where it ended by itself, as at a goal,
-    that does not matter; where time was up it does, and the last transition is left out.
+    that does not matter; where time was up it does, and the last transition is left out. A warning says where that
+    loses rewards that no other transition has.
 
     :param demonstrations: with rewards, as the environment gives them
     :param share: of each batch, rounded to whole transitions

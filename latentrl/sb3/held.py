@@ -80,6 +80,13 @@ class RolloutLatents:
     """(n_envs,) which environments start an episode."""
     latent: Float[Tensor, "N Z"] | None = None
     age: Int[Tensor, "N 1"] | None = None
+    next: tuple[Float[Tensor, "N Z"], Int[Tensor, "N 1"]] | None = None
+    """Latents and ages of the last actions, in force once the environments take them: a callback may ask for others."""
+
+    def take(self) -> None:
+        """The environments take the last actions."""
+        assert self.next is not None
+        (self.latent, self.age), self.starts = self.next, np.zeros(len(self.starts), bool)
 
     def now(
         self, law: Callable[[], Law], hold: int

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -38,6 +40,10 @@ FREE = ("posterior", "posterior_components", "encoder", "encoder_hidden", "conte
 
 WIDE = 3.0
 """Standard deviations of what is shown; an actor as wide as that sees one way where there are several."""
+
+
+MOST_CUT = 0.05
+"""Share of normalised demonstrations beyond ``clip_obs``, above which VecNormalize has seen something else."""
 
 
 class ActorDecoder(Decoder):
@@ -189,21 +195,39 @@ def in_space(
     )
 
 
-def as_seen(agent: BaseAlgorithm, demonstrations: Demonstrations) -> Demonstrations:
-    """Demonstrations as the agent sees them: normalised where its environments are wrapped in VecNormalize.
+def begin_statistics(agent: BaseAlgorithm, demonstrations: Demonstrations) -> None:
+    """A VecNormalize that has seen nothing yet takes its statistics from the demonstrations."""
+    normalizer = agent.get_vec_normalize_env()
+    if normalizer is None or not normalizer.norm_obs:
+        return
+    observations: Any = demonstrations.observations
+    for name, moments in _moments(normalizer).items():
+        if moments.count < 1.0:
+            moments.update(observations[name] if name else observations)
 
-    A VecNormalize that has seen nothing yet takes its statistics from the demonstrations.
+
+def _moments(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:
+    """Statistics by the name of the part, or by "" where observations have no parts."""
+    kept = normalizer.obs_rms
+    return {name: kept[name] for name in normalizer.norm_obs_keys or ()} if isinstance(kept, dict) else {"": kept}
+
+
+def as_seen(agent: BaseAlgorithm, demonstrations: Demonstrations) -> Demonstrations:
+    """Demonstrations as the agent sees them now: normalised where its environments are wrapped in VecNormalize.
+
+    A warning says where that has seen other things than they show.
     """
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None or not normalizer.norm_obs:
         return demonstrations
-    observations = demonstrations.observations
-    kept: Any = normalizer.obs_rms
-    if isinstance(observations, dict):
-        parts = [(kept[name], observations[name]) for name in normalizer.norm_obs_keys or ()]
-    else:
-        parts = [(kept, observations)]
-    for moments, values in parts:
-        if moments.count < 1.0:
-            moments.update(values)
-    return replace(demonstrations, observations=normalizer.normalize_obs(observations))
+    shown = normalizer.normalize_obs(demonstrations.observations)
+    for name, moments in _moments(normalizer).items():
+        cut = float(np.mean(np.abs(shown[name] if name else shown) >= normalizer.clip_obs))
+        if cut > MOST_CUT:
+            warnings.warn(
+                f"{cut:.0%} of what is shown {f'as {name!r} ' if name else ''}lies beyond clip_obs of VecNormalize and "
+                f"is cut, as its statistics are of {moments.count:.0f} observations unlike these: give it a new "
+                "VecNormalize, which takes them from the demonstrations, or let it see more of the environment first",
+                stacklevel=3,
+            )
+    return replace(demonstrations, observations=shown)

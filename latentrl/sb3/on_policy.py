@@ -99,7 +99,10 @@ class _LastDict(dict[str, np.ndarray]):
 
 
 class _Watched(VecEnvWrapper):
-    """Notes where episodes end, and marks their last observations, so that each finds the latent it belongs to."""
+    """Notes which latents are taken and where episodes end.
+
+    Their last observations are marked, so that each finds the latent it belongs to.
+    """
 
     def __init__(self, venv: VecEnv, rollout: RolloutLatents) -> None:
         super().__init__(venv)
@@ -107,6 +110,10 @@ class _Watched(VecEnvWrapper):
 
     def reset(self) -> Any:
         return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.rollout.take()
+        self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
         observations, rewards, dones, infos = self.venv.step_wait()

@@ -14,23 +14,36 @@ from latentrl.randomness import same_randomness
 
 
 @contextmanager
-def seeded(policy: Any, venv: VecEnv, seed: int | None) -> Iterator[None]:
-    """All that episodes depend on follows from a seed, if one is given, and random numbers elsewhere stay as they were.
+def undisturbed(policy: Any, seed: int | None = None) -> Iterator[None]:
+    """What a policy draws in the block, it draws again after it.
 
     Beside the global generators that is the policy's action space, of which DQN takes its random actions.
+
+    :param seed: what torch's generators start from in the block; None goes on with them
     """
-    if seed is None:
-        yield
-        return
     space: Any = getattr(policy, "action_space", None)
     kept = copy.deepcopy(space.np_random) if isinstance(space, spaces.Space) else None
     with same_randomness(torch.device(getattr(policy, "device", "cpu")), seed):
-        venv.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
-        if kept is not None:
-            space.seed(seed)
         try:
             yield
         finally:
             if kept is not None:
                 space._np_random = kept
+
+
+@contextmanager
+def seeded(policy: Any, venv: VecEnv, seed: int | None) -> Iterator[None]:
+    """All that episodes depend on follows from a seed, if one is given, and random numbers elsewhere stay as they were.
+
+    :param venv: where they are played, which goes on from the seed
+    """
+    if seed is None:
+        yield
+        return
+    with undisturbed(policy, seed):
+        venv.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - what stable-baselines3 draws from
+        space: Any = getattr(policy, "action_space", None)
+        if isinstance(space, spaces.Space):
+            space.seed(seed)
+        yield

@@ -24,10 +24,10 @@ from latentrl.checks import LatentRLError, count, instance
 from latentrl.distributions import OneHots
 from latentrl.files import output_folder, whole
 from latentrl.metrics.arrays import finite
-from latentrl.randomness import same_randomness
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.latent_noise import OBSERVATION, LatentNoiseWrapper
 from latentrl.sb3.policy import LatentPolicy
+from latentrl.sb3.seeding import undisturbed
 from latentrl.sb3.traversal_rows import Moments, Row, overlay
 
 
@@ -114,7 +114,7 @@ class LatentTraversal(BaseCallback):
 
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
-        with same_randomness(self.model.device):
+        with undisturbed(self.model):
             rows = self._player.rows(self._start(), self.values, self.dimensions)
             shown = [[self._episode(latent) for latent in row.latents] for row in rows]
             self._player.begin(None)

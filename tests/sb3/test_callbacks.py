@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from latentrl import LatentRLError
@@ -34,6 +34,17 @@ class Sided(Toy):
         return observation, reward, terminated, truncated, info
 
 
+class Chosen(Toy):
+    """The last of two actions is the mode."""
+
+    def __init__(self) -> None:
+        super().__init__(action_space=spaces.Discrete(2))
+
+    def step(self, action: Any) -> Any:
+        *found, _ = super().step(action)
+        return *found, {"mode": int(action)}
+
+
 def test_modes_are_counted_and_learning_does_not_notice() -> None:
     agents = [PPO("MixturePolicy", make_vec_env(Sided, 2, seed=0), **OPTIONS) for _ in range(2)]
     watch = ModeCoverage(make_vec_env(Sided, 2, seed=1), 2, n_eval_episodes=30, eval_freq=16, verbose=0)
@@ -43,6 +54,15 @@ def test_modes_are_counted_and_learning_does_not_notice() -> None:
     assert torch.equal(agents[0].policy.action_net.weight, agents[1].policy.action_net.weight)
     assert 0 < watch.counts.sum() <= 30
     assert np.isfinite(watch.last_mean_reward)
+
+
+def test_random_actions_of_dqn_are_not_noticed_either() -> None:
+    found = []
+    for watch in (None, ModeCoverage(make_vec_env(Chosen, 1, seed=1), 2, n_eval_episodes=4, eval_freq=8, verbose=0)):
+        agent = DQN("MlpPolicy", make_vec_env(Chosen, 1, seed=0), learning_starts=0, seed=0, device="cpu")
+        agent.learn(40, callback=watch)
+        found.append(agent.replay_buffer.actions[:40].copy())
+    np.testing.assert_array_equal(*found)
 
 
 def test_figures_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,14 @@ def test_normal_skills() -> None:
     assert -0.05 - 4 * error <= nats.mean() + 0.5 * math.log(1 - 0.64) <= 4 * error
 
 
+def test_a_narrow_posterior_punishes_no_more_than_the_cut() -> None:
+    """Of two dimensions, −5 nats each; what is above passes."""
+    env = SkillReward(LatentNoiseWrapper(DummyVecEnv([Toy] * 4), 2), **QUICK)
+    nats = np.array([-1e4, -10.5, -9.5, 3.0])
+    np.testing.assert_array_equal(env._bonus(nats), [-10.0, -10.0, -9.5, 3.0])
+    np.testing.assert_array_equal(skilled()._bonus(nats), nats)
+
+
 def skilled(**options: Any) -> SkillReward:
     return SkillReward(LatentNoiseWrapper(DummyVecEnv([Toy] * 4), 3, kind="categorical"), **{**QUICK, **options})
 
@@ -233,6 +241,14 @@ def test_seeds_reproduce_and_leave_the_agents_random_numbers_alone(make: Any) ->
         drawn.append(rewards(seed=None))
     np.testing.assert_array_equal(*drawn)
     assert not np.array_equal(drawn[0], rewards(seed=None))
+
+
+@pytest.mark.parametrize("make", [skilled, novel])
+def test_generators_of_gpus_are_left_alone(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks are on the CPU, and the agent may be on a GPU; torch.manual_seed would seed that."""
+    monkeypatch.setattr(torch.random, "manual_seed", None)
+    monkeypatch.setattr(torch, "manual_seed", None)
+    run(make(seed=0), 30)
 
 
 @pytest.mark.parametrize("make", [skilled, channel, novel])

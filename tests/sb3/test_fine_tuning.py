@@ -260,8 +260,10 @@ def test_warm_up_begins_where_learning_does_and_in_each_learn() -> None:
         assert {step: moved[step] for step in moves} == moves
 
 
-def test_warm_up_refuses_recurrent_policies() -> None:
+@pytest.mark.parametrize(("name", "policy"), [("RecurrentPPO", "MlpLstmPolicy"), ("TRPO", "MlpPolicy")])
+def test_warm_up_refuses_what_it_does_not_hold_back(name: str, policy: str) -> None:
+    """TRPO takes no gradients that could be dropped."""
     contrib = pytest.importorskip("sb3_contrib")
-    made = contrib.RecurrentPPO("MlpLstmPolicy", make_vec_env(Toy, 1), n_steps=8, device="cpu")
-    with pytest.raises(LatentRLError, match="not for RecurrentPPO"):
+    made = getattr(contrib, name)(policy, make_vec_env(Toy, 1), n_steps=128, device="cpu")
+    with pytest.raises(LatentRLError, match=f"not for {name}"):
         made.learn(8, callback=CriticWarmUp(2))

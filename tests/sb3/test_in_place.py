@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
@@ -113,13 +113,42 @@ def test_observations_are_normalised_as_the_agents_are() -> None:
     given = demonstrations(BOX)
     clone = LatentBC(agent, demonstrations=given, noise=None)
     np.testing.assert_allclose(env.obs_rms.mean, given.observations.mean(0), atol=1e-3)
-    np.testing.assert_allclose(clone.demonstrations.observations, env.normalize_obs(given.observations), rtol=1e-6)
-    env.obs_rms.mean += 1.0  # statistics of its own are kept
-    LatentBC(agent, demonstrations=given, noise=None)
-    np.testing.assert_allclose(env.obs_rms.mean, given.observations.mean(0) + 1.0, atol=1e-3)
+    seen = list[Any]()
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append(self.locals["trainer"].segments.sample_rows()[0].numpy())
+            return True
+
+    for moved in (0.0, 1.0):  # statistics of its own are kept, and those of now are what counts
+        env.obs_rms.mean += moved
+        clone.learn(1, callback=Look())
+        np.testing.assert_allclose(env.obs_rms.mean, given.observations.mean(0) + moved, atol=1e-3)
+        np.testing.assert_allclose(seen[-1], env.normalize_obs(given.observations), rtol=1e-5)
     rewards_alone = PPO("MlpPolicy", VecNormalize(make_vec_env(Toy, 1, seed=0), norm_obs=False), **SMALL)
     clone = LatentBC(rewards_alone, demonstrations=given, noise=None)
     np.testing.assert_array_equal(clone.demonstrations.observations, given.observations)
+
+
+def test_statistics_of_something_else_are_told() -> None:
+    """VecNormalize has seen one reset alone: its variance is next to nothing."""
+    env = VecNormalize(make_vec_env(Toy, 1, seed=0))
+    env.reset()
+    clone = LatentBC(PPO("MlpPolicy", env, **SMALL), demonstrations=demonstrations(BOX), noise=None)
+    with pytest.warns(UserWarning, match=r"9\d% of what is shown lies beyond clip_obs .* are of 1 observations"):
+        clone.learn(1)
+
+
+def test_what_an_agent_learned_after_cloning_is_not_undone_by_more_of_it() -> None:
+    """The average of cloned weights is the agent's, and the weights behind it are gone."""
+    agent = PPO("MlpPolicy", make_vec_env(Toy, 2, seed=0), n_steps=32, batch_size=32, **SMALL)
+    clone = LatentBC(agent, demonstrations=demonstrations(BOX), noise=None, ema_decay=0.9).learn(20)
+    agent.learn(64)
+    learned = {name: weight.clone() for name, weight in agent.policy.named_parameters()}
+    clone.lr_schedule = lambda _: 0.0
+    clone.learn(1)
+    for name, weight in agent.policy.named_parameters():
+        assert torch.equal(weight, learned[name]), name
 
 
 def test_pictures_go_through_the_agents_extractor() -> None:

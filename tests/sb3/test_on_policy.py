@@ -360,3 +360,20 @@ def test_values_of_other_environments_than_those_of_the_rollout() -> None:
 
     made.learn(made.n_steps * made.n_envs, callback=Asks())
     assert set(found) == {7}
+
+
+@pytest.mark.parametrize("rows", [ENVS, 1])
+def test_a_callback_that_asks_for_actions_moves_no_latent(rows: int) -> None:
+    """Whatever it is shown, of as many environments or of others."""
+
+    class Asks(BaseCallback):
+        def _on_step(self) -> bool:
+            with torch.no_grad():
+                self.model.policy(torch.zeros(rows, made.policy.features_dim))
+            return True
+
+    for hold in (0, 3):
+        made = agent(hold=hold)
+        made.learn(made.n_steps * made.n_envs, callback=Asks())
+        drawn = made.rollout_buffer.latents[..., 0].reshape(ENVS, STEPS).T  # flattened as they were learned from
+        np.testing.assert_array_equal(drawn, collect(agent(hold=hold))[..., 0])
