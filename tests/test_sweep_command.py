@@ -64,6 +64,18 @@ def test_every_combination_is_trained_once_and_ranked(
     assert f"held-out bound {bounds(out)['8', '1']:.4g} nats" in " ".join(capsys.readouterr().out.split())
 
 
+def test_runs_are_ranked_whatever_their_segments_are(base: Path, tmp_path: Path) -> None:
+    """Without a latent the policy is the same, its segment one of six steps or one step."""
+    out, grid = tmp_path / "sweep", ("--grid", "policy.latent-dim=0", "policy.hold=0,1", "updates=300")
+    assert run("sweep", "--base", base, *grid, "--out", out, "--workers", 1) == 0
+    with (out / "sweep.csv").open() as file:
+        episode, step = csv.DictReader(file)
+    whole, single = float(episode["nats per action"]), float(step["nats per action"])
+    assert float(episode["held-out bound"]) == pytest.approx(6 * whole)
+    assert float(step["held-out bound"]) == single
+    assert abs(whole - single) < 0.25 * abs(whole)
+
+
 def test_runs_shorter_than_from_look_to_look_are_looked_at(base: Path, tmp_path: Path) -> None:
     grid = ("--grid", "updates=1", "policy.latent-dim=2", "seed=0,1")
     assert run("sweep", "--base", base, *grid, "--out", tmp_path / "sweep", "--workers", 1) == 0
@@ -103,6 +115,7 @@ def test_truth_values_and_layer_sizes_are_swept(base: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("grid", "said"),
     [
+        (("policy.decoder=gaussian,diffusion", "policy.latent-dim=0"), "a diffusion decoder has no density"),
         (("kl-weight",), "'kl-weight' is no option with different values"),
         (("kl-weight=1,1",), "is no option with different values"),
         (("kl-weight=1", "kl_weight=2"), "give each once"),

@@ -24,7 +24,8 @@ from latentrl.files import whole
 from latentrl.runs import RUNS, flags_of, options_of
 from latentrl.sweeps import Backend, sweep
 
-FIGURES = ("held-out bound", "at update")
+FIGURES = ("nats per action", "held-out bound", "at update")
+"""Of which the first ranks: a bound grows with the length of what ``hold`` and ``chunk`` make a segment."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,26 @@ class SweepConfig:
 def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Record]:
     """Train what is missing, print and write; one record for each run, which has an "error" where training failed.
 
-    :raises LatentRLError: options that `latentrl train` does not take, no held-out episodes, an unusable folder
+    :raises LatentRLError: options that `latentrl train` does not take, no held-out episodes, decoders that cannot be
+        compared, an unusable folder
     """
     console = console or Console()
     shared, varied = options_of(config.base), _values(config.grid)
     shared.pop("out", None)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
-    jobs = {}
+    jobs, denoises = {}, set[bool]()
     for chosen in combinations:
         key = " ".join(f"{name}={value}" for name, value in chosen.items())
         made = _parsed(shared, chosen)
         if not made.held_out:
             raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
+        denoises.add(made.policy.decoder == "diffusion")
         jobs[key] = partial(_train, replace(made, out=config.out.resolve() / RUNS / key.replace("/", "_")))
+    if len(denoises) > 1:
+        raise LatentRLError(
+            "a diffusion decoder has no density, and its denoising loss says nothing beside the others' likelihoods: "
+            "sweep it alone, and compare what the policies do with latentrl evaluate"
+        )
     cells = Cells(config.out, {"shared": shared})
     figures = sweep(cells, jobs, config.workers, config.backend, config.gpus, label="runs")
     records = [{**chosen, **found} for chosen, found in zip(combinations, figures, strict=True)]
@@ -120,7 +128,9 @@ def _train(config: TrainConfig) -> Record:
     except (LatentRLError, FloatingPointError) as error:  # one combination must not end the others
         return dict.fromkeys(FIGURES) | {"error": " ".join(str(error).split())}
     assert held_out is not None
-    return dict(zip(FIGURES, played(held_out), strict=True))
+    bound, update = played(held_out)
+    figures = (None, None, update) if bound is None else (bound.per_action, bound.elbo, update)
+    return dict(zip(FIGURES, figures, strict=True))
 
 
 def _print(records: Sequence[Record], varied: dict[str, list[str]], console: Console) -> None:
@@ -130,7 +140,7 @@ def _print(records: Sequence[Record], varied: dict[str, list[str]], console: Con
     for record in records:
         bounds = groups.setdefault(tuple(record[name] for name in names), [])
         bounds.append(float("-inf") if record[FIGURES[0]] is None else record[FIGURES[0]])
-    table = Table(*names, "held-out bound", "range", title="nats of a held-out segment; more is better")
+    table = Table(*names, "held-out bound", "range", title="nats of a held-out action; more is better")
     for group in sorted(groups, key=lambda group: -np.mean(groups[group])):
         bounds = groups[group]
         table.add_row(*group, f"{np.mean(bounds):.4g}", f"{min(bounds):.4g} … {max(bounds):.4g}")

@@ -16,6 +16,7 @@ from latentrl.training.checkpoints import has_states
 
 if TYPE_CHECKING:
     from latentrl.sb3 import HeldOut, LatentBC
+    from latentrl.training.held_out import Bound
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     console = console or Console()
     agent, held_out = fit(config, console)
     bound, update = (None, None) if held_out is None else played(held_out)
-    told = "" if bound is None else f"held-out bound {bound:.4g} nats at update {update}; "
+    told = "" if bound is None else f"held-out bound {bound.elbo:.4g} nats at update {update}; "
     console.print(f"{agent.num_timesteps} updates; {told}policy in {config.out / POLICY}", soft_wrap=True)
     if held_out is not None and held_out.best is not None and update != held_out.best_update:
         console.print(
@@ -98,11 +99,11 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     return agent
 
 
-def played(held_out: "HeldOut") -> tuple[float | None, int | None]:
+def played(held_out: "HeldOut") -> "tuple[Bound | None, int | None]":
     """The held-out bound of the policy that predicts after training, and the update at which it was seen."""
     if held_out.patience is not None and held_out.best is not None:
-        return held_out.best.elbo, held_out.best_update
-    return (None, None) if held_out.last is None else (held_out.last.elbo, held_out.last_update)
+        return held_out.best, held_out.best_update
+    return (None, None) if held_out.last is None else (held_out.last, held_out.last_update)
 
 
 def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | None]":

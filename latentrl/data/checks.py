@@ -72,6 +72,12 @@ def guess_action_space(actions: NDArray[Any]) -> spaces.Space[Any]:
     return spaces.Box(low, high, actions.shape[1:], np.float32)
 
 
+def one_integer(actions: NDArray[Any], space: spaces.Space[Any] | None) -> NDArray[Any]:
+    """Choices (N, 1) as (N,), where the space is Discrete or yet to be guessed: some files know no other shape."""
+    alone = actions.ndim == 2 and actions.shape[1] == 1 and np.issubdtype(actions.dtype, np.integer)
+    return actions[:, 0] if alone and (space is None or isinstance(space, spaces.Discrete)) else actions
+
+
 def check_finite(name: str, array: NDArray[Any]) -> None:
     """:raises LatentRLError: NaN or infinite values"""
     if not np.issubdtype(array.dtype, np.floating):

@@ -20,6 +20,7 @@ from latentrl.data.checks import (
     guess_action_space,
     guess_observation_space,
     named,
+    one_integer,
 )
 from latentrl.data.mapped import Rows, take
 from latentrl.data.minari import write_minari
@@ -140,6 +141,7 @@ class Demonstrations(Readers):
         observations, actions = as_observations(observations), as_array("actions", actions)
         if any(len(array) == 0 for array in [*named("observations", observations).values(), actions]):
             raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
+        actions = one_integer(actions, action_space)
         return cls(
             observations=observations,
             actions=actions,

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from latentrl.data.cuts import Cuts
@@ -45,9 +46,10 @@ class HostSegments(Cuts):
         pads: bool = False,
         raw_observations: bool = False,
         history: int = 1,
+        memory: NDArray[np.int64] | None = None,
     ) -> None:
         data = demonstrations
-        super().__init__(data.episode_lengths, hold, context_length, "cpu", chunk, pads, history)
+        super().__init__(data.episode_lengths, hold, context_length, "cpu", chunk, pads, history, memory)
         self.device: torch.device = torch.device(device)
         self._flatten = raw if raw_observations else features
         self._observation_space, self._action_space = data.observation_space, data.action_space

@@ -96,6 +96,32 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`_flat` makes the leaves of: files of HDF5 take "/" in a name for a group.
+
+    :raises LatentRLError: a leaf with others below it
+    """
+    made: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        if below := [other for other in leaves if other.startswith(f"{name}/")]:
+            raise LatentRLError(f"Minari cannot hold observations {name!r} beside {below[0]!r}: give one another name")
+        *groups, last = name.split("/")
+        place = made
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = leaf
+    return made
+
+
+def _nested_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The same of a Dict; others as they are."""
+
+    def made(parts: Any) -> spaces.Space[Any]:
+        return spaces.Dict({n: made(part) for n, part in parts.items()}) if isinstance(parts, dict) else parts
+
+    return made(_nested(space.spaces)) if isinstance(space, spaces.Dict) else space
+
+
 def write_minari(data: Any, dataset_id: str, about: dict[str, Any]) -> Any:
     """A Minari dataset of demonstrations, whole or not at all; see ``Demonstrations.to_minari``."""
     minari = require("minari", "minari")
@@ -107,7 +133,7 @@ def write_minari(data: Any, dataset_id: str, about: dict[str, Any]) -> Any:
             dataset_id,
             _buffers(data, import_module("minari.data_collector").EpisodeBuffer),
             **{
-                "observation_space": data.observation_space,
+                "observation_space": _nested_space(data.observation_space),
                 "action_space": data.action_space,
                 "jpeg_encoding": False,  # which would change pictures
                 **about,
@@ -115,6 +141,8 @@ def write_minari(data: Any, dataset_id: str, about: dict[str, Any]) -> Any:
         )
         if data.modes is not None:
             dataset.storage.update_episode_metadata([{MODE: int(mode)} for mode in data.modes])
+    except LatentRLError:
+        raise  # before anything was written
     except Exception as error:
         rmtree(folder, ignore_errors=True)
         raise LatentRLError(
@@ -130,7 +158,7 @@ def _buffers(data: Any, made: Any) -> Iterator[Any]:
         # Minari wants what came after the last action, too. It is not known, and the reader leaves it out.
         seen = take(data.observations, np.append(rows, rows[-1]))
         yield made(
-            observations={n: np.asarray(part) for n, part in seen.items()}
+            observations=_nested({n: np.asarray(part) for n, part in seen.items()})
             if isinstance(seen, dict)
             else np.asarray(seen),
             actions=np.asarray(data.actions[rows]),

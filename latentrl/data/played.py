@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentrl.data.cuts import check_lengths
+from latentrl.data.cuts import Cuts, check_lengths
 from latentrl.data.demonstrations import Demonstrations
-from latentrl.data.segments import Segments
+from latentrl.data.host_segments import make_segments
 
 
 class Played(NamedTuple):
     """S segments of E episodes."""
 
-    segments: Segments
+    segments: Cuts
     episodes: NDArray[np.int64]
     """(S,): the episode that each belongs to."""
     steps: NDArray[np.int64]
@@ -37,7 +37,8 @@ def played(
 
     Training sees the windows that start at every step; here they follow one another, and the last may be shorter.
     Chunks of T actions are whole plans, made one after another, for ``hold = 1`` too; what is left behind an
-    episode's or a segment's last whole plan is not scored, as a plan's law tells nothing of a part of it.
+    episode's or a segment's last whole plan is not scored, as a plan's law tells nothing of a part of it. Data that are
+    too large for the device stay on the host, as in training.
 
     The parameters are those of :class:`Segments`.
 
@@ -56,7 +57,7 @@ def played(
         cut = lengths
     pieces = replace(demonstrations, episode_lengths=cut, modes=None)
     whole = cut >= chunk
-    segments = Segments(
+    segments = make_segments(
         pieces if whole.all() else pieces.select(whole),
         1 if hold == 1 else 0,
         min(hold, context_length) if hold > 1 else context_length,

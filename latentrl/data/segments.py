@@ -78,13 +78,14 @@ def _tensors(values: Any, device: torch.device | str) -> Any:
 
 
 def _tensor(values: Any, device: torch.device | str) -> Tensor:
-    if isinstance(values, np.ndarray) and values.flags.writeable:
+    if isinstance(values, np.ndarray) and values.flags.writeable and min(values.strides, default=0) >= 0:
         return torch.as_tensor(values, device=device)
-    # torch does not take arrays that cannot be written to, such as files in memory: they are copied, block by block.
-    first = torch.as_tensor(np.array(values[:1]))
+    # torch does not take arrays that cannot be written to, such as files in memory, nor turned-over ones: they are
+    # copied, block by block.
+    first = torch.as_tensor(np.array(values[:1], order="C"))
     made = torch.empty(values.shape, dtype=first.dtype, device=device)
     for start, rows in blocks(values):
-        made[start : start + len(rows)] = torch.as_tensor(np.array(rows), device=device)
+        made[start : start + len(rows)] = torch.as_tensor(np.array(rows, order="C"), device=device)
     return made
 
 

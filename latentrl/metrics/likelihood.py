@@ -72,7 +72,7 @@ def held_out(model: LatentModel, played: Played, num_samples: int = 100, seed: i
     """
     num_samples, seed = dimension("num_samples", num_samples), count("seed", seed, 0)
     model.require_density()
-    device, training = played.segments.observations.device, model.training
+    device, training = played.segments.device, model.training
     found = torch.empty(3, len(played.segments), dtype=torch.float64)
     try:
         model.eval()

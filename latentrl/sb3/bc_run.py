@@ -1,5 +1,6 @@
 """One call of :meth:`LatentBC.learn`: its processes, its checkpoints, and going on where a killed one stopped."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -7,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 
 from latentrl.checks import count
 from latentrl.elbo import Elbo
@@ -69,11 +71,23 @@ class Run:
             self._folder = RunFolder(checkpoint, self._settings(log_interval))
             state = self._folder.read(agent.device)
         self.finished = state is not None and state["finished"]
+        self._warn_of_short(state)
         self._random = None if state is None else state["random"]
         resident = None if state is None else state["resident"]
         self.trainer: ElboTrainer = agent._trainer(self._shown, total, resident)
         if state is not None:
             self._restore(state)
+
+    def _warn_of_short(self, state: State | None) -> None:
+        """Where a callback ended a run, and it may have meant to go on some other time."""
+        if state is None or not self.finished or any(getattr(part, "patience", None) for part in self._callbacks):
+            return
+        if (done := state["agent"]["num_timesteps"]) < self._total:
+            warnings.warn(
+                f"a callback ended this run at update {done} of {self._total}, which is taken for its end: to stop for "
+                "a while, let the callback raise KeyboardInterrupt; to train on, give another checkpoint folder",
+                stacklevel=4,
+            )
 
     def _settings(self, log_interval: int) -> dict[str, Any]:
         agent = self._agent
@@ -105,6 +119,8 @@ class Run:
             part.n_calls = kept["n_calls"]
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(kept["state"])
+            elif isinstance(part, EvalCallback):
+                vars(part).update(kept["state"])
 
     def restore_randomness(self) -> None:
         """The last thing before updates go on: random numbers as they stood."""
@@ -126,10 +142,7 @@ class Run:
                 "random": random_state(self._agent.device),
                 "resident": is_resident(self.trainer),
                 "agent": {name: getattr(self._agent, name) for name in COUNTERS},
-                "callbacks": [
-                    {"n_calls": part.n_calls, "state": part.state_dict() if hasattr(part, "state_dict") else None}
-                    for part in self._callbacks
-                ],
+                "callbacks": [{"n_calls": part.n_calls, "state": _state_of(part)} for part in self._callbacks],
                 "finished": finished,
             }
         )
@@ -178,6 +191,8 @@ class Run:
         """Around all updates: helper processes, and what is kept of an update that fails."""
         agent = self._agent
         advice = f"give a batch_size below {agent.batch_size}, fewer steps_per_segment, or precision='bf16-mixed'"
+        if agent.policy.config.latents == "aggregate":
+            agent.policy.remember = self.trainer.remember
         try:
             with enough_memory(advice), ExitStack() as stack:
                 if agent.devices > 1 or agent.precision != "32-true":
@@ -189,6 +204,7 @@ class Run:
                 self._folder.keep_batch(error)
             raise
         finally:
+            agent.policy.remember = None
             self.trainer.close()
             self._follow()  # also where training was interrupted
 
@@ -198,6 +214,17 @@ class Run:
             self.trainer.draw_data_seed()
         segments_on = agent._segments_on(self._shown, is_resident(self.trainer))
         return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
+
+
+def _state_of(part: BaseCallback) -> Any:
+    """What a callback says of itself; of stable-baselines3's evaluations what they found, and which was best."""
+    if hasattr(part, "state_dict"):
+        return part.state_dict()
+    if not isinstance(part, EvalCallback):
+        return None
+    numbers = {name: float(getattr(part, name)) for name in ("best_mean_reward", "last_mean_reward")}
+    lists = [name for name in vars(part) if name.startswith("evaluations_")]
+    return numbers | {name: [np.asarray(found).tolist() for found in getattr(part, name)] for name in lists}
 
 
 def _all(callback: BaseCallback) -> Iterator[BaseCallback]:

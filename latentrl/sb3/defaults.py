@@ -8,7 +8,6 @@ from gymnasium import spaces
 from latentrl.config import LatentConfig
 from latentrl.data import Cuts, Demonstrations
 from latentrl.data.host_segments import MOMENTS
-from latentrl.data.mapped import is_mapped
 from latentrl.model import LatentModel
 from latentrl.noise import CorrectiveNoise
 from latentrl.schedules import KLRange
@@ -30,7 +29,8 @@ def default_noise(demonstrations: Demonstrations, model: LatentModel, config: La
     planned = model.trunk is not None or config.chunk > 1
     if not numbers or planned:
         return None
-    if is_mapped(demonstrations.observations):  # of a file that may be larger than the memory, the first episodes do
-        episodes = np.searchsorted(demonstrations.episode_lengths.cumsum(), MOMENTS, side="right")
-        demonstrations = demonstrations.select(np.arange(max(1, int(episodes))))
+    if len(demonstrations) > MOMENTS:  # some do, the same ones wherever the data lie
+        number = demonstrations.num_episodes
+        chosen = np.linspace(0, number - 1, max(1, number * MOMENTS // len(demonstrations)))
+        demonstrations = demonstrations.select(np.unique(chosen.astype(np.int64)))
     return CorrectiveNoise.estimate(demonstrations)

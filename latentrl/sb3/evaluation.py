@@ -215,6 +215,7 @@ class Recorder:
         successes = [info.get("success", info.get("is_success")) for info in told]
         modes = [info.get("mode") for info in told]
         seconds = [] if self.watched is None else self.watched.seconds
+        seconds = seconds[1:] or seconds  # the first has things to set up
         return Evaluation(
             returns=np.array(returns, np.float64),
             lengths=np.array(lengths, np.int64),
@@ -223,7 +224,7 @@ class Recorder:
             successes=None if _none(successes) else np.array([bool(success) for success in successes]),
             modes=None if _none(modes) else np.array([-1 if mode is None else int(mode) for mode in modes]),
             trajectories=[_stacked(path) for path in seen] if self.watched is not None and self.watched.keep else None,
-            ms_per_action=1e3 * float(np.median(seconds)) / self.watched.num_envs if self.watched and seconds else 0.0,
+            ms_per_action=1e3 * float(np.mean(seconds)) / self.watched.num_envs if self.watched and seconds else 0.0,
         )
 
 

@@ -220,7 +220,7 @@ def as_seen(agent: BaseAlgorithm, demonstrations: Demonstrations) -> Demonstrati
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None or not normalizer.norm_obs:
         return demonstrations
-    shown = normalizer.normalize_obs(demonstrations.observations)
+    shown: Any = normalizer.normalize_obs(demonstrations.observations)
     for name, moments in _moments(normalizer).items():
         cut = float(np.mean(np.abs(shown[name] if name else shown) >= normalizer.clip_obs))
         if cut > MOST_CUT:

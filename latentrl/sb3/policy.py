@@ -84,6 +84,8 @@ class LatentPolicy(Pretrained, BasePolicy):
         _check_readable(self.observation_space)
         self.action_noise = action_noise
         self._in_place = actor is not None
+        self.remember: Callable[[], None] | None = None
+        """While it is trained to act with latents of the data: draws them anew."""
         if actor is not None:
             self.config = config_of(actor, config)
             self.model = model_of(actor, self.config)
@@ -143,10 +145,14 @@ class LatentPolicy(Pretrained, BasePolicy):
         self.model.load_state_dict(weights)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode has the weights, evaluation their average."""
+        """Training mode has the weights, evaluation their average, and the latents that it finds in the data."""
         if self.average is not None:
             self.average.hide() if mode else self.average.show()
-        return super().train(mode)
+        began = self.training and not mode
+        super().train(mode)
+        if began and self.remember is not None:
+            self.remember()
+        return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Of what predicts."""

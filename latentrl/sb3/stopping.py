@@ -90,8 +90,9 @@ class HeldOut(BaseCallback):
         if self.best is None or self.last.elbo > self.best.elbo:
             self.best, self.best_update, self._since = self.last, self.num_timesteps, 0
             self._keep()
-        for name, value in {**self.last._asdict(), "best_elbo": self.best.elbo}.items():
-            self.logger.record(f"eval/{name}", value)
+        for name in ("elbo", "reconstruction", "kl"):
+            self.logger.record(f"eval/{name}", getattr(self.last, name))
+        self.logger.record("eval/best_elbo", self.best.elbo)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)  # now, or it would be at the next update that is logged
         stop = self.patience is not None and self._since >= self.patience

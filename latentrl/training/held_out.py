@@ -22,6 +22,13 @@ class Bound(NamedTuple):
     """E_q[log p(a|s, z)] − KL, at β = 1."""
     reconstruction: float
     kl: float
+    actions: float = 1.0
+    """How many a segment has."""
+
+    @property
+    def per_action(self) -> float:
+        """The bound in nats of one action, which does not depend on how data are cut into segments."""
+        return self.elbo / self.actions
 
 
 @torch.no_grad()
@@ -38,14 +45,16 @@ def held_out_bound(model: LatentModel, segments: Cuts, seed: int = 0, num_sample
         raise LatentRLError(
             "a posterior with parameters for each datum says nothing of held-out data: use an amortized posterior"
         )
-    reconstructions, kls = [], []
+    reconstructions, kls, actions = [], [], 0
     with same_randomness(segments.device, seed):
         for index in groups(segments):
-            terms = model.elbo(segments.batch(index), 1.0, None, num_samples)
+            batch = segments.batch(index)
+            terms = model.elbo(batch, 1.0, None, num_samples)
+            actions += batch.actions.shape[:-1].numel() * segments.chunk
             reconstructions.append(terms.log_likelihoods.double().sum())
             kls.append(terms.kls.double().sum())
     reconstruction, kl = (float(torch.stack(sums).sum()) / len(segments) for sums in (reconstructions, kls))
-    return Bound(reconstruction - kl, reconstruction, kl)
+    return Bound(reconstruction - kl, reconstruction, kl, actions / len(segments))
 
 
 def groups(segments: Cuts) -> list[Tensor]:

@@ -25,6 +25,13 @@ def test_from_arrays_guesses_spaces() -> None:
     assert data.episode_starts.tolist() == [0, 2]
     discrete = Demonstrations.from_arrays(GOOD["observations"], [0, 1, 2, 0, 1, 2], [6])
     assert discrete.action_space == spaces.Discrete(3)
+    column = np.array([[0], [1], [2], [0], [1], [2]])
+    for given in (None, spaces.Discrete(4)):
+        alone = Demonstrations.from_arrays(GOOD["observations"], column, [6], action_space=given)
+        assert alone.action_space == (given or spaces.Discrete(3))
+        assert alone.actions.tolist() == [0, 1, 2, 0, 1, 2]
+    line = spaces.Box(0.0, 2.0, (1,))
+    assert Demonstrations.from_arrays(GOOD["observations"], column, [6], action_space=line).actions.shape == (6, 1)
     signed = Demonstrations.from_arrays(GOOD["observations"], [-1, 0, 1, 0, -1, 1], [6])
     assert signed.action_space == spaces.Discrete(3, start=-1)
     scalars = Demonstrations.from_arrays(np.arange(6.0), np.arange(6.0), [6])

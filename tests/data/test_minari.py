@@ -113,6 +113,28 @@ def test_what_its_collector_wrote() -> None:
     assert data.observation_space == env.observation_space
 
 
+def test_names_with_slashes_are_written_as_groups() -> None:
+    """As nested observations are named here, and cameras of LeRobot; files know no such names."""
+    parts = {
+        "camera/top": spaces.Box(-1, 1, (2,)),
+        "camera/side/near": spaces.Box(-1, 1, (3,)),
+        "speed": spaces.Discrete(3),
+    }
+    space, actions = spaces.Dict(parts), spaces.Box(-2, 2, (2,))
+    data = Demonstrations.from_arrays(values(space, 7, 0), values(actions, 7, 1), [3, 4], space, actions)
+    dataset = data.to_minari("tests/nested-v0", description="drawn", author="nobody")
+    same(dataset[0].observations["camera"]["side"]["near"][:-1], data.observations["camera/side/near"][:3])
+    again = Demonstrations.from_minari("tests/nested-v0")
+    assert again.observation_space == space
+    same(again.observations, data.observations)
+    clash = spaces.Dict({"a": spaces.Discrete(2), "a/b/c": spaces.Discrete(2)})
+    for names in (clash, spaces.Dict(list(clash.spaces.items())[::-1])):
+        with pytest.raises(LatentRLError, match="cannot hold observations 'a' beside 'a/b/c'"):
+            Demonstrations.from_arrays(values(names, 7, 0), values(actions, 7, 1), [7], names, actions).to_minari(
+                "tests/clash-v0"
+            )
+
+
 @pytest.mark.parametrize(("labelled", "data_format"), [(True, "hdf5"), (False, "hdf5"), (True, "arrow")])
 def test_what_we_wrote(labelled: bool, data_format: str) -> None:
     space = spaces.Dict(camera=NESTED["camera"], gates=spaces.MultiDiscrete([2, 3]), speed=spaces.Box(-1, np.inf, (2,)))

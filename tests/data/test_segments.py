@@ -24,6 +24,15 @@ def test_whole_episodes() -> None:
     torch.testing.assert_close(actions, -observations)
 
 
+def test_arrays_that_were_turned_over() -> None:
+    """Such as pictures that a renderer stores from below; torch takes none with negative strides."""
+    rng = np.random.default_rng(0)
+    seen, actions = rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=(6, 2)).astype(np.float32)
+    turned = Segments(Demonstrations.from_arrays(seen[:, ::-1], actions[::-1], [6]), 0, 6)
+    np.testing.assert_array_equal(turned.observations, seen[:, ::-1])
+    np.testing.assert_array_equal(turned.actions, actions[::-1])
+
+
 def test_windows_never_cross_episodes() -> None:
     segments = Segments(counted([3, 4]), hold=3, context_length=8)
     windows = segments.batch(torch.arange(len(segments))).observations[..., 0]

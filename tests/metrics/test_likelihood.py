@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 
 from latentrl import Demonstrations, LatentConfig, LatentModel, LatentRLError, metrics
-from latentrl.data import played
+from latentrl.data import HostSegments, host_segments, played
 from latentrl.distributions import DiagonalNormal, FullNormal
 from latentrl.metrics import likelihood
 from latentrl.priors import StandardNormalPrior
@@ -81,6 +81,17 @@ def test_under_the_exact_posterior_all_draws_agree(hold: int) -> None:
     np.testing.assert_allclose(found.bound.values, found.likelihood.values, rtol=1e-4)
     assert (found.errors < 1e-3).all()
     assert found.likelihood.steps.tolist() == LENGTHS
+
+
+@pytest.mark.parametrize("hold", [0, 4, 1])
+def test_data_that_do_not_fit_on_the_device(hold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are looked at batch by batch, with the same result."""
+    expected = metrics.held_out(model(), played(shown(), hold, 32), num_samples=3)
+    monkeypatch.setattr(host_segments, "fits", lambda *_: False)
+    cut = played(shown(), hold, 32)
+    assert isinstance(cut.segments, HostSegments)
+    found = metrics.held_out(model(), cut, num_samples=3)
+    np.testing.assert_allclose(found.bound.values, expected.bound.values, rtol=1e-6)
 
 
 @pytest.mark.parametrize("hold", [0, 4, 1])

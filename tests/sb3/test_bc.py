@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
 from latentrl.estimators import LeaveOneOut, Pathwise, Rebar, ScoreFunction, Vimco
-from latentrl.sb3 import LatentBC
+from latentrl.sb3 import LatentBC, defaults
 from latentrl.sb3.defaults import default_noise
 from latentrl.schedules import KLRange
 
@@ -323,7 +323,9 @@ def test_a_function_and_a_progress_bar(trace_demos: Demonstrations) -> None:
     assert calls == [1, 2, 3]
 
 
-def test_what_is_found_where_nothing_is_said(two_ways: Demonstrations, tmp_path: Path) -> None:
+def test_what_is_found_where_nothing_is_said(
+    two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A target KL from half a nat to the log of the segments' number; noise where actions move what is seen."""
     agent = small(two_ways).learn(20)
     assert isinstance(agent.kl_weight, KLRange)
@@ -338,6 +340,13 @@ def test_what_is_found_where_nothing_is_said(two_ways: Demonstrations, tmp_path:
     assert noise.gain is not None
     np.testing.assert_allclose(noise.gain, -np.eye(2) / 8, atol=1e-3)
     assert default_noise(two_ways, agent.policy.model, LatentConfig(chunk=2)) is None
+    # Of many, some episodes from first to last: wherever the data lie, as a run may go on where there is more memory.
+    monkeypatch.setattr(defaults, "MOMENTS", len(two_ways) // 3)
+    np.save(tmp_path / "seen.npy", two_ways.observations)
+    mapped = replace(two_ways, observations=np.load(tmp_path / "seen.npy", mmap_mode="r"))
+    found = [default_noise(data, agent.policy.model, agent.policy.config) for data in (two_ways, mapped)]
+    np.testing.assert_array_equal(found[0].std, found[1].std)
+    assert not np.array_equal(found[0].std, noise.std)
     discrete = replace(two_ways, actions=np.zeros(len(two_ways), dtype=np.int64), action_space=spaces.Discrete(2))
     assert default_noise(discrete, agent.policy.model, agent.policy.config) is None
     with pytest.raises(LatentRLError, match="'auto' or None, but 'none' was given"):

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from latentrl import Demonstrations, LatentRLError
@@ -15,6 +17,7 @@ from latentrl.estimators import RunningMean, ScoreFunction
 from latentrl.sb3 import HeldOut, LatentBC
 from latentrl.schedules import FreeBits, KLConstraint
 from latentrl.training.held_out import held_out_bound
+from tests.sb3.agents_table import Toy
 
 SMALL = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
 
@@ -81,6 +84,69 @@ def test_a_killed_run_ends_at_the_same_weights(
     assert torch.equal(whole, weights(again))
     found = sorted(path.name for path in (tmp_path / "killed").iterdir())
     assert found == [".lock", "best.zip", "last.pt", "previous.pt", "settings.json"]
+
+
+class Task(Toy):
+    """Of the demonstrations' spaces; its rewards are what the test says."""
+
+    worth = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(spaces.Box(-np.inf, np.inf, (2,), np.float32), spaces.Box(-2.0, 2.0, (2,), np.float32))
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.worth, *rest
+
+
+def test_evaluations_are_found_again_where_a_killed_run_goes_on(
+    two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After which all is worth less; without what was found it would be the best so far."""
+
+    def learn() -> EvalCallback:
+        folder = str(tmp_path / "looks")
+        looks = EvalCallback(make_vec_env(Task, 1), eval_freq=5, log_path=folder, verbose=0, warn=False)
+        small(two_ways, env=make_vec_env(Task, 1)).learn(
+            20, [looks, Killed()], checkpoint=tmp_path / "run", checkpoint_every=5
+        )
+        return looks
+
+    monkeypatch.setattr(Killed, "at", 12)
+    with pytest.raises(KeyboardInterrupt):
+        learn()
+    monkeypatch.setattr(Killed, "at", 10**9)
+    monkeypatch.setattr(Task, "worth", 0.5)
+    looks = learn()
+    assert looks.last_mean_reward == 0.5 * looks.best_mean_reward
+    with np.load(tmp_path / "looks" / "evaluations.npz") as kept:
+        assert kept["timesteps"].tolist() == [5, 10, 15, 20]
+        assert kept["results"].mean(1).tolist() == [looks.best_mean_reward] * 2 + [looks.last_mean_reward] * 2
+
+
+def test_a_run_that_a_callback_ended_says_so(two_ways: Demonstrations, tmp_path: Path) -> None:
+    class Stops(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.num_timesteps < 3
+
+    small(two_ways).learn(6, Stops(), checkpoint=tmp_path)
+    with pytest.warns(UserWarning, match=r"ended this run at update 3 of 6, .* raise KeyboardInterrupt"):
+        assert small(two_ways).learn(6, Stops(), checkpoint=tmp_path).num_timesteps == 3
+
+
+def test_policies_act_with_latents_of_the_data_while_they_learn(two_ways: Demonstrations, tmp_path: Path) -> None:
+    """Of the weights that act: those of the last look are not those of the best one."""
+    train, test = two_ways.split(0.75)
+    env = make_vec_env(Task, 1)
+    callbacks = [HeldOut(test, every=3), EvalCallback(env, eval_freq=5, deterministic=False, verbose=0, warn=False)]
+    agent = small(train, env=env, policy_kwargs={"latents": "aggregate"})
+    agent.learn(10, callbacks, checkpoint=tmp_path)
+    best, last = LatentBC.load(tmp_path / "best.zip", device="cpu"), agent.policy.model.remembered
+    best.predict(np.zeros(2, np.float32))
+    assert best.policy.model.remembered.isfinite().all()
+    assert last.isfinite().all()
+    assert not torch.equal(best.policy.model.remembered, last)
+    assert agent.policy.remember is None
 
 
 def test_another_run_is_refused(two_ways: Demonstrations, tmp_path: Path) -> None:

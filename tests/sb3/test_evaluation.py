@@ -1,6 +1,7 @@
 """Evaluation of behaviour against stable-baselines3's own, and what its record says."""
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from latentrl import Demonstrations, LatentRLError, metrics
 from latentrl.data import played
 from latentrl.metrics import behaviour_entropy
-from latentrl.sb3 import Evaluation, LatentBC, ModeCoverage, encode, evaluate_behaviour, held_out
+from latentrl.sb3 import Evaluation, LatentBC, ModeCoverage, encode, evaluate_behaviour, evaluation, held_out
 
 LINE = spaces.Box(-100.0, 100.0, (1,))
 
@@ -86,6 +87,15 @@ def test_states_restart_where_episodes_do() -> None:
     assert not any(policy.deterministic)
     evaluate_behaviour(policy, counting(1), 1, deterministic=True)
     assert policy.deterministic[-1]
+
+
+def test_time_of_an_action_is_that_of_plans_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four calls one plans, and takes its second; the first is left out."""
+    clock = iter(np.cumsum([0.0, 9.0, *([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0] * 20)]))
+    monkeypatch.setattr(evaluation, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    found = evaluate_behaviour(Still(), DummyVecEnv([lambda: Count(16)]), 1)
+    assert found.lengths.tolist() == [17]
+    assert found.ms_per_action == pytest.approx(1000 / 4)
 
 
 def test_equals_stable_baselines3() -> None:
