@@ -69,7 +69,7 @@ def information(model: LatentModel, data: Tensor, factors: dict[str, Tensor]) ->
     are integrated over a grid.
     """
     q = model.infer(batch_of(data))
-    grid = torch.linspace(-6.0, 6.0, 601)
+    grid = torch.linspace(-6.0, 6.0, 601, device=data.device)
     density = torch.distributions.Normal(q.mean[..., None], q.stddev[..., None]).log_prob(grid).exp()
 
     def entropy(of: Float[Tensor, "Z G"]) -> Float[Tensor, " Z"]:

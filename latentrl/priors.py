@@ -150,7 +150,8 @@ class MixturePrior(Prior):
                     f"{name} must be of shape {tuple(shapes[name])}, finite and above {least[name]:g}: give other than "
                     f"{value!r}"
                 )
-        raw_scale = (given["scale"] - SCALE_FLOOR).expm1().log()
+        above = given["scale"] - SCALE_FLOOR
+        raw_scale = above + (-(-above).expm1()).log()  # log(exp(s) − 1), which does not overflow
         logits = (given["weights"] / given["weights"].sum()).log()[: self.n_components * self.learn_weights]
         self.numbers.free.copy_(torch.cat([logits, given["loc"].flatten(), raw_scale.flatten()]))
         self.seeded.fill_(True)

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 from torch.autograd import gradcheck
+from torch.distributions import kl_divergence
 from torch.func import grad, vmap
 
 from latentrl.distributions import (
@@ -19,6 +20,7 @@ from latentrl.distributions import (
     FullNormal,
     GaussianMixture,
     Mixture,
+    OneHot,
     Remembering,
     TanhNormal,
 )
@@ -281,3 +283,19 @@ def test_density_of_a_draw_at_the_edge_is_known_from_drawing(loc: float) -> None
     slope = 2.0 * (math.log(2.0) - u - torch.nn.functional.softplus(-2.0 * u))
     expected = torch.distributions.Normal(loc, 0.5).log_prob(u) - slope
     torch.testing.assert_close(log_q.double(), expected.sum(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_choice_that_is_ruled_out() -> None:
+    """By a logit of −∞, as for impossible actions: as if it were not there, with gradients that are numbers."""
+    logits = torch.tensor([0.3, -0.2, -torch.inf], requires_grad=True)
+    q, left = OneHot(logits), OneHot(torch.tensor([0.3, -0.2]))
+    p = OneHot(torch.tensor([0.1, 0.2, 0.3]))
+    first = torch.tensor([1.0, 0.0, 0.0])
+    torch.testing.assert_close(q.log_prob(first), left.log_prob(first[:2]))
+    torch.testing.assert_close(q.entropy(), left.entropy())
+    torch.testing.assert_close(kl_divergence(q, p), (left.probs * (left.logits - p.logits[:2])).sum())
+    assert bool(q.log_prob(torch.tensor([0.0, 0.0, 1.0])) < -1e30)
+    assert not (q.sample((1000,))[:, 2] > 0).any()
+    (q.log_prob(first) + q.entropy() + kl_divergence(q, p)).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

@@ -74,6 +74,10 @@ def test_a_mixture_is_placed_where_it_is_told_to() -> None:
         prior.seed_from(GaussianPosterior(TransitionEncoder(3, 1, (8,)), 2), torch.randn(40, 4))
         expected = logsumexp(np.log(shares)[:, None] + densities, 0)
         assert prior(torch.zeros(50, 0)).log_prob(z).detach().numpy() == pytest.approx(expected, rel=1e-4)
+    prior.place(weights, loc, [[200.0, 1.0], [1e4, 1.0]])  # far above where an exponential ends
+    wide = [multivariate_normal(m, np.square(s)).logpdf(z) for m, s in zip(loc, [[200, 1], [1e4, 1]], strict=True)]
+    expected = logsumexp(np.log(0.5) + np.array(wide), 0)
+    assert prior(torch.zeros(50, 0)).log_prob(z).detach().numpy() == pytest.approx(expected, rel=1e-4)
     for wrong in (
         (weights[:1], loc, scale),
         (weights, loc, [[1.0, 1.0], [1.0, 0.0]]),

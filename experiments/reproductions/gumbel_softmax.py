@@ -180,7 +180,8 @@ def chosen(args: Args) -> dict[str, Run]:
     """Of each cell the learning rate, and what cools, with the best validation bound."""
     every = options(args)
     jobs = {run.key: partial(tried, run, args) for runs_of in every.values() for run in runs_of}
-    cells = Cells(folder_of(NAME, args, "choices"), {"scale": SCALES[args.scale]._asdict()})
+    settings = {"scale": SCALES[args.scale]._asdict(), "data": fingerprint(read(args.data_dir).train)}
+    cells = Cells(folder_of(NAME, args, "choices"), settings)
     bounds = dict(zip(jobs, (found.get("bound", math.inf) for found in sweep(cells, jobs, args.workers)), strict=True))
     return {cell: min(runs_of, key=lambda run: bounds[run.key]) for cell, runs_of in every.items()}
 
@@ -189,7 +190,8 @@ def main(args: Args) -> None:
     """Choose, train, judge, write."""
     every = product(chosen(args).items(), args.seeds)
     jobs = {f"{cell} {seed}": partial(judged, run._replace(seed=seed), args) for (cell, run), seed in every}
-    reproduce(NAME, args, SCALES[args.scale], jobs, COLUMNS, draw, note)
+    data = fingerprint(read(args.data_dir).train)
+    reproduce(NAME, args, SCALES[args.scale], jobs, COLUMNS, draw, note, data)
 
 
 if __name__ == "__main__":

@@ -74,20 +74,22 @@ def reproduce(
     columns: Sequence[str],
     draw: Callable[[Sequence[Record]], Figure],
     note: Callable[[Sequence[Record]], str] = lambda _: "",
+    data: str = "",
 ) -> list[Record]:
     """Make what is missing of the runs, tabulate all, and write table, records and picture.
 
     :param scale: a NamedTuple, what the results of this scale depend on
     :param jobs: one for each "method seed"
     :param note: what stands below the table
+    :param data: fingerprint of what is learned from, if that is given: a study is not gone on with on other data
     """
     folder = args.out / name / args.scale
     device, packages = str(args.torch_device), ["latentrl", *(["scikit-learn"] if find_spec("sklearn") else [])]
     here = {key: partial(with_commit, job) for key, job in jobs.items()}
-    made = sweep(Cells(folder, {"scale": scale._asdict()}), here, args.workers)
+    made = sweep(Cells(folder, {"scale": scale._asdict(), "data": data}), here, args.workers)
     found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
     given = {key: value for key, value in asdict(args).items() if key not in ("data_dir", "out", "workers")}
-    record = {"arguments": given, "scale": scale._asdict(), "runs": found}
+    record = {"arguments": given, "scale": scale._asdict(), "data": data, "runs": found}
     text = table(found, columns) + note(found)
     write(folder, f"reproductions.{name}", packages, text, record, draw(found), device=device)
     return found

@@ -167,13 +167,12 @@ def run(method: str, seed: int, args: Args) -> Record:
 
 def main(args: VadeArgs) -> None:
     """Train, judge, write."""
-    scale = SCALES[args.scale]
-    before = Cells(args.out / "vade" / args.scale / "autoencoders", {"scale": scale._asdict()})
+    scale, data = SCALES[args.scale], fingerprint(digits(args.data_dir).train)
+    before = Cells(args.out / "vade" / args.scale / "autoencoders", {"scale": scale._asdict(), "data": data})
     sweep(before, {f"{AE} {seed}": partial(pretrain, seed, args) for seed in args.seeds}, args.workers)
     draw = partial(clusters.draw, published=PUBLISHED)
-    reproduce(
-        "vade", args, scale, jobs_of(run, METHODS, args), COLUMNS, draw, lambda found: clusters.orderings(found) + NOTE
-    )
+    jobs = jobs_of(run, METHODS, args)
+    reproduce("vade", args, scale, jobs, COLUMNS, draw, lambda found: clusters.orderings(found) + NOTE, data)
 
 
 if __name__ == "__main__":

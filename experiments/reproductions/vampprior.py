@@ -168,7 +168,8 @@ def draw(found: Sequence[Record]) -> Figure:
 
 def main(args: Args) -> None:
     """Train, judge, write."""
-    reproduce("vampprior", args, SCALES[args.scale], jobs_of(run, METHODS, args), COLUMNS, draw, orderings)
+    data = fingerprint(static_bits(args.data_dir).train)
+    reproduce("vampprior", args, SCALES[args.scale], jobs_of(run, METHODS, args), COLUMNS, draw, orderings, data)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ class DReG(MultiSample):
     """Doubly reparameterized, Σ_k w̃_k² ∂log w_k/∂z_k ∂z_k/∂φ for q's parameters φ (Tucker et al. 2019).
 
     The score that :class:`StickingTheLanding` drops is reparameterized a second time. The same as that for K = 1. For
-    q's parameters the signal-to-noise ratio grows as √K. f is called twice: without gradient for the weights, then
-    with.
+    q's parameters the signal-to-noise ratio grows as √K once K is large beside the spread of the weights. f is called
+    twice: without gradient for the weights, then with.
     """
 
     unbiased: ClassVar[bool] = True
