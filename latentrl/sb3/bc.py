@@ -29,7 +29,14 @@ from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
 from latentrl.sb3.defaults import default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
-from latentrl.sb3.in_place import as_seen, begin_statistics, in_space, require_demonstrations, warn_of_wide_noise
+from latentrl.sb3.in_place import (
+    as_seen,
+    begin_statistics,
+    in_space,
+    refuse_noise,
+    require_demonstrations,
+    warn_of_wide_noise,
+)
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
@@ -110,6 +117,7 @@ class LatentBC(BaseAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         if isinstance(policy, BaseAlgorithm):
+            refuse_noise(policy)
             self._agent, device = policy, policy.device
             env = policy.get_env() if env is None else env
             policy_kwargs, policy = {**(policy_kwargs or {}), "actor": policy.policy}, "LatentPolicy"

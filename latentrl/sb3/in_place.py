@@ -29,6 +29,7 @@ from latentrl.nets import Affine
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.actor_decoders import OffPolicyDecoder
 from latentrl.sb3.latent_actor import SemiImplicitActor
+from latentrl.sb3.latent_noise import NOISE
 from latentrl.sb3.mixture_heads import Mixed, mixture_of
 from latentrl.sb3.on_policy import is_recurrent
 from latentrl.sb3.td3_policy import LatentTD3Actor
@@ -107,6 +108,15 @@ def config_of(actor: BasePolicy, options: dict[str, Any]) -> LatentConfig:
         prior_sees_state=prior != "normal",
         **{"posterior": "categorical" if prior == "categorical" else "gaussian", **options},
     )
+
+
+def refuse_noise(agent: BaseAlgorithm) -> None:
+    """:raises LatentRLError: the agent sees noise beside its observations, and demonstrations tell none"""
+    if isinstance(agent.observation_space, spaces.Dict) and NOISE in agent.observation_space.spaces:
+        raise LatentRLError(
+            f"this {type(agent).__name__} sees a latent of LatentNoiseWrapper, and demonstrations do not tell under "
+            "which one they were made: clone into LatentPPO, LatentA2C, or SAC and TD3 with LatentPolicy, which infer it"
+        )
 
 
 def model_of(actor: BasePolicy, config: LatentConfig) -> LatentModel:

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.sb3 import HeldOut, LatentA2C, LatentBC, LatentPPO
+from latentrl.sb3 import HeldOut, LatentA2C, LatentBC, LatentNoiseWrapper, LatentPPO
 from latentrl.sb3.actor_decoders import EDGE, SPREAD, ShownActions
 from latentrl.schedules import Cosine
 from tests.sb3.agents_table import BOX, VECTOR, Toy
@@ -305,6 +305,9 @@ def test_what_cannot_be_is_refused(tmp_path: Any) -> None:
     for exploring in (SAC("MlpPolicy", Toy(), buffer_size=10, use_sde=True), PPO("MlpPolicy", Toy(), use_sde=True)):
         with pytest.raises(LatentRLError, match="leave use_sde at False"):
             LatentBC(exploring, demonstrations=given)
+    noisy = PPO("MultiInputPolicy", LatentNoiseWrapper(make_vec_env(Toy, 1), 2), **SMALL)
+    with pytest.raises(LatentRLError, match=r"PPO sees a latent of LatentNoiseWrapper, .* clone into LatentPPO"):
+        LatentBC(noisy, demonstrations=given)
     with pytest.raises(LatentRLError, match="the agent's policy decides latent_dim"):
         LatentBC(off("latent TD3", Toy()), demonstrations=given, policy_kwargs={"latent_dim": 3})
 
