@@ -114,8 +114,8 @@ def refuse_noise(agent: BaseAlgorithm) -> None:
     """:raises LatentRLError: the agent sees noise beside its observations, and demonstrations tell none"""
     if isinstance(agent.observation_space, spaces.Dict) and NOISE in agent.observation_space.spaces:
         raise LatentRLError(
-            f"this {type(agent).__name__} sees a latent of LatentNoiseWrapper, and demonstrations do not tell under "
-            "which one they were made: clone into LatentPPO, LatentA2C, or SAC and TD3 with LatentPolicy, which infer it"
+            f"this {type(agent).__name__} sees a latent of LatentNoiseWrapper, and demonstrations do not tell which "
+            "one they were made under: clone into LatentPPO, LatentA2C, or SAC and TD3 with LatentPolicy: they infer it"
         )
 
 
