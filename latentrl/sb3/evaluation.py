@@ -44,8 +44,8 @@ class Evaluation:
     """N arrays (T, *shape), or dicts of them, if asked for: what was seen before each action, as demonstrations hold
     it, before VecNormalize."""
     ms_per_action: float = 0.0
-    """Mean over calls of the milliseconds that ``predict`` took, divided by the number of environments; of a policy that
-    plans ahead, over calls that make a plan and those that go on with it. The first call is left out."""
+    """Mean over calls of the milliseconds that ``predict`` took, divided by the number of environments; where
+    actions are planned ahead, over calls that plan and those that go on. The first call is left out."""
 
     @property
     def mean_return(self) -> Mean:
