@@ -93,9 +93,9 @@ def speeds(
     playing: Mapping[str, Playing],
     rounds: int = 100,
 ) -> Record:
-    """Median milliseconds of ``predict`` for one observation where an episode starts, of one thread, and what each
-    action that is played of the plan costs. Policies take turns, so that what else the machine does slows all alike;
-    what they have learned does not matter."""
+    """Median milliseconds of the CPU in ``predict`` for one observation where an episode starts, of one thread, and what
+    each action that is played of the plan costs. Policies take turns, so that a change of the processor's speed is
+    shared by all; what they have learned does not matter."""
     made: dict[str, LatentPolicy] = {}
     for name, options in policies.items():
         agent = LatentBC(demonstrations=demonstrations, policy_kwargs=dict(options), seed=0, device="cpu")
@@ -106,9 +106,9 @@ def speeds(
     torch.set_num_threads(1)
     for _ in range(rounds):
         for name, policy in made.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             policy.predict(seen)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.thread_time() - start)
     torch.set_num_threads(threads)
     plans = {name: 1000.0 * float(np.median(found)) for name, found in seconds.items()}
     return {

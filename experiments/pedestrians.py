@@ -1,11 +1,12 @@
-"""Where people walk next: forecasts of pedestrians on scenes that were never seen, by policies and their latents.
+"""Where people walk next: forecasts of pedestrians in recordings that were never seen, by policies and their latents.
 
     python -m experiments.pedestrians --tracks FILE
 
 Eight positions are seen, .4 seconds apart, and twelve are forecast, twenty times (the protocol of Alahi et al. 2016 and
 Gupta et al. 2018): least average and least final displacement, each the best of the twenty, in metres, and beside them
 the energy score and the KDE-NLL (of the twenty, blurred by a centimetre), since best-of-20 rewards whoever scatters
-widely. A scene is judged by policies that learned from the others of UCY alone; published ones had those of ETH, too,
+widely. A scene is judged by policies that learned from the other recordings of UCY alone, of which some are of the same place;
+published ones had those of ETH, too,
 and most of them see who else is there, which nobody does here. What is seen is turned so that people come from the
 left. Policies of several modes are judged by the modes' means, as they play, and with the noise around them, as they
 were fitted.
@@ -53,7 +54,8 @@ PLAYING = GAUSSIAN | {
     f"{name}, with noise": Playing(name, noisily) for name in POLICIES if name.startswith(("mixture", "latent"))
 }
 OURS = "latent, flow of the state"
-"""Chosen by forecasts of a scene that is not judged, zara03, with a seed that is not reported."""
+"""Chosen by forecasts of a recording that is not judged, zara03, learned from all others, with a seed that is not
+reported."""
 PUBLISHED = {
     "PECNet": ((0.35, 0.60), (0.22, 0.39), (0.17, 0.30)),
     "Trajectron++, leak fixed": ((0.28, 0.55), (0.21, 0.42), (0.16, 0.32)),

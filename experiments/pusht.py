@@ -6,7 +6,7 @@ People's demonstrations and the task are those of Chi et al. (2023, Diffusion Po
 onto its goal. Every policy sees the last two observations, plans 16 actions and plays 8 of them, with the same decoder,
 trainer and number of updates; posterior and prior of a latent come on top. Judged by the largest reward of an episode,
 the share of the goal that is covered over .95, at most 1: people's mean is .946. Diffusion is also judged with fewer
-passes through its network than the usual ten, and with the weight decay of the others, .1, in place of the
+passes through its network than ten, and with the weight decay of the others, .1, in place of the
 optimiser's own, .01. What is called ours and the weight decay were chosen by runs with seeds that are not reported.
 """
 
@@ -48,12 +48,12 @@ PLAN: dict[str, Any] = {"history": 2, "chunk": 16, "execute": 8, "hidden": (256,
 DECAY: dict[str, Any] = {"optimizer_kwargs": {"weight_decay": 0.1, "fused": True}}
 LATENT = PLAN | DECAY | {"hold": 1, "latent_dim": 8, "encoder_hidden": (256, 256)}
 CHOICES = LATENT | {"latent_dim": 64, "prior": "categorical", "posterior": "categorical", "prior_sees_state": True}
-OURS, BASELINE, SHARE = "latent, 64 choices by the state", "diffusion", 0.2
-"""What is compared, and the share of the baseline's time for a plan that ours may take."""
+OURS, BASELINE, DECAYED, SHARE = "latent, 64 choices by the state", "diffusion", "diffusion, weight decay", 0.2
+"""What is compared, with the better of both diffusions, and the share of the baseline's time for a plan that ours may take."""
 POLICIES: dict[str, dict[str, Any]] = {
-    **alternatives(**PLAN, **DECAY),
+    **alternatives(**PLAN, **DECAY, decoder_components=64),
     BASELINE: alternatives(**PLAN)[BASELINE],
-    "diffusion, weight decay": alternatives(**PLAN, **DECAY)[BASELINE],
+    DECAYED: alternatives(**PLAN, **DECAY)[BASELINE],
     "latent, N(0, I)": LATENT | {"prior": "normal"},
     "latent, Gaussian of the state": LATENT | {"prior": "gaussian", "prior_sees_state": True},
     "latent, mixture of the state": LATENT | {"prior": "mixture", "n_components": 16, "prior_sees_state": True},
@@ -141,11 +141,13 @@ def run(name: str, seed: int, args: Args) -> Record:
 
 def verdict(found: Sequence[Record]) -> str:
     """Ours beside the baseline, seed by seed, and people."""
-    ours, theirs = ([r for r in found if r["method"] == name] for name in (OURS, BASELINE))
+    runs = {name: [r for r in found if r["method"] == name] for name in (OURS, BASELINE, DECAYED)}
+    best = max((BASELINE, DECAYED), key=lambda name: np.mean([record["largest reward"] for record in runs[name]]))
+    ours, theirs = runs[OURS], runs[best]
     better = sum(a["largest reward"] >= b["largest reward"] for a, b in zip(ours, theirs, strict=True))
     share = ours[0]["ms per plan"] / theirs[0]["ms per plan"]
     return (
-        f"\nPeople's mean of the largest reward: {PEOPLE}. {OURS!r} is at least as good as {BASELINE!r} in {better} of "
+        f"\nPeople's mean of the largest reward: {PEOPLE}. {OURS!r} is at least as good as {best!r} in {better} of "
         f"{len(ours)} seeds, in {share:.2f} of its time for a plan ({SHARE} is asked for).\n"
     )
 

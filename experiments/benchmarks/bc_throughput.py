@@ -264,6 +264,7 @@ def main(args: Args) -> None:
     print(row("LatentBC.learn", ours, "<= 1.05"))
     print(row("LatentBC.learn, fused Adam", fused), flush=True)
     loop = our_loop(demonstrations, updates, True)
+    loop()  # the first has things to set up
     started = time.perf_counter()
     loop()
     share = data_path_share(demonstrations, (time.perf_counter() - started) / updates)
