@@ -93,9 +93,9 @@ def speeds(
     playing: Mapping[str, Playing],
     rounds: int = 100,
 ) -> Record:
-    """Median milliseconds of the CPU in ``predict`` for one observation where an episode starts, of one thread, and what
-    each action that is played of the plan costs. Policies take turns, so that a change of the processor's speed is
-    shared by all; what they have learned does not matter."""
+    """Median milliseconds of the CPU in ``predict`` for one observation where an episode starts, of one thread, and
+    what each action that is played of the plan costs. Policies take turns, so that a change of the processor's speed
+    is shared by all; what they have learned does not matter."""
     made: dict[str, LatentPolicy] = {}
     for name, options in policies.items():
         agent = LatentBC(demonstrations=demonstrations, policy_kwargs=dict(options), seed=0, device="cpu")

@@ -2,14 +2,13 @@
 
     python -m experiments.pedestrians --tracks FILE
 
-Eight positions are seen, .4 seconds apart, and twelve are forecast, twenty times (the protocol of Alahi et al. 2016 and
-Gupta et al. 2018): least average and least final displacement, each the best of the twenty, in metres, and beside them
-the energy score and the KDE-NLL (of the twenty, blurred by a centimetre), since best-of-20 rewards whoever scatters
-widely. A scene is judged by policies that learned from the other recordings of UCY alone, of which some are of the same place;
-published ones had those of ETH, too,
-and most of them see who else is there, which nobody does here. What is seen is turned so that people come from the
-left. Policies of several modes are judged by the modes' means, as they play, and with the noise around them, as they
-were fitted.
+Eight positions are seen, .4 seconds apart, and twelve are forecast, twenty times (the protocol of Alahi et al. 2016
+and Gupta et al. 2018): least average and least final displacement, each the best of the twenty, in metres, and beside
+them the energy score and the KDE-NLL (of the twenty, blurred by a centimetre), since best-of-20 rewards whoever
+scatters widely. A scene is judged by policies that learned from the other recordings of UCY alone, of which some are
+of the same place; published ones had those of ETH, too, and most of them see who else is there, which nobody does
+here. What is seen is turned so that people come from the left. Policies of several modes are judged by the modes'
+means, as they play, and with the noise around them, as they were fitted.
 """
 
 from collections.abc import Mapping, Sequence

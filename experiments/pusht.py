@@ -49,7 +49,7 @@ DECAY: dict[str, Any] = {"optimizer_kwargs": {"weight_decay": 0.1, "fused": True
 LATENT = PLAN | DECAY | {"hold": 1, "latent_dim": 8, "encoder_hidden": (256, 256)}
 CHOICES = LATENT | {"latent_dim": 64, "prior": "categorical", "posterior": "categorical", "prior_sees_state": True}
 OURS, BASELINE, DECAYED, SHARE = "latent, 64 choices by the state", "diffusion", "diffusion, weight decay", 0.2
-"""What is compared, with the better of both diffusions, and the share of the baseline's time for a plan that ours may take."""
+"""What is compared, with the better of both diffusions, and the share of their time for a plan that ours may take."""
 POLICIES: dict[str, dict[str, Any]] = {
     **alternatives(**PLAN, **DECAY, decoder_components=64),
     BASELINE: alternatives(**PLAN)[BASELINE],
