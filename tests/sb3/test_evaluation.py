@@ -162,15 +162,15 @@ def test_trajectories_and_rewards_are_raw() -> None:
     )
 
 
-def test_an_agent_sees_a_bare_environment_as_its_own() -> None:
-    """Still plays what it is shown: with and without a VecNormalize around the environments."""
+def test_an_agent_sees_a_bare_environment_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is shown is the same with and without its VecNormalize around the environments."""
     wrapped = VecNormalize(counting(1, 3))
     for _ in range(20):
         wrapped.step(np.zeros((2, 1), np.float32)) if wrapped.obs_rms.count > 1 else wrapped.reset()
     agent = PPO("MlpPolicy", wrapped, n_steps=4, batch_size=4, seed=0, device="cpu")
     seen: list[Any] = []
     playing = agent.predict
-    agent.predict = lambda shown, *args: seen.append(shown.copy()) or playing(shown, *args)  # type: ignore[method-assign]
+    monkeypatch.setattr(agent, "predict", lambda shown, *args: seen.append(shown.copy()) or playing(shown, *args))
     for env in (wrapped, counting(1, 3)):
         evaluate_behaviour(agent, env, 4, deterministic=True)
     behind, bare = np.split(np.stack(seen), 2)
