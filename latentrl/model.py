@@ -169,7 +169,9 @@ class LatentModel(nn.Module):
     def latent_law(self, observations: Float[Tensor, "B O"]) -> Distribution:
         """p(z|s) of each state at the temperature to act with, batch_shape (B,)."""
         assert self.prior is not None
-        law = self.prior(self._features(observations)).expand(observations.shape[:1])
+        law = self.prior(self._features(observations))
+        if law.batch_shape != observations.shape[:1]:  # or it would be normalised twice
+            law = law.expand(observations.shape[:1])
         if self.temperature == 1.0:
             return law
         if not isinstance(law, Law):

@@ -1,4 +1,4 @@
-"""Moments of the gradients of single draws, at little more than the price of their mean."""
+"""Moments of the gradients of single draws, at a small multiple of the price of their mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

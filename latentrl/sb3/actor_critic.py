@@ -24,7 +24,7 @@ from torch.distributions import Distribution as Law
 from latentrl.checks import LatentRLError, count, dimension, for_prior, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
-from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, checked, due, given, refuse_tuple
+from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, check_observation, checked, due, given
 from latentrl.sb3.mixture_heads import mixture_of, unless_zero
 from latentrl.sb3.trunk import refuse_parts
 
@@ -264,10 +264,10 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         :param state: what the last call returned; None where every environment starts an episode
         :param episode_start: (n_envs,) which environments start one now; None where none does
         :param latent: (Z,) or (n_envs, Z) to steer: it replaces the latent from now on, until a new one is due
-        :raises LatentRLError: on a state or latent of the wrong shape, or an observation that is a tuple
+        :raises LatentRLError: on a state or latent of the wrong shape, an observation that is a tuple or not finite
         """
         self.set_training_mode(False)
-        refuse_tuple(observation)
+        check_observation(self.observation_space, observation)
         tensor, vectorized = super().obs_to_tensor(observation)
         with torch.no_grad():
             features = self.features_of(tensor)

@@ -160,6 +160,8 @@ class _Watched:
             self.now = observation if self.normalizer is None else self.normalizer.get_original_obs()
         if self.outside is not None:
             observation = self.outside.normalize_obs(observation)
+        for part in observation.values() if isinstance(observation, dict) else (observation,):
+            finite("observations", part)
         start = time.perf_counter()
         result = self.policy.predict(observation, state, episode_start, deterministic)
         self.seconds.append(time.perf_counter() - start)

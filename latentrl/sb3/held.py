@@ -6,23 +6,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 from torch.distributions import Distribution as Law
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, finite
+from latentrl.spaces import leaves
 
 State = tuple[np.ndarray, ...]
 
 
-def refuse_tuple(observation: Any) -> None:
-    """:raises LatentRLError: what ``env.reset()`` returned, whole, in place of its observation"""
+def check_observation(space: spaces.Space[Any], observation: Any) -> None:
+    """:raises LatentRLError: what ``env.reset()`` returned, whole; no dict for a Dict; numbers that are not finite"""
     if isinstance(observation, tuple):
         raise LatentRLError(
             "predict was given a tuple: env.reset() of Gymnasium returns (observation, info); pass the first"
         )
+    for _, _, part in leaves("observations", space, observation):
+        finite("observations", part)
 
 
 def due(age: Int[Tensor, "B 1"], episode_start: NDArray[Any] | None, hold: int) -> Bool[Tensor, "B 1"]:

@@ -15,14 +15,14 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from latentrl.checks import LatentRLError, finite
+from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
 from latentrl.model import LatentModel
-from latentrl.sb3.held import State, carry, checked, due, given, refuse_tuple
+from latentrl.sb3.held import State, carry, check_observation, checked, due, given
 from latentrl.sb3.in_place import config_of, model_of
 from latentrl.sb3.pretrained import Pretrained
 from latentrl.sb3.trunk import channels_first, make_trunk
-from latentrl.spaces import features, from_features, leaves, raw, size
+from latentrl.spaces import features, from_features, raw, size
 from latentrl.training.average import WeightAverage
 
 
@@ -208,9 +208,7 @@ class LatentPolicy(Pretrained, BasePolicy):
         """
         if self.training or self.model.training:  # telling every module takes about as long as a network
             self.set_training_mode(False)
-        refuse_tuple(observation)
-        for _, _, part in leaves("observations", self.observation_space, observation):
-            finite("observations", part)
+        check_observation(self.observation_space, observation)
         tensor, vectorized = self.obs_to_tensor(observation)
         with torch.no_grad():
             flat = self._flat(tensor)
@@ -235,7 +233,7 @@ class LatentPolicy(Pretrained, BasePolicy):
         earlier = self.config.history - 1
         if earlier == 0:
             return flat, ()
-        first = flat.repeat(1, earlier)
+        first = torch.cat([flat] * earlier, -1)  # several times faster than repeat
         if state is None:
             past = first
         else:

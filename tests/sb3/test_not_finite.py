@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from latentrl import Demonstrations, LatentRLError
@@ -49,10 +50,18 @@ def test_a_clone(clone: LatentBC, value: float) -> None:
         clone.predict(np.full((2, 3), value, np.float32))
 
 
+def test_a_latent_agent() -> None:
+    agent = LatentPPO("LatentPolicy", Broken("nothing"), n_steps=64, device="cpu")
+    with pytest.raises(LatentRLError, match=r"observations hold NaN or infinite values: look at the environment"):
+        agent.predict(np.full((2, 3), np.nan, np.float32))
+
+
 @pytest.mark.parametrize("what", ["observations", "rewards"])
-def test_an_evaluation(clone: LatentBC, what: str) -> None:
+@pytest.mark.parametrize("stock", [False, True])
+def test_an_evaluation(clone: LatentBC, what: str, stock: bool) -> None:
+    agent = PPO("MlpPolicy", Broken("nothing"), device="cpu") if stock else clone
     with pytest.raises(LatentRLError, match=rf"{what} hold NaN"):
-        evaluate_behaviour(clone, Broken(what), 5)
+        evaluate_behaviour(agent, Broken(what), 5)
 
 
 @pytest.mark.parametrize("algorithm", [LatentPPO, LatentA2C])
