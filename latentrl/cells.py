@@ -60,6 +60,10 @@ class Cells:
         with whole(self._path(key)) as partial:
             partial.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 
+    def forget(self, key: str) -> None:
+        """Make a cell anew when it is next asked for."""
+        self._path(key).unlink(missing_ok=True)
+
     def read(self, key: str) -> Record:
         """What is known of a cell.
 

@@ -89,7 +89,7 @@ def _with_files(args: list[str]) -> list[str]:
         from_files += flags_of(options_of(path if name == "--config" else path / OPTIONS))
         if name == "--resume":
             from_files += ["--out", str(path)]
-    return [*typed[:1], *from_files, *typed[1:]] if from_files else args
+    return [*typed[:1], *from_files, *typed[1:]]
 
 
 if __name__ == "__main__":

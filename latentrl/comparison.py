@@ -70,13 +70,15 @@ class Comparison:
         records = self.to_records()
         if columns is None:
             shown = [name for name in COLUMNS if any(record.get(name) not in (None, 0) for record in records)]
+            shown = shown or ["trace"]  # where everything failed
         else:
             shown = list(columns)
-            if unknown := [name for name in shown if not any(name in record for record in records)]:
+            known = {*COLUMNS, *(name for report in self.reports.values() for name in report.to_dict())}
+            if unknown := [name for name in shown if name not in known]:
                 raise LatentRLError(f"unknown columns {', '.join(unknown)}: choose among {', '.join(COLUMNS)}")
         rows = [["estimator", *(COLUMNS.get(name, name) for name in shown)], ["---", *["---:"] * len(shown)]]
         for record in records:
-            cells = [record["error"]] if "error" in record else [_cell(record[name]) for name in shown]
+            cells = [record["error"]] if "error" in record else [_cell(record.get(name)) for name in shown]
             rows.append([record["estimator"], *cells, *[""] * (len(shown) - len(cells))])
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

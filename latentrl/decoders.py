@@ -138,9 +138,8 @@ class MixtureDecoder(NetworkDecoder):
         features = self.trunk(observations, z)
         outputs = self.head(features)
         logits, loc = outputs[..., : self.n_components], outputs[..., self.n_components :]
-        shape = (*logits.shape, -1)
-        loc = self.raw_units(loc.reshape(shape))
-        return GaussianMixture(logits, loc, self.raw_units.scale(self.sigma(features).reshape(shape)))
+        loc, scale = (part.unflatten(-1, (self.n_components, -1)) for part in (loc, self.sigma(features)))
+        return GaussianMixture(logits, self.raw_units(loc), self.raw_units.scale(scale))
 
 
 class BinsDecoder(NetworkDecoder):
@@ -170,7 +169,7 @@ class BinsDecoder(NetworkDecoder):
         features = self.trunk(observations, z)
         outputs, centers = self.head(features), self.bins.centers
         logits, offsets = outputs[..., : len(centers)], outputs[..., len(centers) :]
-        loc = self.raw_units(centers + offsets.reshape(*logits.shape, -1))
+        loc = self.raw_units(centers + offsets.unflatten(-1, centers.shape))
         scale = self.raw_units.scale(self.sigma(features))
         return NearestComponent(logits, loc, scale, self.raw_units(centers), self.raw_units.gain)
 
@@ -236,7 +235,7 @@ def box_corners(low: object, high: object) -> tuple[Tensor, Tensor]:
     :raises LatentRLError: if a bound is infinite or a side has no width, because a squashed law needs both
     """
     try:
-        corners = [torch.as_tensor(corner, dtype=torch.float32).flatten() for corner in (low, high)]
+        corners = [torch.as_tensor(corner, dtype=torch.float32).flatten().clone() for corner in (low, high)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise LatentRLError(
             f"low and high must be the corners of an action box, but {low!r}, {high!r} were given: {error}"

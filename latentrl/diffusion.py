@@ -88,7 +88,9 @@ class Denoised(Law):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         if sample_shape:
             raise LatentRLError("a diffusion policy draws one action for each state at a time: repeat the states")
-        return self._denoised(torch.randn(self.batch_shape + self.event_shape, device=self.signal.device))
+        return self._denoised(
+            torch.randn(self.batch_shape + self.event_shape, dtype=self.signal.dtype, device=self.signal.device)
+        )
 
     @torch.no_grad()
     def _denoised(self, x: Tensor) -> Tensor:
@@ -151,4 +153,4 @@ class DiffusionDecoder(NetworkDecoder):
         """Sines and cosines of t/T, of wavelengths from 2 down."""
         octaves = 2.0 ** torch.arange(TIME_FEATURES // 2, device=t.device)
         angle = t.unsqueeze(-1) / (len(self.signal) - 1) * octaves * math.pi
-        return torch.cat([angle.sin(), angle.cos()], -1)
+        return torch.cat([angle.sin(), angle.cos()], -1).to(self.signal.dtype)

@@ -16,6 +16,7 @@ from latentrl.diffusion import DiffusionDecoder
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.model import LatentModel
+from latentrl.spaces import size
 from latentrl.tasks import FunctionalTask, going_on
 from latentrl.types import Estimate
 
@@ -66,8 +67,10 @@ class LatentReturn:
     ) -> "LatentReturn":
         """That of a model, z ~ p(z|s) and actions as it plays them, for ``dict(model.named_parameters())``.
 
+        z is held for all T steps, whatever the policy's ``hold``.
+
         :raises LatentRLError: a model without latent, or one that clips its latents or draws more than them, which has
-            no such gradient
+            no such gradient; one of other actions than the task's, as those that plan several are
         """
         if isinstance(model.decoder, MixtureDecoder | BinsDecoder | DiffusionDecoder) or model.remembered is not None:
             own, data = f"decoder {type(model.decoder).__name__} draws on its own", "model plays latents of its data"
@@ -79,7 +82,7 @@ class LatentReturn:
         if model.prior is None or model.latent_clip is not None:
             what = "has no latent: use ExpectedReturn" if model.prior is None else "clips its latents: set it to None"
             raise LatentRLError(f"the return is differentiated through the latent, but the model {what}")
-        called = _Called(model)
+        called, space = _Called(model), getattr(task, "action_space", None)
 
         def call(parameters: dict[str, Tensor], method: str, *inputs: Tensor) -> Any:
             return functional_call(called, {f"model.{n}": value for n, value in parameters.items()}, (method, *inputs))
@@ -87,6 +90,11 @@ class LatentReturn:
         def act(parameters: dict[str, Tensor], observation: Tensor, z: Tensor) -> Tensor:
             # To a model, more dimensions than one are those of a segment.
             action = call(parameters, "act", observation.flatten(0, -2), z.flatten(0, -2))
+            if space is not None and action.shape[-1] != size("action", space):
+                raise LatentRLError(
+                    f"the model gives {action.shape[-1]} numbers, but an action of the task has "
+                    f"{size('action', space)}: take a policy with chunk=1 that was made for this task"
+                )
             return action.unflatten(0, z.shape[:-1])
 
         return cls(

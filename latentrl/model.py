@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -342,10 +343,15 @@ class LatentModel(nn.Module):
         if self.prior is None:
             return self._without_latent(batch)
         p = self.prior(batch.start)
-        if not isinstance(p, Discrete) or p.support_size > MOST_VALUES:
+        if not _is_summed(p):
             return None
         z = p.expand((len(batch.actions),)).enumerate_support()
         return (p.log_prob(z) + self._given(batch, z)).logsumexp(0)
+
+    def summed_values(self, batch: Batch) -> int:
+        """How many latents :meth:`exact_log_likelihood` evaluates for each element; 1 where it sums none."""
+        law = None if self.prior is None else self.prior_law(batch)
+        return law.support_size if _is_summed(law) else 1
 
     # -- diagnostics -------------------------------------------------------------------------------------------
 
@@ -368,6 +374,10 @@ def importance_weighted(log_weights: Float[Tensor, "K B"]) -> MonteCarlo:
     excess = number * log_weights.softmax(0).square().sum(0) - 1.0
     spread = excess.clamp_min(0.0) / max(number - 1, 1)
     return MonteCarlo(bound, spread.sqrt() if number > 1 else torch.full_like(bound, math.inf))
+
+
+def _is_summed(law: Distribution | None) -> TypeGuard[Discrete]:
+    return isinstance(law, Discrete) and law.support_size <= MOST_VALUES
 
 
 def _named(sizes: tuple[int, ...] | None) -> str:

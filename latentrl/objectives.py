@@ -18,7 +18,7 @@ def importance_bound(
 
     K = 1 is the ELBO; the bound grows with K towards the log-likelihood. Maximise the surrogate's mean.
 
-    :param num_samples: K ≥ 1
+    :param num_samples: K ≥ 1, of ``Vimco`` ≥ 2
     :param estimator: of its gradient; by default :class:`~latentrl.estimators.ImportanceWeighted` where q has
         ``rsample``, else :class:`~latentrl.estimators.Vimco`. The posterior's gradient under the former drowns in
         noise as K grows, that under :class:`~latentrl.estimators.DReG` does not

@@ -1,5 +1,6 @@
 """Moments of the gradients of single draws, at a small multiple of the price of their mean."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ class SampleMoments:
     def snr(self) -> Float[Tensor, ""]:
         """‖E g‖ / √(tr Σ / S) of the mean over all draws, debiased; 0 where the noise exceeds the signal."""
         noise = self.trace / self.samples
-        return ((self.mean.square().sum() - noise).clamp_min(0.0) / noise).sqrt()
+        return ((self.mean.square().sum() - noise).clamp_min(0.0) / noise).sqrt().nan_to_num(nan=0.0, posinf=math.inf)
 
 
 def sample_moments(

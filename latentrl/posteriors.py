@@ -170,9 +170,8 @@ class SemiAmortizedPosterior(GaussianPosterior):
         self.num_samples: int = dimension("num_samples", num_samples)
 
     def infer(self, batch: Batch, bound: Bound) -> DiagonalNormal:
-        inputs = self.encoder.inputs(batch.context_observations, batch.context_actions)
-        loc, raw_scale = self.head(self.encoder.features(inputs, batch.context_lengths)).chunk(2, dim=-1)
-        log_scale = positive(raw_scale).log()
+        guess = self(batch.context_observations, batch.context_actions, batch.context_lengths)
+        loc, log_scale = guess.loc, guess.scale.log()
         learning = torch.is_grad_enabled()
         with torch.enable_grad(), twice_differentiable():
             for _ in range(self.steps):

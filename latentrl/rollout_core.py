@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
 from latentrl.estimators import RolloutEstimator, Trajectories
-from latentrl.noise_tape import NORMAL, Draw, Player, Recorder
+from latentrl.noise_tape import INTEGER, NORMAL, Draw, Player, Recorder
 from latentrl.tasks import FunctionalTask, Policy, going_on
 
 
@@ -104,7 +104,7 @@ class Core:
     def draw(self, parameters: dict[str, Tensor], state: Tensor, horizon: int) -> tuple[tuple[Draw, ...], list[Tensor]]:
         """What each step draws, and the numbers of all steps, (T, ...) for each draw, as step by step they would come.
 
-        :raises LatentRLError: a law that draws otherwise than with torch.rand and torch.randn
+        :raises LatentRLError: a law that draws nothing, or otherwise than with torch.rand and torch.randn
         """
         law = self.policy(parameters, self.task.observation(state))
         with Kept() as kept:
@@ -116,14 +116,15 @@ class Core:
         return tuple(kept.draws), [torch.stack(column) for column in zip(*rows, strict=True)]
 
     def _check_drawn_again(self, law: Distribution, kept: Kept) -> None:
+        known = bool(kept.draws) and all(draw.kind != INTEGER for draw in kept.draws)
         before = _random_state(kept.draws)
         with Player(kept.draws, kept.numbers):
             self.estimator.draw(law)
-        if not torch.equal(before, _random_state(kept.draws)):
+        if not known or not torch.equal(before, _random_state(kept.draws)):
             raise LatentRLError(
-                f"segments are played again with the same random numbers, but {type(law).__name__} draws otherwise "
-                "than with torch.rand or torch.randn: use a law from latentrl.distributions, or leave segment and "
-                "compiled out"
+                f"segments are played again with the same random numbers, but {type(law).__name__} draws none, or "
+                "otherwise than with torch.rand or torch.randn: use a law from latentrl.distributions, or leave "
+                "segment and compiled out"
             )
 
 

@@ -44,6 +44,8 @@ def sweep(
     """
     one_of("backend", backend, ("processes", "ray"))
     workers, gpus = count("workers", workers, 1), at_least("gpus", gpus, 0.0)
+    if gpus and backend != "ray":
+        raise LatentRLError(f"gpus={gpus} are shared out by Ray alone: give backend='ray', or leave gpus out")
     with locked(cells.folder):
         todo = {key: job for key, job in jobs.items() if key not in cells}
         made = _on_ray(todo, gpus) if backend == "ray" else _here(todo) if workers == 1 else _across(todo, workers)

@@ -40,7 +40,8 @@ class SharedOutputs:
     """An objective whose replicates share what a network says, and differ in what is drawn afterwards.
 
     The gradient by P parameters is then Jᵀ times that by D outputs: one Jacobian, and R gradients of D numbers, give
-    the moments of R gradients of P. Without it each replicate goes back through the network on its own::
+    the moments of R gradients of P; the Jacobian, once for all, is not part of the seconds and memory of one gradient.
+    Without it each replicate goes back through the network on its own::
 
         outputs = lambda p: torch.cat(functional_call(encoder, p, (x,)))   # (2 Z,): the law of z for one x
         surrogate = lambda out: estimator(DiagonalNormal(*out.chunk(2, -1)), f).surrogate

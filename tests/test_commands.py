@@ -157,6 +157,11 @@ def test_typed_options_come_on_top_of_the_file(data: Path, tmp_path: Path) -> No
     assert options["policy"]["hidden"] == [8]
 
 
+def test_a_file_without_options(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("{}")
+    assert train(data, tmp_path / "run", "--config", tmp_path / "options.yaml", updates=2) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("- a\n- b\n", "is no mapping"), ("a: [", "cannot be read"), (None, "cannot be read"), ("", "is no mapping")],
@@ -221,6 +226,22 @@ def test_a_folder_of_another_run_is_left_as_it_is(
         in capsys.readouterr().err
     )
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_below_home(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert train(data, Path("~/run")) == 0
+    assert not (tmp_path / "~").exists()
+    assert train(data, Path("~/run"), "--seed", 3) == 2
+    assert "is of another run" in capsys.readouterr().err
+    policy = LatentPolicy.from_pretrained("~/run/policy", device="cpu")
+    policy.save_pretrained("~/other")
+    assert (tmp_path / "other" / "config.json").exists()
+    Demonstrations.from_npz(data).save("~/again.npz")
+    assert Demonstrations.from_npz("~/again.npz").num_episodes == 10
 
 
 def test_a_run_that_failed_at_once_leaves_its_folder_free(data: Path, tmp_path: Path) -> None:

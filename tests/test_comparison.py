@@ -83,3 +83,14 @@ def test_bad_input() -> None:
         compare({"LR": LR}, THETA, 10).to_markdown(["speed"])
     with pytest.raises(LatentRLError, match="exactly 0"):
         compare({"still": lambda p: p["theta"].detach().sum()}, THETA, 10, reference="still")
+
+
+def test_where_everything_failed() -> None:
+    table = compare({"still": lambda p: p["theta"].detach().sum()}, THETA, 20)
+    heads, _, row = table.to_markdown().splitlines()
+    assert heads.count("|") == row.count("|") == 3
+
+
+def test_an_error_is_no_column(table: Comparison) -> None:
+    with pytest.raises(LatentRLError, match="unknown columns error"):
+        table.to_markdown(["error"])

@@ -10,6 +10,7 @@ from torch import distributions as td
 from latentrl import LatentRLError
 from latentrl.decoders import (
     BernoulliDecoder,
+    BinsDecoder,
     CategoricalDecoder,
     Decoder,
     DiscretizedLogisticDecoder,
@@ -164,3 +165,15 @@ def test_boxes_without_bounds_or_width_are_refused() -> None:
         box_corners([-1.0, -np.inf], [1.0, 1.0])
     with pytest.raises(LatentRLError, match="low < high"):
         box_corners([0.0, 0.0], [1.0, 0.0])
+
+
+@pytest.mark.parametrize("decoder", [MixtureDecoder(3, 0, 2, 4, (8,)), BinsDecoder(3, 0, 2, 4, (8,))])
+def test_empty_batches(decoder: Decoder) -> None:
+    assert decoder(torch.empty(0, 3), torch.empty(0, 0)).sample().shape == (0, 2)
+
+
+def test_a_box_is_copied() -> None:
+    low, high = torch.full((2,), -1.0), torch.ones(2)
+    decoder = TanhGaussianDecoder(3, 2, low, high)
+    decoder.load_state_dict(TanhGaussianDecoder(3, 2, 2 * low, 2 * high).state_dict())
+    assert low.tolist() == [-1.0, -1.0]

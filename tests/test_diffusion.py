@@ -115,3 +115,9 @@ def test_refused() -> None:
         DiffusionDecoder(O, 0, A, (8,), sampling_steps=101)
     with pytest.raises(LatentRLError, match="one action for each state at a time"):
         DiffusionDecoder(O, 0, A, (8,))(torch.randn(2, O), torch.empty(2, 0)).sample((3,))
+
+
+def test_in_half_precision() -> None:
+    decoder = DiffusionDecoder(O, 0, A, (8,)).to(torch.bfloat16)
+    law = decoder(torch.zeros(4, O, dtype=torch.bfloat16), torch.empty(4, 0, dtype=torch.bfloat16))
+    assert law.sample().dtype == law.mode.dtype == law.log_prob(law.mode).dtype == torch.bfloat16

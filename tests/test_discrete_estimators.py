@@ -319,3 +319,23 @@ def test_refusals_of_single_members() -> None:
         annealed.temperature = 0.0
     with pytest.raises(LatentRLError, match=r"control must map z \(1, 3\) to \(1, 1\).* returned \(1, 2\)"):
         Relax(nn.Linear(3, 2))(OneHot(torch.zeros(3)), lambda z: z.sum(-1))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [ScoreFunction(LearnedBaseline(nn.Linear(3, 1))), Relax(nn.Linear(3, 1))],
+    ids=["learned baseline", "RELAX"],
+)
+def test_networks_read_no_infinity_of_an_option_that_is_ruled_out(estimator: Estimator) -> None:
+    logits = torch.tensor([0.0, 0.5, -torch.inf], requires_grad=True)
+    q = OneHot(logits)
+    estimator(q, lambda z: z.square().sum(-1), 4).surrogate.sum().backward()
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 10.0
+
+
+def test_two_choices_with_options_that_are_ruled_out() -> None:
+    q = OneHots(torch.tensor([0.0, -torch.inf, 0.0, -torch.inf]), (2, 2))
+    estimate = Enumerate()(q, q.log_prob)
+    assert float(estimate.value) == 0.0
+    assert float(estimate.surrogate) == 0.0

@@ -4,6 +4,7 @@ Statistical tests are seeded. Means: Bonferroni-corrected p of 1e-4 per test.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -128,12 +129,15 @@ REFUSED: dict[str, Callable[[], object]] = {
         built(decoder="mixture"), LQR(), Pathwise(), 3, 4
     ),
     "model plays latents of its data": lambda: LatentReturn.of(built(latents="aggregate"), LQR(), Pathwise(), 3, 4),
+    "gives 6 numbers, but an action of the task has 2": lambda: LatentReturn.of(
+        built(chunk=3, hold=0), LQR(), Pathwise(), 3, 4
+    ).estimate(dict(built(chunk=3, hold=0).named_parameters())),
     "clips its latents": lambda: LatentReturn.of(built(latent_clip=2.0), LQR(), Pathwise(), 3, 4),
 }
 
 
-def built(**options: object) -> object:
-    config = LatentConfig(hidden=(4,), encoder_hidden=(4,), hold=1, **{"latent_dim": 2, **options})  # type: ignore[arg-type]
+def built(**options: object) -> Any:
+    config = LatentConfig(hidden=(4,), encoder_hidden=(4,), **{"latent_dim": 2, "hold": 1, **options})  # type: ignore[arg-type]
     return config.build(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
 
 

@@ -298,3 +298,14 @@ def test_vimco_refuses_a_single_draw_and_unknown_means() -> None:
             Vimco()(q, lambda z: z.sum(-1), samples)
     with pytest.raises(LatentRLError, match="arithmetic"):
         Vimco("harmonic")
+
+
+@pytest.mark.parametrize("impossible", [-torch.inf, torch.finfo(torch.float32).min])
+def test_vimco_where_a_draw_is_impossible(impossible: float) -> None:
+    """Its own baseline is made of the others alone; and where they are impossible it is 0."""
+    found = Vimco()._without_each(torch.tensor([impossible, -3.0, -4.0]))
+    expected = torch.tensor([-3.0, -4.0, -3.5]).logsumexp(0) - math.log(3)
+    torch.testing.assert_close(found[0], expected)
+    for estimator in SCORED:
+        alone = estimator._without_each(torch.tensor([-torch.inf, -3.0]))
+        torch.testing.assert_close(alone, torch.tensor([-3.0, 0.0]))

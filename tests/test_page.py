@@ -90,6 +90,7 @@ def test_a_run_as_values(runs: Path) -> None:
     latents = found["latents"]
     assert np.array(latents["z"]).shape == (20, 2)
     assert latents["modes"] == [0, 1] * 10
+    assert latents["names"][3] == "demonstration 3"
     plane = np.array(latents["plane"])
     np.testing.assert_allclose(plane.var(0) / plane.var(0).sum(), latents["shares"], atol=1e-3)
     rows = found["behaviour"]["rows"]
@@ -108,7 +109,10 @@ def test_what_is_not_finite_is_left_out(runs: Path, tmp_path: Path) -> None:
     found = collect(copy)
     assert found["curves"]["train/prior_holes"][0][-1] != 1.0
     assert found["figures"]["return"] == {"value": 1.0, "ci": [None, None]}
-    assert "NaN" not in render([found])[-200:]
+    content = re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', render([found]), re.DOTALL)
+    assert content is not None
+    assert "NaN" not in content[1]
+    assert "Infinity" not in content[1]
 
 
 def test_gradients_as_rows(runs: Path) -> None:
@@ -269,6 +273,14 @@ def test_tables_sort_and_are_saved(tab: Any, tmp_path: Path) -> None:
     assert lines[0].startswith('"task","horizon","rank","estimator"')
     assert len(lines) == 7
     assert '"rp"' in lines[1]
+
+
+def test_numbers_are_shown_and_sorted_as_such(tab: Any) -> None:
+    assert tab.evaluate("[12345, 20240815, 0.123456, null].map(shown)") == ["12345", "20240815", "0.1235", ""]
+    cells = ["0.1 … 0.2", "0.05 … 0.07", "", "-3 … -2", "0.25 … 1"]
+    ascending = ["-3 … -2", "0.05 … 0.07", "0.1 … 0.2", "0.25 … 1"]
+    for sign, expected in ((1, [*ascending, ""]), (-1, [*reversed(ascending), ""])):
+        assert tab.evaluate(f"{json.dumps(cells)}.sort((a, b) => compare(a, b, {sign}))") == expected
 
 
 def test_light_and_dark(tab: Any) -> None:

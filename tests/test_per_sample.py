@@ -140,3 +140,8 @@ def test_activations_that_write_into_their_input_are_seen() -> None:
 def test_surrogates_of_another_shape_are_refused(surrogate: Any) -> None:
     with pytest.raises(LatentRLError, match=r"must return one number for each, \(10,\), but returned"):
         sample_moments(SharedOutputs(lambda p: p["x"], surrogate), {"x": torch.ones(4)}, 10)
+
+
+def test_gradients_of_nothing_have_no_signal() -> None:
+    found = sample_moments(lambda p: 0.0 * p["x"].sum() * torch.randn(()), {"x": torch.ones(2)}, 8)
+    assert float(found.snr) == 0.0

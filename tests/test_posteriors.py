@@ -258,7 +258,7 @@ def test_steps_uphill_go_through_attention_and_recurrence(trunk: str) -> None:
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("posterior", ["gaussian", "full", "mixture", "flow"])
+@pytest.mark.parametrize("posterior", ["gaussian", "full", "mixture", "flow", "semi_amortized"])
 def test_laws_are_of_full_precision_under_autocast(posterior: str) -> None:
     config = LatentConfig(latent_dim=2, posterior=posterior, prior="normal", hold=1)
     model = config.build(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)))

@@ -350,6 +350,13 @@ def test_segments_keep_little() -> None:
     assert kept[10] < 0.1 * kept[None]
 
 
+class Still(DiagonalNormal):
+    """Draws nothing."""
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: ARG002
+        return self.loc
+
+
 class Foreign(DiagonalNormal):
     """Draws in a way that cannot be repeated."""
 
@@ -367,7 +374,11 @@ def test_what_segments_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         rollout(segment=0)
     with pytest.raises(LatentRLError, match="TotalPropagation goes back step by step"):
         ExpectedReturn(Walk(), small_net, TotalPropagation(), 4, 4, segment=2)
-    with pytest.raises(LatentRLError, match=r"Foreign draws otherwise than with torch\.rand"):
+    with pytest.raises(LatentRLError, match=r"Still draws none, or otherwise"):
+        ExpectedReturn(
+            Walk(), lambda p, o: Still(small_net(p, o).loc, p["log_scale"].exp()), Pathwise(), 4, 3, segment=2
+        )(p)
+    with pytest.raises(LatentRLError, match=r"Foreign draws none, or otherwise than with torch\.rand"):
         rollout(lambda q, o: Foreign(small_net(q, o).loc, q["log_scale"].exp()), segment=2)(p)
     with pytest.raises(LatentRLError, match="no second derivatives"):
         torch.autograd.grad(rollout(segment=2)(p), p["first"], create_graph=True)

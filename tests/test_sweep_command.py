@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from latentrl import Demonstrations
+from latentrl import Demonstrations, LatentRLError
 from latentrl.cli import main
+from latentrl.commands import sweep
 from latentrl.sb3 import LatentPolicy
 
 
@@ -94,6 +95,32 @@ def test_a_combination_that_fails_does_not_end_the_others(
     assert failed["error"]
     assert (failed["held-out bound"], done["error"]) == ("", "")
     assert float(done["held-out bound"])
+
+
+def test_what_failed_for_want_of_room_is_tried_again(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not so where the loss was not finite."""
+    fails: list[Exception] = [LatentRLError("the device ran out of memory"), FloatingPointError("the loss is nan")]
+    asked: list[int] = []
+
+    def failing(config: Any, _: Any) -> Any:
+        asked.append(config.seed)
+        raise fails[config.seed]
+
+    out, grid = tmp_path / "sweep", ("--grid", "seed=0,1")
+    monkeypatch.setattr(sweep, "fit", failing)
+    for _ in range(2):
+        assert run("sweep", "--base", base, *grid, "--out", out, "--workers", 1) == 1
+    assert asked == [0, 1, 0]
+    with (out / "sweep.csv").open() as file:
+        assert [row["error"] for row in csv.DictReader(file)] == [str(error) for error in fails]
+
+
+def test_folders_of_values_with_slashes() -> None:
+    names = [sweep._folder_name(f"data={name}") for name in ("a/b.npz", "a_b.npz", "a_/b.npz")]
+    assert len(set(names)) == 3
+    assert not any("/" in name for name in names)
 
 
 def test_truth_values_and_layer_sizes_are_swept(base: Path, tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_bad_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep(cells, {}, 0)
     with pytest.raises(LatentRLError, match="gpus must be a number of at least 0"):
         sweep(cells, {}, gpus=-1.0)
+    with pytest.raises(LatentRLError, match=r"gpus=0\.5 are shared out by Ray alone"):
+        sweep(cells, {}, gpus=0.5)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LatentRLError, match=r"pip install 'latentrl\[ray\]'"):
         sweep(cells, {"a": refuses}, backend="ray")

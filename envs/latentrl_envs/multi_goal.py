@@ -87,7 +87,7 @@ class MultiGoal(DrawnTask):
         actuation = self._velocity(action).square().sum(-1)
         distance = self._squared_distance(next_state)
         costs = self.actuation_cost_coeff * actuation + self.distance_cost_coeff * distance
-        return self.goal_reward * (distance < self.goal_threshold**2) - costs
+        return self.goal_reward * (distance < self.goal_threshold**2).to(distance.dtype) - costs
 
     def terminal(self, state: Tensor, rng: Tensor | None = None, params: Any = None) -> Tensor:
         """Return whether a goal is reached."""

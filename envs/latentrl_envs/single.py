@@ -1,5 +1,6 @@
 """One environment in numpy, for ``gym.make``: a view of the same pure functions that the vector environment batches."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -39,8 +40,9 @@ class TorchEnv(gym.Env[np.ndarray, Any]):
             # SB3's make_vec_env tries "rgb_array" and understands from a TypeError that there are no pictures.
             raise TypeError(f"render_mode must be None or one of {self.metadata['render_modes']}, got {render_mode!r}")
         self.render_mode = render_mode
-        self.observation_space = self.func_env.observation_space
-        self.action_space = self.func_env.action_space
+        # Copies, as several environments of one task are seeded apart.
+        self.observation_space = copy.deepcopy(self.func_env.observation_space)
+        self.action_space = copy.deepcopy(self.func_env.action_space)
         self._state: Tensor | None = None
         self._action: Tensor | None = None
         self._render_state: Any = None

@@ -1,5 +1,6 @@
 """Many environments as one batch of tensors: seeding, time limits and autoreset, written once for every task."""
 
+import copy
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -107,7 +108,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         seen = task.observation_space
         low, high = seen.low.astype(numpy_dtype), seen.high.astype(numpy_dtype)
         self.single_observation_space = Box(low, high, dtype=numpy_dtype)
-        self.single_action_space = task.action_space
+        self.single_action_space = copy.deepcopy(task.action_space)
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from latentrl.sweeps import Backend, sweep
 
 FIGURES = ("nats per action", "held-out bound", "at update")
 """Of which the first ranks: a bound grows with the length of what ``hold`` and ``chunk`` make a segment."""
+AGAIN = "again"
+"""Of a run that failed: the same command tries it again."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     :raises LatentRLError: options that `latentrl train` does not take, no held-out episodes, decoders that cannot be
         compared, an unusable folder
     """
-    console = console or Console()
+    console, out = console or Console(), config.out.expanduser()
     shared, varied = options_of(config.base), _values(config.grid)
     shared.pop("out", None)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
@@ -73,26 +76,36 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
         if not made.held_out:
             raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
         denoises.add(made.policy.decoder == "diffusion")
-        jobs[key] = partial(_train, replace(made, out=config.out.resolve() / RUNS / key.replace("/", "_")))
+        jobs[key] = partial(_train, replace(made, out=out.resolve() / RUNS / _folder_name(key)))
     if len(denoises) > 1:
         raise LatentRLError(
             "a diffusion decoder has no density, and its denoising loss says nothing beside the others' likelihoods: "
             "sweep it alone, and compare what the policies do with latentrl evaluate"
         )
-    cells = Cells(config.out, {"shared": shared})
+    cells = Cells(out, {"shared": shared})
+    for key in jobs:
+        if key in cells and cells.read(key).get(AGAIN):
+            cells.forget(key)
     figures = sweep(cells, jobs, config.workers, config.backend, config.gpus, label="runs")
     records = [{**chosen, **found} for chosen, found in zip(combinations, figures, strict=True)]
+    for record in records:
+        record.pop(AGAIN, None)
     _print(records, varied, console)
-    target = config.out / "sweep.csv"
+    target = out / "sweep.csv"
     with whole(target) as partly, partly.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*varied, *FIGURES, "error"])
         writer.writeheader()
         writer.writerows(records)
-    console.print(f"figures in {target}, runs in {config.out / RUNS}", soft_wrap=True)
+    console.print(f"figures in {target}, runs in {out / RUNS}", soft_wrap=True)
     for key, record in zip(jobs, records, strict=True):
         if "error" in record:
             console.print(f"failed: {key}: {record['error']}", soft_wrap=True, markup=False)
     return records
+
+
+def _folder_name(key: str) -> str:
+    """Different for keys that only differ in what a folder's name cannot hold."""
+    return f"{key.replace('/', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}" if "/" in key else key
 
 
 def _values(grid: Sequence[str]) -> dict[str, list[str]]:
@@ -126,7 +139,9 @@ def _train(config: TrainConfig) -> Record:
     try:
         _, held_out = fit(config, Console(quiet=True))
     except (LatentRLError, FloatingPointError) as error:  # one combination must not end the others
-        return dict.fromkeys(FIGURES) | {"error": " ".join(str(error).split())}
+        # That a loss is not finite is a result; a full disk, or memory that is too small, are not.
+        failed = {"error": " ".join(str(error).split()), AGAIN: not isinstance(error, FloatingPointError)}
+        return dict.fromkeys(FIGURES) | failed
     assert held_out is not None
     bound, update = played(held_out)
     figures = (None, None, update) if bound is None else (bound.per_action, bound.elbo, update)

@@ -1,6 +1,6 @@
 """``latentrl train``: clone demonstrations, into a folder that a killed run goes on in."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,6 +111,7 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
     from latentrl.sb3 import HeldOut, LatentBC
     from latentrl.schedules import Cosine
 
+    config = replace(config, out=config.out.expanduser())
     if not config.data:
         raise LatentRLError(f"there is nothing to clone: give --data {HELP}")
     _refuse_another(config)

@@ -144,5 +144,8 @@ def _bounds(space: Any) -> tuple[Any, Any]:
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         low = np.asarray(space.start, dtype=np.int64)
         return low, low + (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
-    slack = 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(space.high), space.high, 0.0)))
-    return space.low - slack, space.high + slack
+    return space.low - _slack(space.low), space.high + _slack(space.high)
+
+
+def _slack(bound: Any) -> Any:
+    return 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(bound), bound, 0.0)))

@@ -168,7 +168,7 @@ class Demonstrations(Readers):
         :param observation_space: by default that of the file, or else as in :meth:`from_arrays`; so ``action_space``
         :raises LatentRLError: on files that are missing, damaged or lack something, and as :meth:`from_arrays` does
         """
-        arrays: dict[str, Any] = load_npz(Path(path))
+        arrays: dict[str, Any] = load_npz(Path(path).expanduser())
         prefix = "observations/"
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
         if parts and "observations" not in arrays:
@@ -204,7 +204,7 @@ class Demonstrations(Readers):
         arrays |= {"episode_lengths": self.episode_lengths}
         for name, space in (("observation_space", self.observation_space), ("action_space", self.action_space)):
             arrays[name] = np.array(to_json(space))
-        save_npz(Path(path), arrays)
+        save_npz(Path(path).expanduser(), arrays)
 
     def to_minari(self, dataset_id: str, **about: Any) -> Any:
         """Write all of it as a Minari dataset on this machine, which :meth:`from_minari` reads back exactly.

@@ -79,7 +79,7 @@ def _shapes(path: str | Path | None, align: Align) -> dict[str, NDArray[Any]]:
 def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
     if path is None:
         return _read_package()
-    arrays = load_npz(Path(path))
+    arrays = load_npz(Path(path).expanduser())
     if not {"names", "pos"} <= arrays.keys() or arrays["pos"].ndim != 4 or arrays["pos"].shape[2] != 2:
         raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T)")
     return {str(name): pos for name, pos in zip(arrays["names"], arrays["pos"], strict=True)}

@@ -143,8 +143,10 @@ def write_minari(data: Any, dataset_id: str, about: dict[str, Any]) -> Any:
             dataset.storage.update_episode_metadata([{MODE: int(mode)} for mode in data.modes])
     except LatentRLError:
         raise  # before anything was written
-    except Exception as error:
+    except BaseException as error:
         rmtree(folder, ignore_errors=True)
+        if not isinstance(error, Exception):
+            raise  # interrupted
         raise LatentRLError(
             f"Minari dataset {dataset_id!r} cannot be written ({type(error).__name__}: {error})"
         ) from error

@@ -82,7 +82,7 @@ class Readers(ABC):
         :raises LatentRLError: without the package h5py (``latentrl[hdf5]``), on a damaged file, or without what was
             asked for
         """
-        return _named(cls, path, hdf5_arguments(Path(path), keys, mask, observation_space, action_space))
+        return _named(cls, path, hdf5_arguments(Path(path).expanduser(), keys, mask, observation_space, action_space))
 
     @classmethod
     def from_lerobot(
@@ -101,7 +101,7 @@ class Readers(ABC):
         :raises LatentRLError: without the package pyarrow (``latentrl[lerobot]``), on damaged files, on videos, or
             without what was asked for
         """
-        return _named(cls, folder, lerobot_arguments(Path(folder), keys, observation_space, action_space))
+        return _named(cls, folder, lerobot_arguments(Path(folder).expanduser(), keys, observation_space, action_space))
 
     @classmethod
     def from_sb3_agent(
@@ -151,7 +151,7 @@ class Readers(ABC):
         :param observations: ``"state"``, or ``"keypoints"`` of the block with the position of the pusher (N, 20)
         :raises LatentRLError: on a damaged file, or one of another kind
         """
-        return _named(cls, path, pusht_arguments(Path(path), observations))
+        return _named(cls, path, pusht_arguments(Path(path).expanduser(), observations))
 
     @classmethod
     def from_pedestrians(
@@ -165,7 +165,7 @@ class Readers(ABC):
         :param predict: frames of the future
         :raises LatentRLError: on a damaged file, without a scene that was asked for, or without a window
         """
-        return _named(cls, path, pedestrian_arguments(Path(path), scenes, observe, predict))
+        return _named(cls, path, pedestrian_arguments(Path(path).expanduser(), scenes, observe, predict))
 
 
 def _named(cls: Any, path: Any, arguments: dict[str, Any]) -> Any:

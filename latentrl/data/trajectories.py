@@ -33,10 +33,10 @@ def trajectory_arguments(
     """Arguments of ``Demonstrations.from_arrays``; for parameters see ``Demonstrations.from_trajectories``."""
     if not isinstance(trajectories, str | Path):
         episodes = _of_objects(list(trajectories))
-    elif Path(trajectories).is_dir():
-        episodes = _of_folder(Path(trajectories))
+    elif Path(trajectories).expanduser().is_dir():
+        episodes = _of_folder(Path(trajectories).expanduser())
     else:
-        episodes = _of_npz(Path(trajectories))
+        episodes = _of_npz(Path(trajectories).expanduser())
     return episodes.arguments(observation_space, action_space)
 
 

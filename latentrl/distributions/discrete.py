@@ -79,8 +79,9 @@ class OneHots(Discrete):
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
         self.sizes: tuple[int, ...] = tuple(sizes)
-        # An option that is ruled out by −∞ is as good as impossible, and 0 · −∞ would be no number.
-        least = torch.finfo(logits.dtype).min
+        # An option that is ruled out by −∞ is as good as impossible, and 0 · −∞ would be no number; nor may several
+        # choices of such options add up to −∞.
+        least = torch.finfo(logits.dtype).min / (4 * len(self.sizes))
         self.logits: Tensor = self.each_choice(logits, lambda part: part.log_softmax(-1)).clamp_min(least)
         super().__init__(logits.shape[:-1], logits.shape[-1:])
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, TypeAlias
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, count
 from latentrl.types import Estimate
 
 Integrand: TypeAlias = Callable[[Tensor], Tensor]
@@ -54,6 +55,18 @@ class Trajectories(NamedTuple):
     """The episode had not ended before step t."""
     observations: list[Tensor]
     """T + 1 observations (N, O), the one after the last step included."""
+
+
+def draw_count(num_samples: int | None) -> int:
+    """The number of draws; None is one."""
+    return 1 if num_samples is None else count("num_samples", num_samples, 1)
+
+
+def sum_of_others(values: Float[Tensor, "S *shape"]) -> Float[Tensor, "S *shape"]:
+    """Σ_{r≠s} x_r. The sum over all less x_s would be rounding errors where x_s is by far the largest."""
+    zero = torch.zeros_like(values[:1])
+    before = torch.cat([zero, values.cumsum(0)[:-1]])
+    return before + torch.cat([values.flip(0).cumsum(0)[:-1].flip(0), zero])
 
 
 def evaluate(f: Integrand, z: Tensor, q: Distribution) -> Float[Tensor, "S *batch"]:

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError, at_least, instance
 from latentrl.distributions.discrete import Discrete
+from latentrl.estimators.finite import LEAST_LOGIT
 
 
 class LawBaseline(nn.Module):
@@ -143,7 +144,7 @@ class LearnedBaseline(LawBaseline):
 def _features(q: Distribution) -> Float[Tensor, "*batch P"]:
     """Numbers that tell q from other laws of its kind, without gradient."""
     if isinstance(q, Discrete):
-        return q.logits.detach()
+        return q.logits.detach().clamp_min(LEAST_LOGIT)
     try:
         return torch.cat([q.mean, q.stddev], -1).detach()
     except NotImplementedError as error:

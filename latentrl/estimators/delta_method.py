@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.func import grad
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError
 from latentrl.distributions.gaussian import FullNormal, Gaussian
-from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
 from latentrl.nets import twice_differentiable
 from latentrl.types import Estimate
 
@@ -38,7 +38,7 @@ class DeltaMethod(Estimator):
                 "DeltaMethod needs E_q of a quadratic in closed form, which it has for DiagonalNormal and FullNormal, "
                 f"not for {type(q).__name__}: use ScoreFunction, with LeaveOneOut as baseline"
             )
-        draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
+        draws = draw_count(num_samples)
         with twice_differentiable():
             taylor = _expand(f, q)
         z = q.sample((draws,))

@@ -8,8 +8,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError
 from latentrl.distributions.discrete import Bernoullis
 from latentrl.distributions.relaxed import thresholded
-from latentrl.estimators.base import Estimator, Integrand, evaluate
-from latentrl.estimators.finite import draws
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
 from latentrl.types import Estimate
 
 
@@ -38,7 +37,7 @@ class DisArm(Estimator):
             )
         with torch.no_grad():
             draw = thresholded(q)
-            noise = draw.noise(draws(num_samples))
+            noise = draw.noise(draw_count(num_samples))
             one, other = draw.threshold(draw.logits + noise), draw.threshold(draw.logits - noise)
         cost = evaluate(f, torch.cat([one, other]), q)
         constant = cost.detach()

@@ -5,9 +5,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError
 from latentrl.distributions.discrete import Discrete
 from latentrl.estimators.base import Integrand
+
+LEAST_LOGIT = -30.0
+"""What networks read of an option that is ruled out, whose logit is −∞ or the least number that there is."""
 
 
 def finite(estimator: str, q: Distribution) -> Discrete:
@@ -19,11 +22,6 @@ def finite(estimator: str, q: Distribution) -> Discrete:
             f"but {type(q).__name__} was given: use {instead}"
         )
     return q
-
-
-def draws(num_samples: int | None) -> int:
-    """The number of draws; None is one."""
-    return 1 if num_samples is None else count("num_samples", num_samples, 1)
 
 
 def value_and_slope(f: Integrand, z: Float[Tensor, "S *batch Z"]) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError
 from latentrl.distributions.gaussian import DiagonalNormal
-from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
 from latentrl.types import Estimate
 
 
@@ -47,7 +47,7 @@ class MeasureValued(Estimator):
                 f"MeasureValued knows the weak derivatives of DiagonalNormal only, not those of {type(q).__name__}: "
                 f"use {nearest}"
             )
-        draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
+        draws = draw_count(num_samples)
         with torch.no_grad():
             z, perturbed = self._points(q, draws)
             costs = evaluate(f, perturbed.flatten(0, 2), q).unflatten(0, perturbed.shape[:3])

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from latentrl.checks import LatentRLError, count, one_of
+from latentrl.checks import LatentRLError, one_of
 from latentrl.distributions.law import Law
-from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate, sum_of_others
 from latentrl.types import Estimate
 
 
@@ -112,7 +112,7 @@ class Vimco(MultiSample):
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 2) -> Estimate:
         """:raises LatentRLError: f returns another shape than (K, ..., B), or num_samples < 2."""
-        draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
+        draws = draw_count(num_samples)
         if draws < 2:
             raise LatentRLError(
                 "Vimco needs num_samples of at least 2, but 1 was given: the baseline of a draw is made from the "
@@ -126,13 +126,13 @@ class Vimco(MultiSample):
         return Estimate(bound.detach(), (signal * log_q).sum(0) + bound)
 
     def _without_each(self, log_weights: Float[Tensor, "K *batch"]) -> Float[Tensor, "K *batch"]:
-        """L̂₋ₖ for every k."""
+        """L̂₋ₖ for every k; 0 where all others are impossible, as −∞ would make the gradient infinite."""
         draws = len(log_weights)
-        others = _log_sum_of_others(log_weights)
-        if self.mean == "arithmetic":
-            return others - math.log(draws - 1)
-        stand_in = (log_weights.sum(0) - log_weights) / (draws - 1)
-        return torch.logaddexp(others, stand_in) - math.log(draws)
+        without = others = _log_sum_of_others(log_weights) - math.log(draws - 1)
+        if self.mean == "geometric":
+            stand_in = sum_of_others(log_weights) / (draws - 1)
+            without = torch.logaddexp(others + math.log(draws - 1), stand_in) - math.log(draws)
+        return without.where(without.isfinite(), torch.zeros_like(without))
 
 
 def _reparameterized(
@@ -142,7 +142,7 @@ def _reparameterized(
 
     :raises LatentRLError: q has no ``rsample``, or num_samples < 1
     """
-    draws = (1 if num_samples is None else count("num_samples", num_samples, 1),)
+    draws = (draw_count(num_samples),)
     if not q.has_rsample:
         raise LatentRLError(
             f"{type(estimator).__name__} needs a law with rsample, and {type(q).__name__} has none: "

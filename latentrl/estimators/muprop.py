@@ -7,9 +7,9 @@ from torch import nn
 from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError
-from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
 from latentrl.estimators.baselines import LearnedBaseline, checked_baseline, score_term
-from latentrl.estimators.finite import draws, finite, value_and_slope
+from latentrl.estimators.finite import finite, value_and_slope
 from latentrl.types import Estimate
 
 
@@ -47,7 +47,7 @@ class MuProp(Estimator):
         """
         law = finite("MuProp", q)
         mean = law.probs
-        b = law.sample((draws(num_samples),))
+        b = law.sample((draw_count(num_samples),))
         with torch.no_grad():
             smooth = getattr(f, "mean_field", f)
             middle, slope = value_and_slope(lambda z: evaluate(smooth, z, q), mean.detach().unsqueeze(0))

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError
 from latentrl.distributions.discrete import Bernoullis, OneHots
 from latentrl.distributions.gaussian import DiagonalNormal
+from latentrl.estimators.base import sum_of_others
 from latentrl.estimators.baselines import LawBaseline
 
 
@@ -40,15 +41,8 @@ class OptimalBaseline(LawBaseline):
     ) -> Float[Tensor, "S *batch P"]:
         """b for every sample and parameter, from the costs and squared scores of the other samples."""
         # If the others' scores are all 0 they know nothing: b = 0 rather than 0/0.
-        total = _sum_of_others(squared_length).clamp_min(torch.finfo(cost.dtype).tiny)
-        return _sum_of_others(cost.unsqueeze(-1) * squared_length) / total
-
-
-def _sum_of_others(values: Float[Tensor, "S *shape"]) -> Float[Tensor, "S *shape"]:
-    """Σ_{r≠s} x_r. The sum over all less x_s would be rounding errors where x_s is by far the largest."""
-    zero = torch.zeros_like(values[:1])
-    before = torch.cat([zero, values.cumsum(0)[:-1]])
-    return before + torch.cat([values.flip(0).cumsum(0)[:-1].flip(0), zero])
+        total = sum_of_others(squared_length).clamp_min(torch.finfo(cost.dtype).tiny)
+        return sum_of_others(cost.unsqueeze(-1) * squared_length) / total
 
 
 class _Score(NamedTuple):

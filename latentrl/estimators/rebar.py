@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 
 from latentrl.checks import LatentRLError, at_least, instance, real
 from latentrl.distributions.relaxed import Thresholded, thresholded
-from latentrl.estimators.base import Estimator, Integrand, evaluate
-from latentrl.estimators.finite import draws, finite, value_and_slope
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
+from latentrl.estimators.finite import LEAST_LOGIT, finite, value_and_slope
 from latentrl.estimators.relaxed import LEAST_TEMPERATURE
 from latentrl.types import Estimate
 
@@ -93,7 +93,7 @@ class Rebar(Estimator):
 
     def _draw(self, q: Distribution, num_samples: int | None) -> tuple[Thresholded, Tensor]:
         draw = thresholded(finite(type(self).__name__, q))
-        return draw, draw.logits + draw.noise(draws(num_samples))
+        return draw, draw.logits + draw.noise(draw_count(num_samples))
 
 
 class Relax(Rebar):
@@ -115,7 +115,7 @@ class Relax(Rebar):
     def control_variate(
         self, draw: Thresholded, f: Integrand, z: Float[Tensor, "S *batch Z"]
     ) -> Float[Tensor, "S *batch"]:
-        learned = self.control(z)
+        learned = self.control(z.clamp_min(LEAST_LOGIT))
         if learned.shape != (*z.shape[:-1], 1):
             raise LatentRLError(
                 f"control must map z {tuple(z.shape)} to {(*z.shape[:-1], 1)}, one number per draw, "

@@ -7,8 +7,8 @@ from torch.distributions import Distribution
 
 from latentrl.checks import at_least
 from latentrl.distributions.relaxed import thresholded
-from latentrl.estimators.base import Estimator, Integrand, evaluate
-from latentrl.estimators.finite import draws, finite
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
+from latentrl.estimators.finite import finite
 from latentrl.types import Estimate
 
 LEAST_TEMPERATURE = 1e-6
@@ -53,7 +53,7 @@ class GumbelSoftmax(Estimator):
         """
         law = finite("GumbelSoftmax", q)
         draw = thresholded(law)
-        z = law.logits + draw.noise(draws(num_samples))
+        z = law.logits + draw.noise(draw_count(num_samples))
         relaxed = draw.relax(z, self.temperature)
         return _through(draw.threshold(z) + _zero(relaxed) if self.hard else relaxed, f, q)
 
@@ -72,7 +72,7 @@ class StraightThrough(Estimator):
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: as :meth:`GumbelSoftmax.forward`."""
         law = finite("StraightThrough", q)
-        return _through(law.sample((draws(num_samples),)) + _zero(law.probs), f, q)
+        return _through(law.sample((draw_count(num_samples),)) + _zero(law.probs), f, q)
 
 
 def _zero(value: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ from typing import ClassVar
 from torch import nn
 from torch.distributions import Distribution
 
-from latentrl.checks import count
-from latentrl.estimators.base import Estimator, Integrand, evaluate
+from latentrl.estimators.base import Estimator, Integrand, draw_count, evaluate
 from latentrl.estimators.baselines import checked_baseline, score_term
 from latentrl.types import Estimate
 
@@ -32,7 +31,7 @@ class ScoreFunction(Estimator):
 
     def forward(self, q: Distribution, f: Integrand, num_samples: int | None = 1) -> Estimate:
         """:raises LatentRLError: f returns another shape than (S, ..., B), or the baseline refuses q or num_samples."""
-        draws = 1 if num_samples is None else count("num_samples", num_samples, 1)
+        draws = draw_count(num_samples)
         z = q.sample((draws,))
         cost = evaluate(f, z, q)
         constant = cost.detach()

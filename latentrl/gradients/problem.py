@@ -19,6 +19,7 @@ from latentrl.estimators.combinations import AlphaOrder, Combination, InverseVar
 from latentrl.estimators.pathwise import Pathwise
 from latentrl.estimators.rollout import LikelihoodRatio, RolloutEstimator, ShortHorizon, ValueFunction
 from latentrl.nets import MLP
+from latentrl.randomness import same_randomness
 from latentrl.rollouts import ExpectedReturn, FunctionalTask
 
 NAMESPACE = "latentrl_envs:latentrl/"
@@ -57,8 +58,7 @@ class Needs:
         """V of the frozen policy, fitted to rollouts of its own (Adam, 1e-2)."""
         problem = self.problem
         device = next(iter(problem.parameters.values())).device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        with same_randomness(device, self.seed):
             value = ValueFunction(problem.observation_dim, problem.horizon).to(device)
             optimizer = torch.optim.Adam(value.parameters(), 1e-2)
             plain = LikelihoodRatio()
@@ -122,8 +122,7 @@ def make_problem(
     action_space = task.action_space
     sizes = [task.observation_space.shape[0], *hidden]
     discrete = isinstance(action_space, spaces.Discrete)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with same_randomness(torch.device("cpu"), seed):
         head = nn.Linear(sizes[-1], int(action_space.n) if discrete else action_space.shape[0])
         net = nn.Sequential(MLP(sizes), head) if hidden else head
         with torch.no_grad():

@@ -12,6 +12,7 @@ from latentrl.checks import LatentRLError, count, dimension
 from latentrl.data.played import Played
 from latentrl.metrics.arrays import Array, Integers, Mean, around, mean
 from latentrl.model import LatentModel, importance_weighted
+from latentrl.randomness import same_randomness
 
 STEPS = 2**16
 """Steps times draws that the decoder sees at once."""
@@ -76,9 +77,7 @@ def held_out(model: LatentModel, played: Played, num_samples: int = 100, seed: i
     found = torch.empty(3, len(played.segments), dtype=torch.float64)
     try:
         model.eval()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # Only the generator that is drawn from, as the others' states are not kept.
-            (torch.cuda if device.type == "cuda" else torch.default_generator).manual_seed(seed)
+        with same_randomness(device, seed):
             for index, weights, exact in _passes(model, played, num_samples):
                 bound = importance_weighted(weights)
                 value = bound.value if exact is None else exact.double()
@@ -101,9 +100,10 @@ def _passes(model: LatentModel, played: Played, num_samples: int) -> Iterator[tu
     """Segments (B,), their log weights (K, B) and their exact likelihood (B,), if there is one."""
     segments = played.segments
     for length in segments.lengths.unique().tolist():  # as a batch needs segments of one length
-        at_once = max(1, STEPS // (length * num_samples))
+        rows = (segments.lengths == length).nonzero().flatten()
+        at_once = max(1, STEPS // (length * max(num_samples, model.summed_values(segments.batch(rows[:1])))))
         draws = max(1, STEPS // length)
-        for index in (segments.lengths == length).nonzero().flatten().split(at_once):
+        for index in rows.split(at_once):
             batch = segments.batch(index)
             exact = model.exact_log_likelihood(batch)
             if model.posterior is None:

@@ -8,10 +8,11 @@ import torch
 from gymnasium import spaces
 
 from latentrl.checks import LatentRLError
+from latentrl.randomness import same_randomness
 from latentrl.runs import make_env, read_source
 
 MOST = 1000
-"""Demonstrations in the plane of latents."""
+"""Demonstrations, and latents, in the plane of latents."""
 VALUES = np.linspace(-2.5, 2.5, 11)
 """Standard deviations of the prior over which a latent is moved."""
 MOST_STEPS, MOST_FEATURES = 200, 6
@@ -29,11 +30,13 @@ def latent_space(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     if policy.config.latent_dim == 0:
         raise LatentRLError("the policy has no latent")
     demonstrations = read_source(str(options["data"]))
-    if demonstrations.num_episodes > MOST:
-        demonstrations = demonstrations.select(np.random.default_rng(0).permutation(demonstrations.num_episodes)[:MOST])
-    z = encode(policy, demonstrations)
-    one_each = len(z) == demonstrations.num_episodes and demonstrations.modes is not None
-    z = z[:MOST]
+    generator = np.random.default_rng(0)
+    shown = np.sort(generator.permutation(demonstrations.num_episodes)[:MOST])
+    z = encode(policy, demonstrations.select(shown))
+    one_each = policy.config.hold == 0
+    if not one_each:
+        z = z[np.sort(generator.permutation(len(z))[:MOST])]
+    modes = demonstrations.modes if one_each else None
     centered = z - z.mean(0)
     _, sizes, axes = np.linalg.svd(centered, full_matrices=False)
     plane = centered @ axes[:2].T if len(axes) > 1 else np.stack([centered[:, 0], 0 * centered[:, 0]], 1)
@@ -42,7 +45,8 @@ def latent_space(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
         "plane": _rounded(plane),
         "shares": _rounded(np.append(shares, 0.0)[:2]),
         "z": _rounded(z),
-        "modes": [int(mode) for mode in demonstrations.modes] if one_each else None,  # type: ignore[union-attr]
+        "names": [f"demonstration {i}" for i in shown] if one_each else ["segment"] * len(z),
+        "modes": None if modes is None else [int(modes[i]) for i in shown],
     }
 
 
@@ -61,8 +65,7 @@ def behaviour(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise LatentRLError(f"observations of {space} are not numbers that could be drawn")
     venv, player = make_env(str(options["env"]), 1, 0), Steered(policy)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with same_randomness(torch.device("cpu"), 0):
         rows = player.rows(venv.reset(), VALUES.astype(np.float32), None)
         shown = []
         for row in rows:

@@ -64,15 +64,17 @@ function keep(redraw) {
 // -- tables -------------------------------------------------------------------
 
 const shown = (value) =>
-  value === null || value === undefined ? "" : typeof value === "number" ? String(+value.toPrecision(4)) : String(value);
+  value === null || value === undefined ? "" :
+  typeof value === "number" && !Number.isInteger(value) ? String(+value.toPrecision(4)) : String(value);
 
 const told = (value) => (Array.isArray(value) ? value.join(", ") : typeof value === "boolean" ? String(value) : value);
 
-function compare(a, b) {
-  if (a === b) return 0;
-  if (a === null || a === undefined || a === "") return 1;
-  if (b === null || b === undefined || b === "") return -1;
-  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+const empty = (value) => value === null || value === undefined || value === "";
+
+// Ascending for sign 1, descending for −1, with what is empty at the end; intervals by their lower ends.
+function compare(a, b, sign) {
+  if (empty(a) || empty(b)) return empty(a) - empty(b);
+  return sign * (parseFloat(a) - parseFloat(b) || String(a).localeCompare(String(b), "en", { numeric: true }));
 }
 
 function table(parent, name, columns, rows) {
@@ -87,7 +89,7 @@ function table(parent, name, columns, rows) {
       const falls = head.getAttribute("aria-sort") === "ascending";
       heads.forEach((other) => other.setAttribute("aria-sort", "none"));
       head.setAttribute("aria-sort", falls ? "descending" : "ascending");
-      order = rows.slice().sort((a, b) => compare(a[column], b[column]) * (falls ? -1 : 1));
+      order = rows.slice().sort((a, b) => compare(a[column], b[column], falls ? -1 : 1));
       fill();
     });
     return head;
@@ -190,8 +192,8 @@ function gradients() {
   const measured = of("gradients").flatMap((run) => run.gradients.map((row) => ({ ...row, run: run.name })));
   if (!measured.length) return;
   const where = section("gradients", "Gradient variance",
-    "Medians over seeds; bars reach from the lowest to the highest end of the 95 % intervals. Hollow marks are too " +
-    "heavy-tailed to trust.");
+    "Medians over seeds; bars reach from the lowest to the highest, for the variance of the ends of its 95 % intervals. " +
+    "Hollow marks are too heavy-tailed to trust.");
   const bar = controls(where);
   const named = (row) => (of("gradients").length > 1 ? `${row.run}: ${setting(row)}` : setting(row));
   const titles = unique(measured.map(named));
@@ -254,21 +256,21 @@ function latentSpace() {
   const known = of("train").filter((run) => run.latents);
   if (!of("train").length) return;
   const where = section("latents", "Latent space",
-    "The latent of each demonstration, in the plane of their two largest principal components; coloured by mode where modes " +
-    "are labelled.");
+    "The latent of each demonstration, or of each segment of one over which a latent is held, in the plane of their two " +
+    "largest principal components; at most a thousand, drawn by chance. Coloured by mode where modes are labelled.");
   explain(where, "latents");
   if (!known.length) return;
   const select = choice(controls(where), "run", known.map((run, i) => [i, run.name]), () => update());
   const place = plot(where, "Latents of the demonstrations", true);
   const update = () => {
-    const { plane, z, modes, shares } = known[select.value].latents;
+    const { plane, z, modes, shares, names } = known[select.value].latents;
     const groups = modes ? unique(modes).sort((a, b) => a - b) : [null];
     draw(place, groups.map((mode, i) => {
       const rows = plane.map((_, row) => row).filter((row) => mode === null || modes[row] === mode);
       return {
         x: rows.map((row) => plane[row][0]), y: rows.map((row) => plane[row][1]), mode: "markers",
         name: mode === null ? "demonstrations" : `mode ${mode}`, marker: { size: 8, color: hue(i, groups.length), opacity: 0.8 },
-        text: rows.map((row) => `demonstration ${row}${mode === null ? "" : `, mode ${mode}`}<br>z = ${z[row].map(shown).join(", ")}`),
+        text: rows.map((row) => `${names[row]}${mode === null ? "" : `, mode ${mode}`}<br>z = ${z[row].map(shown).join(", ")}`),
         hoverinfo: "text",
       };
     }), {

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    EvalCallback,
+    EveryNTimesteps,
+    StopTrainingOnNoModelImprovement,
+)
 
 from latentrl.checks import count
 from latentrl.elbo import Elbo
@@ -34,6 +40,12 @@ SETTINGS = (
     "gradient_variance_every", "learning_rate", "seed", "precision", "devices", "compile", "ema_decay",
 )  # fmt: skip
 """Arguments of :class:`LatentBC` that the result depends on, beside the policy, the KL weight and the data."""
+NUMBERS: dict[type[BaseCallback], tuple[str, ...]] = {
+    EvalCallback: ("best_mean_reward", "last_mean_reward"),
+    StopTrainingOnNoModelImprovement: ("last_best_mean_reward", "no_improvement_evals"),
+    EveryNTimesteps: ("last_time_trigger",),
+}
+"""What stable-baselines3's callbacks count and know."""
 COUNTERS = ("num_timesteps", "_n_updates", "_fade_steps", "_warned")
 
 
@@ -119,7 +131,7 @@ class Run:
             part.n_calls = kept["n_calls"]
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(kept["state"])
-            elif isinstance(part, EvalCallback):
+            elif kept["state"] is not None:
                 vars(part).update(kept["state"])
 
     def restore_randomness(self) -> None:
@@ -217,13 +229,14 @@ class Run:
 
 
 def _state_of(part: BaseCallback) -> Any:
-    """What a callback says of itself; of stable-baselines3's evaluations what they found, and which was best."""
+    """What a callback says of itself; of stable-baselines3's what it counts, found and knows as the best."""
     if hasattr(part, "state_dict"):
         return part.state_dict()
-    if not isinstance(part, EvalCallback):
+    names = next((names for kind, names in NUMBERS.items() if isinstance(part, kind)), None)
+    if names is None:
         return None
-    numbers = {name: float(getattr(part, name)) for name in ("best_mean_reward", "last_mean_reward")}
-    lists = [name for name in vars(part) if name.startswith("evaluations_")]
+    numbers = {name: float(getattr(part, name)) for name in names}
+    lists = [name for name in vars(part) if isinstance(part, EvalCallback) and name.startswith("evaluations_")]
     return numbers | {name: [np.asarray(found).tolist() for found in getattr(part, name)] for name in lists}
 
 

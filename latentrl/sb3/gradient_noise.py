@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
@@ -77,7 +79,7 @@ class GradientVariance(BaseCallback):
         return True
 
     def _measure(self) -> None:
-        with same_randomness(self.model.device):
+        with same_randomness(self.model.device), _same_exploration(self.model):
             rows = [_flat(loss, parameters) for loss, parameters in islice(self._losses(), self.replicates)]
         if len(rows) < 2:
             return
@@ -146,6 +148,16 @@ def _actor_loss(model: SAC | TD3) -> Tensor:
     worth = torch.cat(model.critic(observations, actions), dim=1).amin(1)
     weight = model.ent_coef_tensor if model.log_ent_coef is None else model.log_ent_coef.detach().exp()
     return (weight * log_prob.reshape(-1) - worth).mean()
+
+
+@contextmanager
+def _same_exploration(model: BaseAlgorithm) -> Iterator[None]:
+    """What gSDE draws for several steps stays as it was."""
+    law = getattr(getattr(model, "actor", None), "action_dist", None)
+    kept = dict(vars(law)) if isinstance(law, StateDependentNoiseDistribution) else None
+    yield
+    if kept is not None:
+        vars(law).update(kept)
 
 
 def _flat(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:

@@ -52,7 +52,7 @@ class Pretrained:
         :raises LatentRLError: the networks are an agent's; arguments of a features extractor that JSON cannot hold;
             a folder that cannot be written
         """
-        folder, text = Path(folder), json.dumps(self._description(), indent=1)
+        folder, text = Path(folder).expanduser(), json.dumps(self._description(), indent=1)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with whole(folder / WEIGHTS) as partial:
             partial.write_bytes(safetensors.torch.save(tensors, {KEY: text}))  # a full disk is an OSError here
@@ -79,7 +79,9 @@ class Pretrained:
         :param token: for private repositories; None takes that of ``hf auth login``
         :raises LatentRLError: no such folder or repository; a file that is damaged, or of another kind or version
         """
-        path = Path(name) / WEIGHTS
+        path = Path(name).expanduser() / WEIGHTS
+        if path.parent.is_dir() and not path.exists():
+            raise LatentRLError(f"{str(name)!r} is a folder without {WEIGHTS}: give one that save_pretrained wrote")
         if not path.exists():
             path = _downloaded(str(name), revision, token)
         try:

@@ -72,18 +72,17 @@ class TorchVecEnvAdapter(VecEnv):
         observations, rewards, terminations, truncations, told = self.env.step(self._actions)
         terminated, truncated = _array(terminations), _array(truncations)
         dones = terminated | truncated
-        last, final = observations, told
-        if dones.any():
-            if self.autoreset_mode == AutoresetMode.SAME_STEP:
-                last, final = told["final_obs"], told["final_info"]
-            else:
-                observations, told = self.env.reset(options={"reset_mask": dones})
         infos = self._rows(told)
         if dones.any():
-            ends, starts = self._rows(final), infos
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                last, ends, starts = told["final_obs"], self._rows(told["final_info"]), list(infos)
+            else:
+                last, ends = observations, infos
+                observations, told = self.env.reset(options={"reset_mask": dones})
+                starts = self._rows(told)
             seen = _array(last)
-            infos = [ends[i] | {"terminal_observation": seen[i]} if dones[i] else starts[i] for i in range(len(dones))]
             for i in dones.nonzero()[0]:
+                infos[i] = ends[i] | {"terminal_observation": seen[i]}
                 self.reset_infos[i] = starts[i]
         for info, limit in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = limit
@@ -93,8 +92,8 @@ class TorchVecEnvAdapter(VecEnv):
         """Infos of the batch (arrays or tensors (N,), with masks "_key") as one dictionary for each row."""
         rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for key, values in told.items():
-            if key.startswith("_") or key in ("final_obs", "final_info"):
-                continue
+            if key.startswith("_") or key in ("final_obs", "final_info") or isinstance(values, dict):
+                continue  # a dictionary is what RecordEpisodeStatistics tells
             for row, value, given in zip(rows, _array(values).tolist(), _array(told[f"_{key}"]), strict=True):
                 if given:
                     row[key] = value

@@ -57,12 +57,15 @@ class RunFolder:
         """The last state, on a device; the one before, with a warning, where that is damaged; None before the first.
 
         :raises LatentRLError: both are damaged
+        :raises PermissionError: it may not be read
         """
         for path in (found := self._states()):
             try:
                 if zipfile.ZipFile(path).testzip() is not None:  # torch would read flipped bits as they are
                     continue
                 state = torch.load(path, map_location=device, weights_only=True)
+            except (MemoryError, torch.OutOfMemoryError, PermissionError):
+                raise  # the file may be whole
             except Exception:
                 continue
             if path != found[0]:
@@ -103,7 +106,7 @@ class RunFolder:
 
 def has_states(folder: str | Path) -> list[Path]:
     """The files with states in a folder, the last first; none where no run has got to its first checkpoint."""
-    return [path for name in (LAST, PREVIOUS) if (path := Path(folder) / name).exists()]
+    return [path for name in (LAST, PREVIOUS) if (path := Path(folder).expanduser() / name).exists()]
 
 
 def _short(value: Any) -> str:

@@ -57,8 +57,17 @@ def _function(function: FunctionType) -> list[Any]:
 
 
 def _code(code: CodeType) -> str:
-    inside = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    inside = [_constant(part) for part in code.co_consts]
     return hashlib.sha256(code.co_code + repr((code.co_names, inside)).encode()).hexdigest()[:12]
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, tuple | frozenset):  # a set has another order in each process
+        parts = [_constant(part) for part in value]
+        return repr(parts if isinstance(value, tuple) else sorted(parts))
+    return repr(value)
 
 
 def _object(value: Any) -> Any:

@@ -217,7 +217,9 @@ def _dumps(value: Any) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[name-defined]
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, np.ndarray) and (file := root(obj)) is not None and file.filename is not None:
+            file = root(obj) if isinstance(obj, np.ndarray) else None
+            # A copy-on-write map may differ from its file.
+            if file is not None and file.filename is not None and file.mode != "c":
                 return _mapped, _place_in(file, obj)
             if isinstance(obj, Tensor) and obj.is_cuda:
                 return _tensor, (obj.detach().cpu(), isinstance(obj, nn.Parameter), obj.requires_grad)

@@ -287,3 +287,10 @@ def test_what_they_say_of_themselves(two_ways: Demonstrations) -> None:
     said = repr(two_ways)
     assert said.startswith("Demonstrations(24 episodes of 288 transitions, 2 modes; observations Box(")
     assert len(said) < 200
+
+
+def test_a_guessed_space_of_actions_holds_them() -> None:
+    """Its bounds are rounded to float32, far more coarsely on the one side than on the other."""
+    for actions in (np.linspace(-12345.6789, 0.5, 20), np.linspace(-0.5, 12345.6789, 20)):
+        shown = Demonstrations.from_arrays(np.zeros((20, 1)), actions[:, None], [20])
+        assert len(shown) == 20

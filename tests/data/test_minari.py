@@ -1,5 +1,6 @@
 """Minari's datasets, written by the package itself and by us."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentRLError
+from latentrl.data import minari as minari_files
 from tests.data.strategies import same, values
 
 minari = pytest.importorskip("minari", reason="the extra 'minari' is not installed")
@@ -159,11 +161,22 @@ def test_what_we_wrote(labelled: bool, data_format: str) -> None:
         data.to_minari("tests/ours-v0")
 
 
-def test_writing_is_whole_or_not_at_all(tmp_path: Path, two_ways: Demonstrations) -> None:
+def interrupted(*_: Any) -> Iterator[Any]:
+    raise KeyboardInterrupt
+    yield
+
+
+def test_writing_is_whole_or_not_at_all(
+    tmp_path: Path, two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(LatentRLError, match="cannot be written"):
         two_ways.to_minari("tests/ours-v0", data_format="clay")
     with pytest.raises(LatentRLError, match=r"no id.* cannot be written"):
         two_ways.to_minari("no id")
+    with monkeypatch.context() as patched:
+        patched.setattr(minari_files, "_buffers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            two_ways.to_minari("tests/ours-v0")
     assert not [path for path in tmp_path.rglob("*") if path.name in ("ours-v0", "no id")]
     two_ways.to_minari("tests/ours-v0")
 

@@ -22,7 +22,7 @@ def published_step(
     return position, reward, reached, int(np.argmin(distances))
 
 
-@pytest.mark.parametrize("constants", [(10.0, 30.0, 1.0, 1.0), (3.0, 0.5, 2.0, 2.5)])
+@pytest.mark.parametrize("constants", [(10.0, 30.0, 1.0, 1.0), (0.1, 0.5, 2.0, 2.5)])
 def test_a_step_follows_the_published_rules(constants: tuple[float, float, float, float]) -> None:
     rng = np.random.default_rng(0)
     positions, actions = rng.uniform(-7, 7, (4000, 2)), rng.uniform(-1.5, 1.5, (4000, 2))

@@ -147,3 +147,12 @@ def test_another_default_device_changes_nothing() -> None:
         finally:
             torch.set_default_device(None)
     np.testing.assert_array_equal(*found)
+
+
+def test_environments_of_one_task_are_seeded_apart() -> None:
+    task = Pendulum()
+    first, second = TorchEnv(task), TorchEnv(task)
+    for env in (first, second):
+        env.action_space.seed(0)
+    drawn = [env.action_space.sample() for env in (first, second)]
+    assert drawn[0] == drawn[1]

@@ -123,6 +123,18 @@ def test_memory_is_bounded_and_the_value_is_not_touched(monkeypatch: pytest.Monk
     assert careful.decoder.most <= 60
 
 
+def test_so_it_is_where_finite_latents_are_summed_out(
+    two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LatentConfig(latent_dim=12, factors=3, prior="categorical", posterior="categorical", hidden=(8,), hold=1)
+    chosen = config.build(two_ways.observation_space, two_ways.action_space)
+    rows: list[int] = []
+    chosen.decoder.register_forward_hook(lambda _, inputs, __: rows.append(inputs[1].shape[:-1].numel()))
+    monkeypatch.setattr(likelihood, "STEPS", 640)
+    metrics.held_out(chosen, played(two_ways, 1, 32), 4)
+    assert max(rows) == 640  # ten transitions, with 64 latents each
+
+
 def test_the_same_seed_gives_the_same_and_nothing_else_moves() -> None:
     wide, cut = model(1.5).train(), played(shown(), 0, 32)
     torch.manual_seed(3)

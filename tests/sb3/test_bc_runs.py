@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnNoModelImprovement
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
@@ -106,11 +106,17 @@ def test_evaluations_are_found_again_where_a_killed_run_goes_on(
 
     def learn() -> EvalCallback:
         folder = str(tmp_path / "looks")
-        looks = EvalCallback(make_vec_env(Task, 1), eval_freq=5, log_path=folder, verbose=0, warn=False)
+        ends = StopTrainingOnNoModelImprovement(9)
+        looks = EvalCallback(
+            make_vec_env(Task, 1), callback_after_eval=ends, eval_freq=5, log_path=folder, verbose=0, warn=False
+        )
         small(two_ways, env=make_vec_env(Task, 1)).learn(
             20, [looks, Killed()], checkpoint=tmp_path / "run", checkpoint_every=5
         )
+        found.append(ends.no_improvement_evals)
         return looks
+
+    found: list[int] = []
 
     monkeypatch.setattr(Killed, "at", 12)
     with pytest.raises(KeyboardInterrupt):
@@ -122,6 +128,7 @@ def test_evaluations_are_found_again_where_a_killed_run_goes_on(
     with np.load(tmp_path / "looks" / "evaluations.npz") as kept:
         assert kept["timesteps"].tolist() == [5, 10, 15, 20]
         assert kept["results"].mean(1).tolist() == [looks.best_mean_reward] * 2 + [looks.last_mean_reward] * 2
+    assert found == [3]  # of the second look on, one of them before the kill
 
 
 def test_a_run_that_a_callback_ended_says_so(two_ways: Demonstrations, tmp_path: Path) -> None:

@@ -17,22 +17,25 @@ from tests.sb3.test_pretrained import BOX, LINE, POLICIES, SMALL, make
 
 
 def shown(policy: LatentPolicy, number: int) -> tuple[Any, Any, np.ndarray]:
-    """Observations as ``predict`` takes them, as the program takes them, and latents."""
+    """Observations as ``predict`` takes them, one after another, as the program takes them, and latents."""
     policy.observation_space.seed(0)
-    samples = [policy.observation_space.sample() for _ in range(number)]
-    named = isinstance(samples[0], dict)
-    seen: Any = {k: np.stack([s[k] for s in samples]) for k in samples[0]} if named else np.stack(samples)
-    tensors, _ = policy.obs_to_tensor(seen)
-    if policy.config.history > 1:
-        assert isinstance(tensors, torch.Tensor)
-        tensors = torch.stack([tensors] * policy.config.history, 1)
+    seen: list[Any] = []
+    for _ in range(policy.config.history):
+        samples = [policy.observation_space.sample() for _ in range(number)]
+        named = isinstance(samples[0], dict)
+        seen.append({k: np.stack([s[k] for s in samples]) for k in samples[0]} if named else np.stack(samples))
+    tensors: Any = [policy.obs_to_tensor(each)[0] for each in seen]
     torch.manual_seed(number)
-    return seen, tensors, torch.randn(number, policy.model.latent_dim).numpy()
+    z = torch.randn(number, policy.model.latent_dim).numpy()
+    return seen, tensors[0] if len(tensors) == 1 else torch.stack(tensors, 1), z
 
 
-def played(policy: LatentPolicy, seen: Any, z: np.ndarray) -> np.ndarray:
-    """The first actions of an episode, given latents."""
-    return policy.predict(seen, deterministic=True, latent=z if z.shape[1] else None)[0]
+def played(policy: LatentPolicy, seen: list[Any], z: np.ndarray) -> np.ndarray:
+    """Actions after one observation and another, given latents."""
+    state = None
+    for each in seen:
+        actions, state = policy.predict(each, state, deterministic=True, latent=z if z.shape[1] else None)
+    return actions
 
 
 def first(actions: Any, policy: LatentPolicy) -> np.ndarray:

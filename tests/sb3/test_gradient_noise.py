@@ -57,6 +57,7 @@ AGENTS = {
     "PPO": (lambda: pendulum(PPO, n_steps=64, batch_size=16, n_epochs=2), 256, 2),
     "A2C": (lambda: pendulum(A2C, n_steps=32), 128, 2),
     "SAC": (lambda: pendulum(SAC, learning_starts=20, batch_size=8), 60, 10),
+    "SAC with gSDE": (lambda: pendulum(SAC, learning_starts=20, batch_size=8, use_sde=True, train_freq=8), 64, 5),
     "TD3": (lambda: pendulum(TD3, learning_starts=20, batch_size=8), 60, 10),
 }
 
@@ -70,7 +71,7 @@ def test_learning_does_not_notice(name: str) -> None:
     measured.learn(steps, callback=GradientVariance(every=every, replicates=4))
     assert torch.equal(weights(plain), weights(measured))
     counts = {key: len(lines.of(key)) for key in FIGURES}
-    assert set(counts.values()) == {{"LatentBC": 4, "PPO": 2, "A2C": 2, "SAC": 4, "TD3": 4}[name]}
+    assert set(counts.values()) == {{"LatentBC": 4, "PPO": 2, "A2C": 2, "SAC": 4, "SAC with gSDE": 8, "TD3": 4}[name]}
     assert all(np.isfinite(lines.of(key)).all() for key in FIGURES)
     assert min(lines.of("gradient/trace")) > 0
 

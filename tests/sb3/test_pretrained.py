@@ -270,3 +270,8 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hub, "hf_hub_download", unreachable)
     with pytest.raises(LatentRLError, match="nor a repository on the Hub that can be read"):
         LatentPolicy.from_pretrained("some/where")
+
+
+def test_a_folder_without_a_policy_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(LatentRLError, match=r"is a folder without model\.safetensors"):
+        LatentPolicy.from_pretrained(tmp_path)

@@ -114,3 +114,35 @@ def test_what_cannot_be_adapted() -> None:
     env.set_options({"reset_mask": np.ones(4, dtype=bool)})
     with pytest.raises(LatentRLError, match="reset options"):
         env.reset()
+
+
+class Counting(gym.Env[Any, Any]):
+    """Ends after a number of steps, and says which it is at."""
+
+    observation_space = gym.spaces.Box(0, 9, (1,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, length: int) -> None:
+        self.length, self.t = length, 0
+
+    def reset(self, *, seed: int | None = None, **_: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, _: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, self.t == self.length, False, {"t": self.t}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_that_go_on_keep_their_infos_and_statistics_inside_are_not_read(mode: str) -> None:
+    autoreset = gym.vector.AutoresetMode(mode)
+    made = gym.vector.SyncVectorEnv([lambda: Counting(2), lambda: Counting(3)], autoreset_mode=autoreset)
+    env = TorchVecEnvAdapter(gym.wrappers.vector.RecordEpisodeStatistics(made))
+    env.reset()
+    env.step(np.zeros((2, 1)))
+    _, _, dones, infos = env.step(np.zeros((2, 1)))
+    assert dones.tolist() == [True, False]
+    assert [info["t"] for info in infos] == [2, 2]
+    assert ["terminal_observation" in info for info in infos] == [True, False]

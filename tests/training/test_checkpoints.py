@@ -13,7 +13,7 @@ from latentrl import Demonstrations, LatentRLError
 from latentrl.randomness import random_state, same_randomness, set_random_state
 from latentrl.schedules import Constant, FadeIn, KLRange
 from latentrl.training.checkpoints import RunFolder
-from latentrl.training.fingerprint import describe, digest
+from latentrl.training.fingerprint import _constant, describe, digest
 from latentrl.training.state import load_schedule_state, schedule_state
 
 CPU = torch.device("cpu")
@@ -86,6 +86,24 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path) -> None:
         folder.read(CPU)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, PermissionError])
+def test_a_state_that_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    folder = RunFolder(tmp_path, {})
+    folder.write({"update": 1})
+    folder.write({"update": 2})
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", fails)
+        with pytest.raises(error):
+            folder.read(CPU)
+    assert folder.read(CPU) == {"update": 2}
+
+
 def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".last.123.part.pt").write_text("half")
     RunFolder(tmp_path, {})
@@ -152,6 +170,12 @@ def test_what_functions_compute_with_tells_them_apart(monkeypatch: pytest.Monkey
     assert found == [json.dumps(describe(one)) for one in several]
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
     assert describe(scaled) != json.loads(found[3])
+
+
+def test_sets_are_described_whatever_their_order() -> None:
+    names = "abcdefgh"
+    assert _constant((frozenset(names), 1)) == repr([repr(sorted(map(repr, names))), "1"])
+    assert describe(lambda x: x in {"a", "b"}) != describe(lambda x: x in {"a", "c"})
 
 
 def test_numbers_of_a_state_may_lie_on_another_device() -> None:

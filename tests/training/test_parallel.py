@@ -1,12 +1,14 @@
 """Several processes: their averaged gradient is that of one on the whole batch, and their weights stay the same."""
 
 import os
+import pickle
 import signal
 import time
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ from latentrl.schedules import FreeBits, KLConstraint, Schedule
 from latentrl.training import ElboTrainer
 from latentrl.training.finite import NonFiniteLossError
 from latentrl.training.help import follow
-from latentrl.training.parallel import Processes, together
+from latentrl.training.parallel import Processes, _dumps, together
 
 CPU = torch.device("cpu")
 
@@ -125,3 +127,12 @@ def test_helpers_end_with_the_block(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
     assert dict(os.environ) == environment
+
+
+def test_a_copy_on_write_map_is_sent_with_its_changes(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(5))
+    for mode, expected in (("c", 7.0), ("r", 0.0)):
+        mapped = np.load(tmp_path / "a.npy", mmap_mode=mode)
+        if mode == "c":
+            mapped[1] = 7.0
+        assert pickle.loads(_dumps(mapped[1:]))[0] == expected
