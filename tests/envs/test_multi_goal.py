@@ -33,7 +33,7 @@ def test_a_step_follows_the_published_rules(constants: tuple[float, float, float
     following = task.transition(state, action)
     info = task.state_info(following)
     np.testing.assert_allclose(following, [row[0] for row in expected], atol=1e-12)
-    np.testing.assert_allclose(task.reward(state, action, following), [row[1] for row in expected], atol=1e-10)
+    np.testing.assert_allclose(task.reward(state, action, following), [row[1] for row in expected], rtol=0, atol=1e-10)
     np.testing.assert_array_equal(task.terminal(following), [row[2] for row in expected])
     np.testing.assert_array_equal(info["success"], [row[2] for row in expected])
     np.testing.assert_array_equal(info["mode"], [row[3] for row in expected])
