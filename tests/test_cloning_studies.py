@@ -145,6 +145,9 @@ def test_what_a_policy_costs() -> None:
     assert isinstance(agent, LatentBC)
     assert agent.num_timesteps == 2
     assert price["parameters"] == sum(p.numel() for p in agent.policy.model.parameters())
+    normal = {"hidden": (8,), "latent_dim": 2, "prior": "normal", "hold": 1}
+    agent, price = cloning.cloned(numbered([10, 10]), normal, 0, 2, batch_size=4)
+    assert price["parameters"] == sum(p.numel() for p in agent.policy.model.decoder.parameters())  # not the encoder
     vamp = {"hidden": (8,), "encoder_hidden": (8,), "latent_dim": 2, "n_components": 2, "hold": 1}
     agent, price = cloning.cloned(numbered([10, 10]), vamp, 0, 2, batch_size=4)
     assert price["parameters"] == sum(p.numel() for p in agent.policy.model.parameters())  # it draws by the encoder

@@ -122,6 +122,7 @@ def test_split_keeps_modes_apart_and_together() -> None:
     assert sorted(rows) == list(range(28))
     again, _ = data.split(5 / 7, seed=3)
     np.testing.assert_array_equal(first.observations, again.observations)
+    assert not np.array_equal(data.split(5 / 7, seed=4)[0].observations, first.observations)
     with pytest.raises(LatentRLError, match="between 0 and 1"):
         data.split(1.0)
     assert [part.num_episodes for part in data.split(0.01)] == [1, 13]

@@ -128,7 +128,7 @@ def test_bad_demonstrations_are_named(tmp_path: Path, name: str, value: Any) -> 
         for demo, arrays in demos.items():
             for key, array in arrays.items():
                 file[f"data/{demo}/{key}"] = array
-    with pytest.raises(LatentRLError, match=r"lift\.hdf5.*demo_1"):
+    with pytest.raises(LatentRLError, match=r"lift\.hdf5.*demo_1\b"):
         Demonstrations.from_hdf5(path)
 
 

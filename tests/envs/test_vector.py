@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium as gym
@@ -521,3 +522,14 @@ def test_steps_on_a_gpu_do_not_wait_for_it() -> None:
                 env.step(action)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_actions_are_looked_at_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where looking waits for an accelerator."""
+    monkeypatch.setattr("latentrl_envs.vector.may_ask", lambda _: False)
+    bad = torch.full((2, 1), torch.nan)
+    for looks in (True, False):
+        env = TorchVectorEnv(Tripping(), 2, 6, validate_actions=looks)
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match="finite") if looks else nullcontext():
+            env.step(bad)

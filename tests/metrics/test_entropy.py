@@ -117,3 +117,9 @@ def test_shares_are_no_counts(counts: list[float]) -> None:
         with pytest.raises(LatentRLError):
             entropy(np.array(given))
     assert metrics.behaviour_entropy(np.array([3.0, 3.0])).value == metrics.behaviour_entropy(np.array([3, 3])).value
+
+
+def test_intervals_of_other_confidence() -> None:
+    counts = np.array([80, 15, 5])
+    widths = [np.subtract(*metrics.behaviour_entropy(counts, confidence).ci[::-1]) for confidence in (0.5, 0.9)]
+    assert widths[0] / widths[1] == pytest.approx(stats.norm.ppf(0.75) / stats.norm.ppf(0.95))

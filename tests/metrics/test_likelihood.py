@@ -199,5 +199,25 @@ def test_refusals() -> None:
     cut = played(shown(), 0, 32)
     with pytest.raises(LatentRLError, match="num_samples must be"):
         metrics.held_out(model(), cut, 0)
+    broken = model(math.nan).train()
     with pytest.raises(LatentRLError, match="episode 0 is not a number"):
-        metrics.held_out(model(math.nan), cut, 2)
+        metrics.held_out(broken, cut, 2)
+    assert broken.training
+
+
+def test_models_are_judged_as_they_predict() -> None:
+    """Without dropout, and in training mode again afterwards."""
+
+    class Dropping(Held):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, observations: Tensor, z: Tensor) -> DiagonalNormal:
+            return super().forward(observations, self.drop(z))
+
+    cut = played(shown(), 0, 32)
+    made = LatentModel(Exact(), StandardNormalPrior(2), Dropping()).train()  # type: ignore[arg-type]
+    found, expected = metrics.held_out(made, cut, 3), metrics.held_out(model(), cut, 3)
+    assert made.training
+    np.testing.assert_allclose(found.bound.values, expected.bound.values)

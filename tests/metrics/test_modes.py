@@ -198,3 +198,17 @@ def test_new_trajectories_must_fit() -> None:
     found = metrics.find_modes(mixture([10], seed=0)[0])
     with pytest.raises(LatentRLError, match="equal T and D"):
         found.assign(np.zeros((3, 5, 2)))
+
+
+def test_options_of_modes() -> None:
+    trajectories, _ = mixture([12, 9, 6], seed=1)
+    found = metrics.find_modes(trajectories)
+    apart = metrics.leave_one_out(trajectories, found.labels)
+    for quantile in (0.5, 0.95):
+        near = metrics.find_modes(trajectories, quantile=quantile)
+        assert near.threshold == pytest.approx(np.quantile(apart, quantile))
+    fewer = metrics.find_modes(trajectories, minimum=9)
+    assert sorted(np.bincount(fewer.labels + 1)) == [6, 9, 12]
+    assert (fewer.labels == -1).sum() == 6
+    loose = [metrics.find_modes(curves(25, np.random.default_rng(i)), alarm=0.9).n_modes > 1 for i in range(20)]
+    assert sum(loose) >= 9  # at .9, fewer have probability 4e-7

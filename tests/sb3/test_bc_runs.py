@@ -158,13 +158,23 @@ def test_policies_act_with_latents_of_the_data_while_they_learn(two_ways: Demons
 
 def test_another_run_is_refused(two_ways: Demonstrations, tmp_path: Path) -> None:
     small(two_ways).learn(2, checkpoint=tmp_path)
-    for options, name in (({"batch_size": 4}, "batch_size"), ({"seed": 1}, "seed"), ({"ema_decay": 0.9}, "ema_decay")):
-        with pytest.raises(LatentRLError, match=rf"of another run .*{name}"):
+    others: dict[str, dict[str, Any]] = {
+        "batch_size": {"batch_size": 4}, "seed": {"seed": 1}, "ema_decay": {"ema_decay": 0.9},
+        "learning_rate": {"learning_rate": 1e-3}, "kl_weight": {"kl_weight": 0.5}, "kl_warmup": {"kl_warmup": 0.5},
+        "noise": {"noise": None}, "max_grad_norm": {"max_grad_norm": 1.0}, "num_samples": {"num_samples": 2},
+        "steps_per_segment": {"steps_per_segment": 3}, "estimator": {"estimator": ScoreFunction(RunningMean())},
+        "precision": {"precision": "bf16-mixed"}, "gradient_variance_every": {"gradient_variance_every": 5},
+        "policy": {"policy_kwargs": {"temperature": 0.5}},
+    }  # fmt: skip
+    for name, options in others.items():
+        with pytest.raises(LatentRLError, match=rf"of another run \((.*; )?{name}: "):
             small(two_ways, **options).learn(2, checkpoint=tmp_path)
-    with pytest.raises(LatentRLError, match=r"of another run .*data"):
+    with pytest.raises(LatentRLError, match=r"of another run \((.*; )?data: "):
         small(two_ways.split(0.5)[0]).learn(2, checkpoint=tmp_path)
-    with pytest.raises(LatentRLError, match=r"of another run .*updates"):
+    with pytest.raises(LatentRLError, match=r"of another run \((.*; )?updates: "):
         small(two_ways).learn(3, checkpoint=tmp_path)
+    with pytest.raises(LatentRLError, match=r"of another run \((.*; )?callbacks: "):
+        small(two_ways).learn(2, HeldOut(two_ways, every=2), checkpoint=tmp_path)
     with pytest.raises(LatentRLError, match="checkpoint_every must be a whole number"):
         small(two_ways).learn(2, checkpoint=tmp_path, checkpoint_every=0)
     agent = small(two_ways)
@@ -258,14 +268,15 @@ def test_patience_is_not_renewed_where_a_killed_run_goes_on(
 def test_bounds_are_logged_where_they_are_seen(two_ways: Demonstrations, tmp_path: Path) -> None:
     """Whatever the interval of the log, and the last one before a stop too."""
     train, test = two_ways.split(0.75)
-    agent = small(train)
-    agent.set_logger(configure(str(tmp_path), ["csv"]))
-    agent.learn(11, HeldOut(test, every=3), log_interval=100)
-    agent.logger.close()
-    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
-    names = header.split(",")
-    seen = [dict(zip(names, row.split(","), strict=True)) for row in rows]
-    assert [int(row["time/total_timesteps"]) for row in seen if row["eval/elbo"]] == [3, 6, 9]
+    for rate, patience, updates in ((1e-3, None, [3, 6, 9]), (0.0, 1, [3, 6])):
+        agent, folder = small(train, learning_rate=rate), tmp_path / str(rate)
+        agent.set_logger(configure(str(folder), ["csv"]))
+        agent.learn(11, HeldOut(test, every=3, patience=patience), log_interval=100)
+        agent.logger.close()
+        header, *rows = (folder / "progress.csv").read_text().splitlines()
+        names = header.split(",")
+        seen = [dict(zip(names, row.split(","), strict=True)) for row in rows]
+        assert [int(row["time/total_timesteps"]) for row in seen if row["eval/elbo"]] == updates
 
 
 def test_one_callback_may_watch_one_agent_after_another(two_ways: Demonstrations) -> None:
@@ -332,13 +343,15 @@ def test_bad_options(two_ways: Demonstrations, options: dict[str, Any], message:
 def test_bfloat16_learns_as_float32(two_ways: Demonstrations) -> None:
     """Weights stay float32; the first ELBO differs by rounding, and training raises it as far."""
     for prior in ("normal", "vamp"):
-        bounds = []
+        bounds, first = [], []
         for precision in ("32-true", "bf16-mixed"):
             agent = small(two_ways, precision=precision, policy_kwargs={"prior": prior}).learn(1)
+            first.append(weights(agent))
             assert {p.dtype for p in agent.policy.model.parameters()} == {torch.float32}
             segments = agent._segments_on(two_ways)("cpu")
             agent.learn(60)
             bounds.append(held_out_bound(agent.policy.model.eval(), segments).elbo)
+        assert not torch.equal(*first)
         assert bounds[1] == pytest.approx(bounds[0], abs=2.0)
 
 

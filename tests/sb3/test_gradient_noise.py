@@ -1,6 +1,7 @@
 """The gradient's noise while an agent learns: the figures, and that learning does not notice."""
 
 from itertools import islice
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -148,3 +149,36 @@ def test_refusals() -> None:
         GradientVariance(replicates=1)
     with pytest.raises(LatentRLError, match="every must be"):
         clone(gradient_variance_every=0).learn(1)
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_moments_are_those_of_the_actors_loss(algorithm: type[BaseAlgorithm]) -> None:
+    """Its loss as stable-baselines3 writes it, on the same batches and noise; the kurtosis by its definition."""
+    agent: Any = pendulum(algorithm, learning_starts=20, batch_size=8).learn(40)
+    lines, watch = Lines(), GradientVariance(replicates=4)
+    agent.set_logger(lines)
+    watch.init_callback(agent)
+    watch.locals = {}
+
+    def seed() -> None:
+        torch.manual_seed(1)
+        np.random.seed(1)  # noqa: NPY002
+
+    seed()
+    watch._measure()
+    seed()
+    rows = []
+    for _ in range(4):
+        seen = agent.replay_buffer.sample(8).observations
+        if algorithm is TD3:
+            loss = -agent.critic.q1_forward(seen, agent.actor(seen)).mean()
+        else:
+            actions, log_prob = agent.actor.action_log_prob(seen)
+            worth = torch.min(*agent.critic(seen, actions))
+            loss = (agent.log_ent_coef.exp().detach() * log_prob.reshape(-1, 1) - worth).mean()
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(agent.actor.parameters()))]))
+    gradients = torch.stack(rows).double()
+    trace = float(gradients.var(0).sum())
+    assert lines.of("gradient/trace") == [pytest.approx(trace, rel=1e-4)]
+    signal = float(gradients.mean(0).square().sum()) - trace / 4
+    assert lines.of("gradient/snr") == [pytest.approx(max(signal / trace, 0.0) ** 0.5, rel=1e-3)]

@@ -2,16 +2,19 @@
 
 import json
 import pickle
+import random
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.randomness import random_state, same_randomness, set_random_state
 from latentrl.schedules import Constant, FadeIn, KLRange
+from latentrl.training import fingerprint
 from latentrl.training.checkpoints import RunFolder
 from latentrl.training.fingerprint import _constant, describe, digest
 from latentrl.training.state import load_schedule_state, schedule_state
@@ -23,13 +26,14 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", {"seed": 1})
     assert folder.read(CPU) is None
     state = {"random": random_state(CPU), "step": 3, "range": schedule_state(FadeIn(KLRange(0.5, 3.0), 5))}
-    drawn = torch.rand(3), np.random.rand()  # noqa: NPY002
+    drawn = torch.rand(3), np.random.rand(), random.random()  # noqa: NPY002
     folder.write(state)
     found = RunFolder(tmp_path / "run", {"seed": 1}).read(CPU)
     assert found is not None
     set_random_state(found["random"], CPU)
     assert torch.equal(torch.rand(3), drawn[0])
     assert np.random.rand() == drawn[1]  # noqa: NPY002
+    assert random.random() == drawn[2]
     assert found["range"] == state["range"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["last.pt", "settings.json"]
 
@@ -195,12 +199,26 @@ def test_numbers_of_a_state_may_lie_on_another_device() -> None:
     assert np.random.rand() == drawn  # noqa: NPY002
 
 
-def test_data_are_told_apart(two_ways: Demonstrations) -> None:
+def test_data_are_told_apart(two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = two_ways.actions.copy()
     changed[5, 0] += 1e-3
     other = Demonstrations.from_arrays(two_ways.observations, changed, two_ways.episode_lengths)
     same = Demonstrations.from_arrays(two_ways.observations, two_ways.actions, two_ways.episode_lengths)
     assert digest(same) == digest(two_ways) != digest(other)
+    seen = two_ways.observations.copy()
+    seen[5, 0] += 1e-3
+    lengths = np.array([11, 13, *two_ways.episode_lengths[2:]])
+    wider = spaces.Box(-9, 9, (2,))
+    others = [
+        Demonstrations.from_arrays(seen, two_ways.actions, two_ways.episode_lengths),
+        Demonstrations.from_arrays(two_ways.observations, two_ways.actions, lengths),
+        Demonstrations.from_arrays(two_ways.observations, two_ways.actions, two_ways.episode_lengths, wider),
+        Demonstrations.from_arrays(
+            two_ways.observations, two_ways.actions, two_ways.episode_lengths, two_ways.observation_space, wider
+        ),
+    ]
+    monkeypatch.setattr(fingerprint, "WHOLE", 0)  # then rows are hashed, here all of them
+    assert len({json.dumps(digest(data)) for data in (two_ways, other, *others)}) == 6
 
 
 def test_a_seeded_block_leaves_random_numbers_alone() -> None:

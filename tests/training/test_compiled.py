@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from latentrl import Demonstrations, LatentRLError
+from latentrl import Demonstrations, LatentModel, LatentRLError
+from latentrl.sb3 import LatentBC
 from latentrl.schedules import FreeBits
 from latentrl.training import ElboTrainer
 from latentrl.training.compiled import CompiledElbo
@@ -43,3 +45,16 @@ def test_a_weight_that_reads_the_kl_is_refused(two_ways: Demonstrations) -> None
     eager = trainer(two_ways, prior="normal")
     with pytest.raises(LatentRLError, match="needs a KL weight that does not read the KL of the batch"):
         ElboTrainer(eager.model, eager.segments, eager.optimizer, FreeBits(1.0), 8, 4, None, compiled=True)
+
+
+def test_the_option_compiles_the_loss(two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def counted(model: LatentModel, *_: object) -> Any:
+        return lambda batch, beta: seen.append(float(beta)) or model.elbo(batch, beta)
+
+    monkeypatch.setattr("latentrl.training.trainer.CompiledElbo", counted)
+    options = {"latent_dim": 2, "hidden": (8,), "n_components": 2}
+    agent = LatentBC(demonstrations=two_ways, policy_kwargs=options, compile=True, kl_weight=1.0, kl_warmup=0.0)
+    agent.learn(2)
+    assert seen == [1.0, 1.0]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
-from latentrl.data import Segments
+from latentrl.data import HostSegments, Segments
 from latentrl.schedules import Constant, FadeIn, KLConstraint, Schedule
 from latentrl.training import ElboTrainer
 
@@ -117,3 +117,38 @@ def with_schedule(learner: ElboTrainer, schedule: Schedule) -> ElboTrainer:
     return ElboTrainer(
         learner.model, learner.segments, learner.optimizer, schedule, learner.batch_size, 8, None, total_steps=100
     )
+
+
+def test_gradients_are_clipped(two_ways: Demonstrations) -> None:
+    learner = trainer(two_ways, prior="normal")
+    norms = []
+    for limit in (None, 1e-3):
+        learner.max_grad_norm = limit
+        learner.update(0)
+        gradients = [p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat(gradients).norm()))
+    assert norms[0] > 1e-2
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_mixture_is_seeded_when_its_share_of_training_is_over(two_ways: Demonstrations) -> None:
+    """.3 of 100 updates; other priors at once."""
+    learner = trainer(two_ways, prior="mixture")
+    seeded = []
+    for step in (0, 29, 30):
+        learner.update(step)
+        assert learner.model.prior is not None
+        seeded.append(bool(learner.model.prior.seeded))
+    assert seeded == [False, False, True]
+
+
+def test_processes_learn_from_different_batches(two_ways: Demonstrations) -> None:
+    shown = []
+    for rank in (0, 1, 1):
+        learner = trainer(two_ways, prior="normal")
+        learner.data_seed, learner._rank, learner._size = 3, rank, 2
+        learner.segments = HostSegments(two_ways, 0, 6, torch.device("cpu"))
+        shown.append(learner._batch(0).observations)
+        learner.close()
+    assert torch.equal(shown[1], shown[2])
+    assert not torch.equal(shown[0], shown[1])
