@@ -5,8 +5,9 @@
 One pilot's landings in LunarLanderContinuous are cloned into the networks of stock PPO and SAC, which then go on: as
 they are, and with what latentrl has for it. PPO: its critic learns first, and rewards pay for leaving the clone. SAC:
 demonstrations in half of each batch and in the actor's loss. Judged by mean actions. The margin of a fall is a tenth of
-the range between a pilot who acts at random and the clone. In the first tenth of its steps an agent that is kept waits
-for its critic, and plays as its clone; one that is not is judged ten times in it, as it falls early if it does.
+the range between a pilot who acts at random and the clone. An agent is judged ten times, and ten times more in that
+tenth of its steps in which its actor begins to learn, as it falls early if it does: the first, or of an agent that is
+kept, and waits for its critic, the second.
 """
 
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ ENV, TIME_LIMIT, MARGIN = "LunarLanderContinuous-v3", 1_000, 0.1
 COLUMNS = ("clone", "worst", "last", "worst fall / margin", "share within margin", "share above pilot")
 AGENTS = ("PPO, kept", "PPO, naive", "SAC, kept", "SAC, naive")
 EARLY = ", first tenth"
+"""Of what the actor learns."""
 PPO_SETTINGS: dict[str, Any] = {"batch_size": 512, "n_epochs": 10, "gamma": 0.999, "gae_lambda": 0.98}
 
 
@@ -152,11 +154,22 @@ def judging(seed: int, args: Args) -> VecEnv:
     return make_vec_env(ENV, args.episodes, seed=10_000 + seed, wrapper_class=FirstEpisode)
 
 
+class Until(BaseCallback):
+    """Ends training after a number of environment steps; what depends on the share of training goes as in all of it."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def _on_step(self) -> bool:
+        return self.num_timesteps < self.steps
+
+
 def run(name: str, seed: int, args: Args) -> Record:
     """Clone, learn, and judge all along."""
     shown = of_pilot(args)
     agent, steps, keeping = made(name.removesuffix(EARLY), shown, seed, args)
-    steps = steps // 10 if name.endswith(EARLY) else steps
+    tenth, early = steps // 10, name.endswith(EARLY)
     LatentBC(agent, demonstrations=shown, seed=seed, device="cpu").learn(args.updates)
     venv = judging(seed, args)
 
@@ -164,8 +177,8 @@ def run(name: str, seed: int, args: Args) -> Record:
         venv.seed(10_000 + seed)
         return judge(agent, venv, args.episodes, deterministic=True)
 
-    curve = Curve(max(64, steps // args.judgements), look)
-    agent.learn(steps, [curve, *keeping])
+    curve = Curve(max(64, (tenth if early else steps) // args.judgements), look)
+    agent.learn(steps, [curve, *keeping, *([Until(2 * tenth if keeping else tenth)] if early else [])])
     return {"curve": [*curve.records, {"steps": agent.num_timesteps, **look(agent)}]}
 
 
@@ -187,15 +200,15 @@ def at_random(args: Args) -> float:
 
 
 def joined(curves: dict[str, Record]) -> list[Record]:
-    """What was seen of each run, with the looks at its first tenth where there are such."""
+    """What was seen of each run, the looks at its first tenth among them."""
     found = []
     for key, record in curves.items():
         method, _, seed = key.rpartition(" ")
         if not method.endswith(EARLY):
-            early = curves.get(f"{method}{EARLY} {seed}", {"curve": []})["curve"]
-            first, *rest = record["curve"]
-            between = [point for point in early if first["steps"] < point["steps"] < rest[0]["steps"]]
-            found.append({"method": method, "curve": [first, *between, *rest]})
+            points = {
+                point["steps"]: point for point in [*curves[f"{method}{EARLY} {seed}"]["curve"], *record["curve"]]
+            }
+            found.append({"method": method, "curve": [points[steps] for steps in sorted(points)]})
     return found
 
 
@@ -230,7 +243,7 @@ def main(args: Args) -> None:
     """Clone, learn, judge, write."""
     args = args.smoked()
     cells = Cells(args.out, args.settings())
-    names = [*AGENTS, *(name + EARLY for name in AGENTS if name.endswith("naive"))]
+    names = [*AGENTS, *(name + EARLY for name in AGENTS)]
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in names for seed in args.seeds}
     found = joined(dict(zip(jobs, sweep(cells, jobs, args.workers), strict=True)))
     shown = of_pilot(args)

@@ -4,7 +4,8 @@
 
 Policies cloned from human strokes, with a Gaussian latent (prior N(0, I) or VampPrior) and with a choice among 32. At
 the start, after a tenth and at the end of training, with data and parameters frozen: variance and signal-to-noise ratio
-of the encoder's gradient that come from the draws of z alone, at about equal numbers of decoder evaluations. Then the
+of the encoder's gradient that come from the draws of z alone, at about equal numbers of decoder evaluations, but for
+measure-valued gradients, which take three times as many. Then the
 importance-weighted bound: signal-to-noise ratio of the encoder's and the decoder's gradient by the number of draws.
 """
 

@@ -3,7 +3,8 @@
     python -m experiments.gradient_learning
 
 Undiscounted returns of whole episodes, started from the same weights. Policy, trajectories per update, Adam and
-clipping are the same for all; each estimator's learning rate is chosen on other seeds. Runs of one estimator on one
+clipping are the same for all; each estimator's learning rate is chosen on another seed, from the same starts. A run
+has learned where the mean of its last three looks is above the task's threshold. Runs of one estimator on one
 task go side by side (:class:`experiments.learners.Runs`); the seconds of an update are those of a run alone, measured
 in turns when all is done. A study that was killed goes on where it was.
 """
@@ -48,7 +49,7 @@ TASKS = {
 COLUMNS = (
     *("rate", "return, same steps", "return, same seconds", "ms per update"),
     *("share that learns, same steps", "share that learns, same seconds", "clipped", "skipped"),
-    *("1000 steps to learn", "s to learn"),
+    *("1000 steps to its first look above", "s to its first look above"),
 )
 
 
@@ -153,18 +154,26 @@ def rows(found: Sequence[Record], seconds: Mapping[str, Record], args: Args) -> 
         own, at = seconds[name][record["estimator"]], record["updates"]
         budget = min(r["updates"][-1] * seconds[name][r["estimator"]] for r in found if r["task"] == name)
         for curve, clipped, skipped in zip(record["returns"], record["clipped"], record["skipped"], strict=True):
-            learned = [update for update, value in zip(at, curve, strict=True) if value >= threshold]
-            ends = updates, budget / own
-            shares = [float(any(update <= end for update in learned)) for end in ends]
-            returns = [late(at, curve, end) for end in ends]
+            above = [update for update, value in zip(at, curve, strict=True) if value >= threshold]
+            returns = [late(at, curve, end) for end in (updates, budget / own)]
+            shares = [float(value >= threshold) for value in returns]
             values = (record["rate"], *returns, 1e3 * own, *shares, clipped / at[-1], skipped / at[-1])
             row = {"method": f"{name}: {record['estimator']}", **dict(zip(COLUMNS, values, strict=False))}
             units = horizon * args.num_envs / 1e3, own
             for column, within, unit in zip(COLUMNS[-2:], shares, units, strict=True):
                 if within:  # no costs where nothing was learned in time
-                    row[column] = learned[0] * unit
+                    row[column] = above[0] * unit
             made.append(row)
     return made
+
+
+def at_the_edge(found: Sequence[Record], rates: Sequence[float]) -> str:
+    """Whose learning rate is an extreme one of those tried, so that a better one may lie beyond."""
+    edges = {
+        end(rates): [f"{r['task']}: {r['estimator']}" for r in found if r["rate"] == end(rates)] for end in (max, min)
+    }
+    said = [f"{rate:g}, of {', '.join(names)}" for rate, names in edges.items() if names]
+    return f"\nRates at the edge of those tried: {'; '.join(said)}.\n" if said else ""
 
 
 def draw(found: Sequence[Record], seconds: Mapping[str, Record], args: Args) -> Figure:
@@ -196,7 +205,7 @@ def main(args: Args) -> None:
     with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
         found = list(tqdm(pool.map(partial(study, args=args), jobs), total=len(jobs), desc="estimators"))
     seconds = {name: cells(f"{name} seconds", partial(seconds_per_update, name, args)) for name in args.tasks}
-    text = table(rows(found, seconds, args), COLUMNS)
+    text = table(rows(found, seconds, args), COLUMNS) + at_the_edge(found, args.rates)
     record = {"settings": args.settings(), "seconds per update": seconds, "runs": found}
     write(args.out, "gradient_learning", ("latentrl",), text, record, draw(found, seconds, args))
 

@@ -11,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
 from torch.autograd import DeviceType
 
 from experiments import (
@@ -144,16 +146,32 @@ def test_reinforcement_learning_after_cloning(tmp_path: Path) -> None:
     assert record["pilot"] == pytest.approx(40.0)
 
 
-def test_early_looks_stand_between_the_first_two() -> None:
+def test_early_looks_stand_among_the_others() -> None:
     def curve(*points: tuple[int, float]) -> dict[str, Any]:
         return {"curve": [{"steps": steps, "return": value} for steps, value in points]}
 
     kept, naive = curve((0, 5.0), (100, 6.0)), curve((0, 5.0), (100, 4.0), (200, 7.0))
     early = curve((0, 5.0), (40, 1.0), (100, 4.1))
-    found = bc_then_rl.joined({"kept 3": kept, "naive 3": naive, f"naive{bc_then_rl.EARLY} 3": early})
+    waited, name = curve((0, 5.0), (100, 6.0), (140, 3.0)), bc_then_rl.EARLY
+    found = bc_then_rl.joined({"kept 3": kept, "naive 3": naive, f"naive{name} 3": early, f"kept{name} 3": waited})
     assert [run["method"] for run in found] == ["kept", "naive"]
-    assert [[point["steps"] for point in run["curve"]] for run in found] == [[0, 100], [0, 40, 100, 200]]
+    assert [[point["steps"] for point in run["curve"]] for run in found] == [[0, 100, 140], [0, 40, 100, 200]]
     assert found[1]["curve"][2]["return"] == 4.0
+
+
+def test_training_ends_early_as_if_it_went_on() -> None:
+    """Its share of training, too, is that of all steps."""
+    seen: list[tuple[int, float]] = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.append((self.num_timesteps, self.model._current_progress_remaining))
+            return True
+
+    agent = A2C("MlpPolicy", "CartPole-v1", n_steps=4, device="cpu")
+    agent.learn(40, [Look(), bc_then_rl.Until(10)])
+    assert (agent.num_timesteps, len(seen)) == (10, 10)
+    assert seen[-1][1] == pytest.approx(0.8)
 
 
 def test_falls_below_a_clone_are_measured_by_its_range() -> None:
@@ -201,12 +219,18 @@ def test_what_a_latent_costs_is_said_beside_its_limit() -> None:
             "return": value,
             "CPU seconds": cost,
         }
-        for name, values, cost in (("Gaussian", (100, 120), 2.0), ("near", (95, 115), 2.5), ("far", (60, 80), 3.0))
+        for name, values, cost in (
+            ("Gaussian", (100, 120), 2.0),
+            ("near", (95, 115), 2.5),
+            ("perhaps", (70, 140), 2.0),
+            ("far", (60, 80), 3.0),
+        )
         for seed, value in enumerate(values)
     ]
     said = no_price.verdict(no_price.rows(found))
-    assert "| Pendulum, PPO: near | -5 [-5, -5] | 14.1 | yes | 1.25 (1.3) |" in said
-    assert "| Pendulum, PPO: far | -40 [-40, -40] | 14.1 | no | 1.50 (1.3) |" in said
+    assert "| Pendulum, PPO: near | -5 [-5, -5] | 14.1 | yes | yes | 1.25 (1.3) |" in said
+    assert "| 14.1 | yes | no | 1.00 (1.3) |" in said
+    assert "| Pendulum, PPO: far | -40 [-40, -40] | 14.1 | no | no | 1.50 (1.3) |" in said
 
 
 def test_nearest_ends_tell_skills() -> None:

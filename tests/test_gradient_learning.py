@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.gradient_learning import Args, best_rate, late, rows
+from experiments.gradient_learning import Args, at_the_edge, best_rate, late, rows
 from experiments.learners import METHODS, STARTS, STARTS_SEED, WARM_UP, Learner, Runs, make_runs
 from latentrl.estimators.rollout import LikelihoodRatio
 from latentrl.gradients.problem import make_task
@@ -187,15 +187,21 @@ def test_rows_compare_at_the_steps_and_seconds_that_all_were_given() -> None:
         "return, same seconds": -600.0,
         "ms per update": 4000.0,
         "share that learns, same steps": 1.0,
-        "share that learns, same seconds": 1.0,
+        "share that learns, same seconds": 0.0,
         "clipped": 0.1,
         "skipped": 0.0,
-        "1000 steps to learn": 50 * 16 * 200 / 1000,
-        "s to learn": 200.0,
+        "1000 steps to its first look above": 50 * 16 * 200 / 1000,
     }
-    assert (second["share that learns, same steps"], second["skipped"], "s to learn" in second) == (0.0, 0.01, False)
-    late_one = {**quick, "returns": [[-900.0, -900.0, -900.0, -300.0, -300.0]], "clipped": [0], "skipped": [0]}
-    (fourth, _) = rows([late_one, slow], seconds, Args())
-    assert (fourth["share that learns, same steps"], fourth["share that learns, same seconds"]) == (1.0, 0.0)
-    assert ("1000 steps to learn" in fourth, "s to learn" in fourth) == (True, False)
+    assert (second["share that learns, same steps"], second["skipped"]) == (0.0, 0.01)
+    assert not [name for name in second if "first look" in name]
     assert (third["return, same steps"], third["return, same seconds"], third["clipped"]) == (-800.0, -800.0, 1.0)
+    falls = {**quick, "returns": [[-300.0, -300.0, -300.0, -900.0, -900.0]], "clipped": [0], "skipped": [0]}
+    (fourth, _) = rows([falls, slow], seconds, Args())
+    assert (fourth["share that learns, same steps"], fourth["share that learns, same seconds"]) == (0.0, 1.0)
+    assert fourth["s to its first look above"] == 0.0
+
+
+def test_rates_at_the_edge_are_named() -> None:
+    found = [{"task": "T", "estimator": name, "rate": rate} for name, rate in (("a", 0.1), ("b", 0.2), ("c", 0.3))]
+    assert at_the_edge(found, (0.1, 0.2, 0.3)) == "\nRates at the edge of those tried: 0.3, of T: c; 0.1, of T: a.\n"
+    assert at_the_edge(found[1:2], (0.1, 0.2, 0.3)) == ""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.disentanglement import gaps, information
+from experiments.records import spread
 from experiments.reproductions.autoencoders import PlainEncoder, PlainTrunk, perceptron
 from experiments.reproductions.shapes import Factors
 from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
@@ -160,14 +161,21 @@ def run(method: str, seed: int, args: Args) -> Record:
 
 
 def note(found: Sequence[Record]) -> str:
-    """Whether a gap follows from more than the rate: the largest of each way to choose it."""
-    said = []
-    for kind in ("β", "capacity", "constraint"):
-        mine = [record for record in found if record["method"].startswith(kind)]
-        means = {r["method"]: np.mean([s["gap"] for s in mine if s["method"] == r["method"]]) for r in mine}
-        best = max(means, key=lambda name: means[name])
-        said.append(f"{best} ({means[best]:.2f})")
-    return f"\nThe largest mean gap of each kind: {', '.join(said)}.\n"
+    """Whether a gap follows from more than the rate: seed by seed, of ways to the same one; and whether β raises it."""
+    gaps_of = {r["method"]: np.array([s["gap"] for s in found if s["method"] == r["method"]]) for r in found}
+    rates = {r["method"]: np.array([s["KL"] for s in found if s["method"] == r["method"]]) for r in found}
+    betas = [name for name in gaps_of if name.startswith("β")]
+    lines = ["", "| nats | capacity's gap less the constraint's | less β's, between its rates |", "|---|---|---|"]
+    for name in (name for name in gaps_of if name.startswith("capacity")):
+        nats, less = name.split()[1], gaps_of[name] - gaps_of[name.replace("capacity", "constraint")]
+        between = []
+        for seed, (gap, rate) in enumerate(zip(gaps_of[name], rates[name], strict=True)):
+            known = sorted((rates[beta][seed], gaps_of[beta][seed]) for beta in betas)
+            between.append(gap - np.interp(rate, *zip(*known, strict=True)))
+        lines.append(f"| {nats} | {spread(less.tolist())} | {spread(between)} |")
+    rises = [f"{name} in {(gaps_of[name] > gaps_of[betas[0]]).sum()}" for name in betas[1:]]
+    lines.append(f"\nOf {len(gaps_of[betas[0]])} seeds, the gap is larger than with {betas[0]}: {', '.join(rises)}.")
+    return "\n".join(lines) + "\n"
 
 
 def draw(found: Sequence[Record]) -> Figure:

@@ -191,7 +191,8 @@ def main(args: Args) -> None:
     every = product(chosen(args).items(), args.seeds)
     jobs = {f"{cell} {seed}": partial(judged, run._replace(seed=seed), args) for (cell, run), seed in every}
     data = fingerprint(read(args.data_dir).train)
-    reproduce(NAME, args, SCALES[args.scale], jobs, COLUMNS, draw, note, data)
+    scale = SCALES[args.scale]
+    reproduce(NAME, args, scale, jobs, COLUMNS, draw, partial(note, tried=scale.rates), data)
 
 
 if __name__ == "__main__":

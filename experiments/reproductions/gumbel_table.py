@@ -31,8 +31,11 @@ def methods_of(found: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(record["method"].partition(", ")[2] for record in found))
 
 
-def note(found: Sequence[Record]) -> str:
-    """Table 1 with the paper's numbers in brackets, and in how many seeds its order holds."""
+def note(found: Sequence[Record], tried: Sequence[float]) -> str:
+    """Table 1 with the paper's numbers in brackets, and in how many seeds its order holds.
+
+    :param tried: learning rates
+    """
     lines = ["", "| method | " + " | ".join(PAPER) + " |", "|---" * (len(PAPER) + 1) + "|"]
     for method in methods_of(found):
         entries = []
@@ -52,20 +55,18 @@ def note(found: Sequence[Record]) -> str:
             chain.append(mine < other)
             said.append(f"{better} below {worse} in {chain[-1].sum()} of {len(mine)} ({theirs} in the paper)")
         lines.append(f"- {task}: " + ", ".join(said) + f"; both in {np.all(chain, 0).sum()}")
-    lines += ["", *at_the_edge(found)]
+    lines += ["", *at_the_edge(found, tried)]
     return "\n".join(lines) + "\n"
 
 
-def at_the_edge(found: Sequence[Record]) -> list[str]:
-    """Cells whose learning rate is the largest or smallest there was: a wider choice might serve them better."""
+def at_the_edge(found: Sequence[Record], tried: Sequence[float]) -> list[str]:
+    """Cells whose learning rate is the largest or smallest tried: a wider choice might serve them better."""
     rates = {record["method"]: record["learning rate"] for record in found}
-    edges = {"largest": max(rates.values()), "smallest": min(rates.values())}
-    return [
-        f"With the {which} learning rate of all, {edge:g}: "
-        + "; ".join(cell for cell, rate in rates.items() if rate == edge)
-        + "."
-        for which, edge in edges.items()
-    ]
+    cells = {
+        which: [cell for cell, rate in rates.items() if rate == edge]
+        for which, edge in (("largest", max(tried)), ("smallest", min(tried)))
+    }
+    return [f"With the {which} learning rate tried: {'; '.join(there)}." for which, there in cells.items() if there]
 
 
 def draw(found: Sequence[Record]) -> Figure:
