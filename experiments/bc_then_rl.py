@@ -200,15 +200,13 @@ def at_random(args: Args) -> float:
 
 
 def joined(curves: dict[str, Record]) -> list[Record]:
-    """What was seen of each run, the looks at its first tenth among them."""
+    """What was seen of each run, and of its first tenth, which is a run of its own with the same seed."""
     found = []
     for key, record in curves.items():
         method, _, seed = key.rpartition(" ")
         if not method.endswith(EARLY):
-            points = {
-                point["steps"]: point for point in [*curves[f"{method}{EARLY} {seed}"]["curve"], *record["curve"]]
-            }
-            found.append({"method": method, "curve": [points[steps] for steps in sorted(points)]})
+            early = curves[f"{method}{EARLY} {seed}"]["curve"]
+            found.append({"method": method, "curve": record["curve"], "early": early})
     return found
 
 
@@ -216,9 +214,9 @@ def rows(found: Sequence[Record], random: float, pilot: float) -> list[Record]:
     """One row of the table for each run."""
     listed = []
     for record in found:
-        returns = [point["return"] for point in record["curve"]]
-        clone, worst, last = returns[0], min(returns), float(np.mean(returns[-3:]))
-        fall = (clone - worst) / (MARGIN * (clone - random))
+        returns, early = ([point["return"] for point in record[name]] for name in ("curve", "early"))
+        clone, worst, last = returns[0], min(returns + early), float(np.mean(returns[-3:]))
+        fall = max((seen[0] - min(seen)) / (MARGIN * (seen[0] - random)) for seen in (returns, early))
         values = (clone, worst, last, fall, float(fall <= 1.0), float(last > pilot))
         listed.append({"method": record["method"], **dict(zip(COLUMNS, values, strict=True))})
     return listed
@@ -229,7 +227,8 @@ def draw(found: Sequence[Record], random: float, pilot: float) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, algorithm in zip(figure.subplots(1, 2), ("PPO", "SAC"), strict=True):
         for color, name in zip(("C0", "C3"), [name for name in AGENTS if name.startswith(algorithm)], strict=True):
-            for number, curve in enumerate(record["curve"] for record in found if record["method"] == name):
+            mine = [record for record in found if record["method"] == name]
+            for number, curve in enumerate([record[key] for key in ("curve", "early") for record in mine]):
                 steps, returns = ([point[key] for point in curve] for key in ("steps", "return"))
                 axis.plot(np.array(steps) / 1000, returns, color=color, alpha=0.6, label=None if number else name)
         axis.axhline(pilot, color="0.3", linestyle=":", label="pilot")

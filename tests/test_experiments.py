@@ -146,7 +146,7 @@ def test_reinforcement_learning_after_cloning(tmp_path: Path) -> None:
     assert record["pilot"] == pytest.approx(40.0)
 
 
-def test_early_looks_stand_among_the_others() -> None:
+def test_early_looks_stand_beside_the_others() -> None:
     def curve(*points: tuple[int, float]) -> dict[str, Any]:
         return {"curve": [{"steps": steps, "return": value} for steps, value in points]}
 
@@ -155,8 +155,8 @@ def test_early_looks_stand_among_the_others() -> None:
     waited, name = curve((0, 5.0), (100, 6.0), (140, 3.0)), bc_then_rl.EARLY
     found = bc_then_rl.joined({"kept 3": kept, "naive 3": naive, f"naive{name} 3": early, f"kept{name} 3": waited})
     assert [run["method"] for run in found] == ["kept", "naive"]
-    assert [[point["steps"] for point in run["curve"]] for run in found] == [[0, 100, 140], [0, 40, 100, 200]]
-    assert found[1]["curve"][2]["return"] == 4.0
+    assert [run["curve"] for run in found] == [kept["curve"], naive["curve"]]
+    assert [run["early"] for run in found] == [waited["curve"], early["curve"]]
 
 
 def test_training_ends_early_as_if_it_went_on() -> None:
@@ -177,7 +177,7 @@ def test_training_ends_early_as_if_it_went_on() -> None:
 def test_falls_below_a_clone_are_measured_by_its_range() -> None:
     """From 100 down to 60, where random actions return −100: twice a tenth of 200. The last three are 90 on average."""
     curve = [{"steps": step, "return": value} for step, value in enumerate([100.0, 60.0, 80.0, 90.0, 100.0])]
-    (row,) = bc_then_rl.rows([{"method": "it", "curve": curve}], -100.0, 89.0)
+    (row,) = bc_then_rl.rows([{"method": "it", "curve": curve, "early": curve[:1]}], -100.0, 89.0)
     assert row == {
         "method": "it",
         "clone": 100.0,
@@ -187,6 +187,10 @@ def test_falls_below_a_clone_are_measured_by_its_range() -> None:
         "share within margin": 0.0,
         "share above pilot": 1.0,
     }
+    early = [{"steps": step, "return": value} for step, value in enumerate([110.0, 47.0])]  # of another clone
+    (row,) = bc_then_rl.rows([{"method": "it", "curve": curve, "early": early}], -100.0, 89.0)
+    assert row["worst fall / margin"] == pytest.approx(3.0)
+    assert (row["worst"], row["last"]) == (47.0, 90.0)
 
 
 @pytest.mark.slow
