@@ -125,7 +125,7 @@ def combined_gradient(
     """
     if num_envs < 4:
         raise LatentRLError(
-            f"{type(rule).__name__} compares variances between trajectories, so it needs at least 4 of them, but "
+            f"{type(rule).__name__} compares variances between trajectories, so it needs at least 4, but "
             f"{num_envs} was given"
         )
     engine = Engine(task, policy, parameters)
