@@ -128,10 +128,12 @@ class Vimco(MultiSample):
     def _without_each(self, log_weights: Float[Tensor, "K *batch"]) -> Float[Tensor, "K *batch"]:
         """L̂₋ₖ for every k; 0 where all others are impossible, as −∞ would make the gradient infinite."""
         draws = len(log_weights)
-        without = others = _log_sum_of_others(log_weights) - math.log(draws - 1)
-        if self.mean == "geometric":
+        others = _log_sum_of_others(log_weights)
+        if self.mean == "arithmetic":
+            without = others - math.log(draws - 1)
+        else:
             stand_in = sum_of_others(log_weights) / (draws - 1)
-            without = torch.logaddexp(others + math.log(draws - 1), stand_in) - math.log(draws)
+            without = torch.logaddexp(others, stand_in) - math.log(draws)
         return without.where(without.isfinite(), torch.zeros_like(without))
 
 
