@@ -78,7 +78,7 @@ class OneHots(Discrete):
     """
 
     def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
-        self.sizes: tuple[int, ...] = tuple(sizes)
+        self.sizes: tuple[int, ...] = tuple(int(size) for size in sizes)  # NumPy's would wrap round in products
         # An option that is ruled out by −∞ is as good as impossible, and 0 · −∞ would be no number; nor may several
         # choices of such options add up to −∞.
         least = torch.finfo(logits.dtype).min / (4 * len(self.sizes))

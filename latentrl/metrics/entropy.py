@@ -24,7 +24,8 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     The plug-in estimate is biased low by about (M' − 1) / 2N nats, M' the modes seen and N the rollouts; the
     Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
     second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
-    Rollouts that all show one mode give an interval without width: no other mode was seen to estimate from.
+    Where all rollouts show one mode, the upper end is that of as large a share of all others, alike, as N rollouts may
+    miss: 1 − (1 − confidence)^(1/N).
 
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
     :raises LatentRLError: with fewer than two modes, negative counts, or shares in their place
@@ -37,6 +38,8 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     if not counts.sum():
         return Entropy(0.0, (0.0, 1.0))
     corrected, variance = _corrected(counts)
+    if corrected == 0.0:  # no other mode was seen to estimate a variance from
+        return Entropy(0.0, (0.0, _unseen(len(counts), int(counts.sum()), confidence)))
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
     low, value, high = np.clip(
         np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0
@@ -71,6 +74,13 @@ def conditional_entropy(counts: Integers) -> Entropy:
     found = mean(np.array(entropies) / np.log(counts.shape[1]))
     low, value, high = np.clip([found.ci[0], found.value, found.ci[1]], 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
+
+
+def _unseen(modes: int, rollouts: int, confidence: float) -> float:
+    """Entropy, to the base of the number of modes, where one has been all that was seen."""
+    others = min(1.0 - (1.0 - confidence) ** (1.0 / rollouts), 1.0 - 1.0 / modes)
+    shares = np.array([1.0 - others, *[others / (modes - 1)] * (modes - 1)])
+    return float(-scipy.special.xlogy(shares, shares).sum() / np.log(modes))
 
 
 def _whole(counts: Integers) -> Integers:

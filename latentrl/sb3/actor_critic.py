@@ -16,7 +16,7 @@ from gymnasium import spaces
 from jaxtyping import Float
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
-from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 from torch.distributions import Distribution as Law
@@ -26,7 +26,7 @@ from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, check_observation, checked, due, given
 from latentrl.sb3.mixture_heads import mixture_of, unless_zero
-from latentrl.sb3.trunk import refuse_parts
+from latentrl.sb3.trunk import check_extractor
 
 PRIORS = ("normal", "gaussian", "mixture", "categorical")
 
@@ -35,14 +35,16 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     """p(z|s) p(a|s, z) in place of stable-baselines3's p(a|s), for LatentPPO and LatentA2C.
 
     The action's law given z is the parent's, for Box, Discrete, MultiDiscrete and MultiBinary actions; so are all other
-    arguments. The value function sees a z that is held. Where z is drawn it sees that alone, as what the choice of z is
-    measured by must not depend on it. The log-probability is that of (a, z): log p(a|s, z), and log p(z|s) where z was
-    drawn. The entropy is a lower bound of that of π(a|s), so that ``ent_coef`` rewards latents
-    which do different things; of the joint law it would not.
+    arguments. The value function sees a z that is held, and of ``hold = k`` for how much longer it is. Where z is drawn
+    it sees that alone, as what the choice of z is measured by must not depend on it. The log-probability is that of
+    (a, z): log p(a|s, z), and log p(z|s) where z was drawn. The entropy is a lower bound of that of π(a|s), so that
+    ``ent_coef`` rewards latents which do different things; of the joint law it would not.
 
     ``predict`` carries (z, steps since it was drawn) as recurrent state, like :class:`LatentPolicy`;
     ``deterministic=True`` takes the mode of the prior's heaviest component and the mode of p(a|s, z).
 
+    :param net_arch: as in the parent, but of pictures, too, None is two hidden layers of 64: with none, as there, each
+        latent would move the actions of all states alike
     :param latent_dim: Z; of a categorical prior, the number of choices
     :param hold: 0 holds z for the episode, k for k steps
     :param prior: "normal", N(0, I); "gaussian", "mixture" or "categorical", learned and read off the state's features
@@ -50,7 +52,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     :param num_samples: K, latents by which the entropy is bounded; a categorical one is summed out
     :param kwargs: of the parent, without what belongs to gSDE
     :raises LatentRLError: gSDE; sizes < 1, a negative hold; an unknown prior, or components
-        for one that has none; observations with parts
+        for one that has none; observations that it does not read
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
         *args: Any,
         latent_dim: int = 8,
         hold: int = 0,
@@ -72,12 +75,17 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         self.n_components: int | None = for_prior("n_components", n_components, 4, prior, "mixture")
         self.num_samples: int = dimension("num_samples", num_samples)
         self._rollout: RolloutLatents | None = None
-        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        if net_arch is None:
+            net_arch = {"pi": [64, 64], "vf": [64, 64]}
+        super().__init__(observation_space, action_space, lr_schedule, net_arch, *args, **kwargs)
 
     # -- networks ------------------------------------------------------------------------------------------------
 
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        check_extractor(self)
+        return super().make_features_extractor()
+
     def _build(self, lr_schedule: Schedule) -> None:
-        refuse_parts(self)
         if self.use_sde:
             raise LatentRLError("gSDE and a latent both explore by noise that is held: leave use_sde at False")
         self.prior: Prior = self._make_prior(self.features_dim)
@@ -146,11 +154,16 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         finally:
             self.action_dist: Distribution = kept
 
-    def _value(self, features: Tensor, z: Tensor, drawn: Tensor) -> Tensor:
-        """V(s, z), or V(s) before z is drawn, (B, 1)."""
-        drawn = drawn.view(-1, 1).to(z.dtype)
+    def _left(self, age: Tensor) -> Float[Tensor, " B"]:
+        """What :class:`WithLatent` says of latents by the steps since they were drawn (B, 1)."""
+        left = (age == 0).float() if self.hold == 0 else 1.0 - age / self.hold
+        return left.squeeze(-1)
+
+    def _value(self, features: Tensor, z: Tensor, left: Tensor) -> Tensor:
+        """V(s, z) with a share of z's steps left, or V(s) where z is drawn, (B, 1)."""
+        left = left.unsqueeze(-1)
         # A baseline that sees the chosen z takes away from log p(z|s) what z is worth, and its gradient is noise.
-        seen = features if self.hold == 1 else torch.cat([features, torch.where(drawn > 0, 0.0, z), drawn], -1)
+        seen = features if self.hold == 1 else torch.cat([features, torch.where(left == 1.0, 0.0, z), left], -1)
         return self.value_net(self.mlp_extractor.forward_critic(seen))
 
     # -- while it learns -----------------------------------------------------------------------------------------
@@ -175,23 +188,27 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values and log-probabilities (B,).
 
-        While rollouts are collected, the latter are (B, 2 + Z): log-probability, whether z was drawn, z.
+        While rollouts are collected, the latter are (B, 2 + Z): log-probability, the share of z's steps that are left,
+        z. ``deterministic=True`` plays as ``predict`` does, but for latents of the rollout.
         """
         features, for_value = self._features(obs)
         law, rollout = cache(partial(self._law, features)), self._rollout_of(features)
-        z, age, new = (rollout or RolloutLatents(np.ones(len(features), bool))).now(law, self.hold)
+        if rollout is None:
+            z = law().mode if deterministic else law().sample()
+            age, new = torch.zeros(len(z), 1, dtype=torch.int64, device=z.device), z.new_ones(len(z), 1).bool()
+        else:
+            z, age, new = rollout.now(law, self.hold)
         acts = self.acts(features, z)
         actions = acts.get_actions(deterministic=deterministic)
-        drawn = new.squeeze(-1).to(z.dtype)
-        log_prob = acts.log_prob(actions)
+        log_prob, left = acts.log_prob(actions), self._left(age)
         if new.any():
-            log_prob = log_prob + drawn * law().log_prob(z)
-        values = self._value(for_value, z, drawn)
+            log_prob = log_prob + new.squeeze(-1) * law().log_prob(z)
+        values = self._value(for_value, z, left)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         if rollout is None:
             return actions, values, log_prob
         rollout.next = z, age + 1
-        return actions, values, torch.cat([torch.stack([log_prob, drawn], -1), z], -1)
+        return actions, values, torch.cat([torch.stack([log_prob, left], -1), z], -1)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values, log p(a, z|s) and entropy.
@@ -207,7 +224,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         features, for_value = self._features(obs.observations)
         law, acts = self._law(features), self.acts(features, obs.latent)
         log_prob = acts.log_prob(actions) + obs.drawn * law.log_prob(obs.latent)
-        value = self._value(for_value, obs.latent, obs.drawn)
+        value = self._value(for_value, obs.latent, obs.left)
         return value, log_prob, unless_zero(self.entropy_bound(features, law))
 
     def predict_values(self, obs: Any) -> Tensor:
@@ -216,11 +233,11 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         :param obs: of all environments; or with latents
         """
         if isinstance(obs, WithLatent):
-            return self._value(self._features(obs.observations)[1], obs.latent, obs.drawn)
+            return self._value(self._features(obs.observations)[1], obs.latent, obs.left)
         features, for_value = self._features(obs)
         rollout = self._rollout_of(features) or RolloutLatents(np.ones(len(features), bool))
-        z, _, new = rollout.now(partial(self._law, features), self.hold)
-        return self._value(for_value, z, new)
+        z, age, _ = rollout.now(partial(self._law, features), self.hold)
+        return self._value(for_value, z, self._left(age))
 
     def obs_to_tensor(self, observation: Any) -> Any:
         """As the parent; the last observation of an episode comes with the latent of its environment."""
@@ -230,7 +247,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         if place is None or rollout is None or rollout.latent is None or rollout.age is None:
             return tensor, vectorized
         z, age = rollout.latent[place : place + 1], rollout.age[place : place + 1]
-        return WithLatent(tensor, z, due(age, None, self.hold).squeeze(-1).to(z.dtype)), vectorized
+        return WithLatent(tensor, z, self._left(torch.where(due(age, None, self.hold), 0, age))), vectorized
 
     # -- while it plays ------------------------------------------------------------------------------------------
 

@@ -169,13 +169,16 @@ class Run:
             policy.set_training_mode(False)
         if policy.config.latents == "aggregate":
             self.trainer.remember()
-        if self._agent._agent is not None:
-            policy.average = None  # what the agent then learns goes on from there, and the weights before would undo it
-        self._follow()
+        self._leave()
         return self._agent
 
-    def _follow(self) -> None:
+    def _leave(self) -> None:
+        """An agent that was cloned into goes on from the average of weights, which would undo what it learns later."""
+        policy = self._agent.policy
         if self._agent._agent is not None:
+            if policy.average is not None:
+                policy.set_training_mode(False)
+                policy.average = None
             follow_actor(self._agent._agent.policy)
 
     # -- updates -----------------------------------------------------------------------------------------------
@@ -183,7 +186,8 @@ class Run:
     def before_update(self) -> None:
         """Training mode, which an evaluation in a callback leaves, and this update's learning rate."""
         agent = self._agent
-        if not agent.policy.training:
+        # An agent whose networks these are may have changed their mode by itself.
+        if not agent.policy.training or agent._agent is not None:
             agent.policy.set_training_mode(True)
         agent._update_current_progress_remaining(agent.num_timesteps, self._total)
         for group in agent.policy.optimizer.param_groups:
@@ -218,7 +222,7 @@ class Run:
         finally:
             agent.policy.remember = None
             self.trainer.close()
-            self._follow()  # also where training was interrupted
+            self._leave()  # also where training was interrupted
 
     def _job(self) -> Any:
         agent = self._agent

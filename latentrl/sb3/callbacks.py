@@ -59,6 +59,8 @@ class ModeCoverage(EvalCallback):
         self._recorder = Recorder()
 
     def _on_step(self) -> bool:
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+            return True
         self._recorder = Recorder()
         with undisturbed(self.model):
             return super()._on_step()

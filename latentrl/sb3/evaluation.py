@@ -20,7 +20,7 @@ from latentrl.randomness import same_randomness
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.in_place import as_seen, in_space
 from latentrl.sb3.policy import LatentPolicy
-from latentrl.sb3.seeding import seeded
+from latentrl.sb3.seeding import frozen, seeded
 from latentrl.training.held_out import groups
 
 
@@ -98,8 +98,9 @@ def evaluate_behaviour(
 
     They are played by stable-baselines3's :func:`evaluate_policy`: recurrent states are carried and restarted where an
     episode starts, and every environment plays the same number of episodes, or one more, as to take those that end
-    first would favour short ones. Statistics of a VecNormalize are not updated; where an agent has one and ``env`` has
-    none, the agent is shown what it would see behind its own.
+    first would favour short ones. Statistics of a VecNormalize are not updated, and rewards
+    for exploration neither learn nor count; where an agent has a VecNormalize and ``env`` has none, the agent is shown
+    what it would see behind its own.
 
     :param policy: anything with stable-baselines3's ``predict``
     :param env: one environment or several
@@ -115,18 +116,11 @@ def evaluate_behaviour(
     seed = None if seed is None else count("seed", seed, 0) % 2**32
     venv = env if isinstance(env, VecEnv) else DummyVecEnv([lambda: env])
     normalizer = unwrap_vec_normalize(venv)
-    training = normalizer is not None and normalizer.training
     outside = getattr(policy, "get_vec_normalize_env", lambda: None)() if normalizer is None else None
     watched = _Watched(policy, venv.num_envs, normalizer, outside, trajectories)
     recorder = Recorder(watched)
-    with seeded(policy, venv, seed):
-        try:
-            if normalizer is not None:
-                normalizer.training = False
-            evaluate_policy(watched, venv, n_episodes, deterministic, callback=recorder, warn=False)
-        finally:
-            if normalizer is not None:
-                normalizer.training = training
+    with frozen(venv), seeded(policy, venv, seed):
+        evaluate_policy(watched, venv, n_episodes, deterministic, callback=recorder, warn=False)
     return recorder.evaluation()
 
 
@@ -286,6 +280,8 @@ def _as_played(
             f"{caller} is for a LatentBC or its LatentPolicy, not for {type(agent).__name__}: of an agent that was "
             "cloned into, give the LatentBC"
         )
+    if policy is agent and policy._in_place:
+        raise LatentRLError(f"{caller} needs to know what the agent that was cloned into sees: give the LatentBC")
     shown = in_space(demonstrations, policy.observation_space, policy.action_space)
     if isinstance(agent, LatentBC) and agent._agent is not None:
         shown = as_seen(agent._agent, shown)

@@ -184,7 +184,8 @@ class ExplorationCallback(CheckpointCallback):
     :param save_freq: calls of ``env.step`` between two savings; 0 saves nothing
     :param save_path: folder of the files
     :param options: further ones of CheckpointCallback, such as ``name_prefix``
-    :raises LatentRLError: options out of range; when learning starts, an environment without such a reward
+    :raises LatentRLError: options out of range; when learning starts, an environment without such a reward, or with two
+        of a kind
     """
 
     def __init__(self, save_freq: int = 0, save_path: str | None = None, **options: Any) -> None:
@@ -195,9 +196,15 @@ class ExplorationCallback(CheckpointCallback):
     def _init_callback(self) -> None:
         if self.save_freq:
             super()._init_callback()
-        if not self._rewards():
+        names = [reward.name for reward in self._rewards()]
+        if not names:
             raise LatentRLError(
                 "the agent's environment has no SkillReward or NoveltyReward: wrap it, or leave this out"
+            )
+        if len(set(names)) < len(names):
+            raise LatentRLError(
+                f"rewards named {', '.join(names)} would write over each other's files and figures: derive a class "
+                "with another name for the second"
             )
 
     def _rewards(self) -> list[ExplorationBonus]:

@@ -42,7 +42,8 @@ class ExplorationBonus(VecEnvWrapper):
     The bonus is for the state that an action leads to; where an episode ends that is its last one, not the first of the
     next. It is what the model says before it learns from that state, and 0 until the model has learned from a batch.
     Spaces are as they were. With ``training=False``, as for evaluation, nothing is learned and rewards pass unchanged.
-    VecNormalize goes outside. Random numbers come from a stream of its own.
+    VecNormalize goes outside. Random numbers come from a stream of its own. A replay buffer keeps bonuses as they were
+    when they were given, though the model has learned since: for SAC and TD3 take a small ``buffer_size``.
 
     :param venv: the environments
     :param scale: weight of the bonus
@@ -319,7 +320,13 @@ class ExplorationBonus(VecEnvWrapper):
 
 def _reached(observations: Any, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> Any:
     """The states that the last actions led to: the last of an episode, where one ended."""
-    lasts = {int(i): infos[i]["terminal_observation"] for i in np.flatnonzero(dones)}
+    ended = np.flatnonzero(dones)
+    if any("terminal_observation" not in infos[i] for i in ended):
+        raise LatentRLError(
+            "an episode ended without infos[i]['terminal_observation'], the state that its last action led to: every "
+            "VecEnv of stable-baselines3 tells it, so a wrapper inside must have taken it away"
+        )
+    lasts = {int(i): infos[i]["terminal_observation"] for i in ended}
     if isinstance(observations, dict):
         return {
             name: _replaced(part, {i: last[name] for i, last in lasts.items()}) for name, part in observations.items()

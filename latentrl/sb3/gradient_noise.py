@@ -35,7 +35,8 @@ class GradientVariance(BaseCallback):
     - SAC, TD3 and what derives from them: the actor's loss on new batches of the replay buffer; each 1000 steps of
       ``learn``'s loop, once learning has started
     - PPO, A2C and what derives from them: the policy gradient of the new rollout, advantage times ∇log π, cut into
-      batches (PPO's own; A2C has but one, so R parts of it); each 4 rollouts of PPO, or 100, as A2C's are short
+      batches (PPO's own, as many as there are up to R; A2C has but one, so R parts of it); each 4 rollouts of PPO, or
+      100, as A2C's are short
 
     The variance of a batch's gradient falls as one over ``gradient/batch_size``. At the defaults it takes 16
     gradients for each 500 updates of :class:`LatentBC`.
@@ -43,7 +44,8 @@ class GradientVariance(BaseCallback):
     :param every: updates, steps or rollouts between two measurements; None as above
     :param replicates: R; the trace's relative error is about √((κ − 1)/R)
     :param verbose: as in stable-baselines3
-    :raises LatentRLError: ``every`` < 1, R < 2; when learning starts, an algorithm of another kind
+    :raises LatentRLError: ``every`` < 1, R < 2; when learning starts, an algorithm of another kind, a rollout of less
+        than two batches
     """
 
     def __init__(self, every: int | None = None, replicates: int = 16, verbose: int = 0) -> None:
@@ -59,6 +61,13 @@ class GradientVariance(BaseCallback):
                 f"GradientVariance knows the losses of LatentBC, PPO, A2C, SAC and TD3, not of "
                 f"{type(self.model).__name__}: leave it out"
             )
+        if isinstance(self.model, OnPolicyAlgorithm):
+            steps, size = self.model.n_steps * self.model.n_envs, self._batch_size(self.model)
+            if steps < 2 * size:
+                raise LatentRLError(
+                    f"GradientVariance compares gradients of the batches of a rollout, but its {steps} steps make one "
+                    f"of {size}: take a batch_size of half or less, or leave it out"
+                )
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
@@ -81,8 +90,6 @@ class GradientVariance(BaseCallback):
     def _measure(self) -> None:
         with same_randomness(self.model.device), _same_exploration(self.model):
             rows = [_flat(loss, parameters) for loss, parameters in islice(self._losses(), self.replicates)]
-        if len(rows) < 2:
-            return
         found = moments(torch.stack(rows))
         for name, value in self._figures(found).items():
             self.logger.record(f"gradient/{name}", value)

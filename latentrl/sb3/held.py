@@ -72,8 +72,14 @@ class WithLatent(NamedTuple):
 
     observations: PyTorchObs
     latent: Float[Tensor, "B Z"]
-    drawn: Float[Tensor, " B"]
-    """1 where the latent was drawn at this step, 0 where it was held."""
+    left: Float[Tensor, " B"]
+    """Share of the latent's steps that are still to come, with this one: 1 where it was drawn at this step; where it is
+    held for the episode, whose end is not known, 0."""
+
+    @property
+    def drawn(self) -> Float[Tensor, " B"]:
+        """1 where the latent was drawn at this step, 0 where it was held."""
+        return (self.left == 1.0).to(self.left.dtype)
 
 
 @dataclass
@@ -113,6 +119,8 @@ def given(latent: Any, shape: tuple[int, int], device: torch.device) -> Float[Te
 
     :raises LatentRLError: another shape, or numbers that are not finite
     """
+    if isinstance(latent, Tensor):
+        latent = latent.numpy(force=True)
     tensor = torch.as_tensor(np.asarray(latent, dtype=np.float32), device=device)
     if tensor.shape not in (shape[1:], shape):
         raise LatentRLError(f"latent has shape {tuple(tensor.shape)}: give {shape[1:]} or {shape}")

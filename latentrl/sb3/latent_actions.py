@@ -36,8 +36,8 @@ class LatentActions:
     :param reach: u lies within ± this
     :param loc: (Z,) or one number; None for the mean of the prior
     :param scale: (Z,) or one number; None for the standard deviation of the prior
-    :raises LatentRLError: no such file, something that is no latent policy, one without latent or with a history, units
-        that do not fit
+    :raises LatentRLError: no such file, something that is no latent policy, one without latent or with a history, that
+        of an agent without its LatentBC, units that do not fit
     """
 
     def __init__(self, source: Source, reach: float, loc: ArrayLike | None, scale: ArrayLike | None) -> None:
@@ -46,6 +46,7 @@ class LatentActions:
         del self.policy.optimizer
         self.policy.requires_grad_(False)
         self.policy.set_training_mode(False)
+        self.policy.model.temperature = 1.0  # units are the prior's own, however wide the policy drew
         # An agent that was cloned into may see what its VecNormalize makes of observations.
         agent = source._agent if isinstance(source, LatentBC) else None
         seen_by = None if agent is None else agent.get_vec_normalize_env()
@@ -153,7 +154,8 @@ class LatentActionWrapper(VecEnvWrapper):
     the next episode. For those (``chunk`` > 1), and to hold a latent over several steps, see :class:`LatentActionEnv`.
 
     :param venv: where the policy was to act
-    :param source: a LatentBC, its LatentPolicy, or the path of either as saved; a copy is taken
+    :param source: a LatentBC, its LatentPolicy, or the path of either as saved; a copy is taken. Of an agent that was
+        cloned into, the LatentBC
     :param reach: half the width of the box, in standard deviations of the prior
     :param loc: (Z,), the latent of action 0; None for the prior's mean (at each state, where the prior sees it)
     :param scale: (Z,), what an action of 1 adds; None for the prior's standard deviation
@@ -277,6 +279,11 @@ def _policy(source: Source) -> LatentPolicy:
     if isinstance(source, LatentBC):
         return source.policy
     if isinstance(source, LatentPolicy):
+        if source._in_place:
+            raise LatentRLError(
+                "the networks of this policy are an agent's, which may see observations that VecNormalize changed: "
+                "give the LatentBC that trained them"
+            )
         return source
     if not isinstance(source, (str, Path)):
         raise LatentRLError(f"give a LatentBC, its LatentPolicy or the path of a saved one, not {source!r}")

@@ -91,7 +91,8 @@ class SemiImplicitActor(LatentActor):
     log(K + 1) nats at most. Without z_0 it would be an upper bound, which an optimiser makes as loose as it likes.
 
     ``deterministic=True`` plays, of the mean actions of K + 1 latents that were drawn once for all, the one where π̂ is
-    largest. The mean latent would not do: it lies between latents that do different things.
+    largest, before the tanh, whose slope would favour the bounds. The mean latent would not do: it lies between latents
+    that do different things.
 
     :param latent_dim: Z
     :param prior: "normal", N(0, I); "gaussian", N(μ(s), diag σ²(s)) read off the last hidden layer

@@ -219,9 +219,9 @@ class MixtureOfMultiCategoricals(_MixtureOfChoices, MultiCategoricalDistribution
     """
 
     def __init__(self, action_dims: Sequence[int], n_components: int) -> None:
-        MultiCategoricalDistribution.__init__(self, list(action_dims))
+        MultiCategoricalDistribution.__init__(self, [int(size) for size in action_dims])
         self.n_components: int = n_components
-        self.outputs: int = sum(action_dims)
+        self.outputs: int = sum(self.action_dims)
 
     def _components(self, options: Tensor) -> OneHots:
         return OneHots(options, self.action_dims)

@@ -7,12 +7,13 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from latentrl.checks import LatentRLError, at_least, dimension
 from latentrl.sb3.mixture_heads import mixture_of
-from latentrl.sb3.trunk import refuse_parts
+from latentrl.sb3.trunk import check_extractor
 
 
 class MixtureActorCriticPolicy(ActorCriticPolicy):
@@ -30,7 +31,7 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         units of the first standard deviation of an action, or of their logits. The parent's small initial weights
         would leave them alike, and what is alike learns alike
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; K < 1; a negative spread; observations with parts
+    :raises LatentRLError: gSDE; K < 1; a negative spread; observations that it does not read
     """
 
     def __init__(
@@ -47,8 +48,11 @@ class MixtureActorCriticPolicy(ActorCriticPolicy):
         self.component_spread: float = at_least("component_spread", component_spread, 0.0)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        check_extractor(self)
+        return super().make_features_extractor()
+
     def _build(self, lr_schedule: Schedule) -> None:
-        refuse_parts(self)
         if self.use_sde:
             raise LatentRLError(
                 "gSDE explores by the noise of one Gaussian, which a mixture is not: leave use_sde at False, or take "

@@ -27,7 +27,7 @@ class _RemembersLatents(RolloutBuffer):
     """Takes latents with the log-probabilities, and hands them out with the observations."""
 
     latents: np.ndarray
-    """(steps, n_envs, 1 + Z): whether z was drawn at the step, and z."""
+    """(steps, n_envs, 1 + Z): the share of z's steps that are left, 1 where it was drawn at the step, and z."""
 
     def add(
         self,
@@ -40,7 +40,7 @@ class _RemembersLatents(RolloutBuffer):
     ) -> None:
         """As the parent.
 
-        :param log_prob: (n_envs, 2 + Z): log-probability, whether z was drawn, z
+        :param log_prob: (n_envs, 2 + Z): log-probability, the share of z's steps that are left, z
         :raises LatentRLError: log-probabilities alone; rewards or values that are not finite
         """
         if log_prob.dim() != 2:

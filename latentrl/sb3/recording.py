@@ -4,8 +4,6 @@
 stable-baselines3.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -20,7 +18,7 @@ from latentrl.checks import LatentRLError, count
 from latentrl.data.mapped import BLOCK
 from latentrl.data.reading import Episodes
 from latentrl.sb3.latent_noise import without_noise
-from latentrl.sb3.seeding import seeded
+from latentrl.sb3.seeding import frozen, seeded
 
 
 def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, seed: int | None) -> dict[str, Any]:
@@ -29,8 +27,8 @@ def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, se
     Observations and rewards are those of the environment, before ``VecNormalize`` and without the noise of a
     ``LatentNoiseWrapper``; actions are those that it was given.
     An agent that learned in ``VecNormalize`` sees normalised observations, with its own statistics where the
-    environments are not wrapped in it. Statistics do not change. Of N environments each plays as many episodes as any
-    other, or one more: taking the first to end would prefer short ones.
+    environments are not wrapped in it. Statistics do not change, and rewards for exploration are left out. Of N
+    environments each plays as many episodes as any other, or one more: taking the first to end would prefer short ones.
     """
     count("episodes", episodes, 1)
     if not isinstance(env, VecEnv | gym.Env):
@@ -45,7 +43,7 @@ def agent_arguments(agent: Any, env: Any, episodes: int, deterministic: bool, se
         raise LatentRLError("VecNormalize is inside of wrappers that change observations: wrap it around them")
     space = without_noise(space)
     quota = (episodes + np.arange(venv.num_envs)[::-1]) // venv.num_envs
-    with _frozen(inside), seeded(agent, venv, seed):
+    with frozen(venv), seeded(agent, venv, seed):
         played = _play(agent, venv, inside, outside, quota, deterministic)
     read = Episodes(sum(len(steps) for steps in played))
     for number, steps in enumerate(played):
@@ -77,19 +75,6 @@ def _play(
                 finished[i].append(running[i])
                 running[i] = []
     return [steps for done in finished for steps in done]
-
-
-@contextmanager
-def _frozen(normalizer: Any) -> Iterator[None]:
-    """Statistics of a VecNormalize stay as they are."""
-    if normalizer is None:
-        yield
-        return
-    training, normalizer.training = normalizer.training, False
-    try:
-        yield
-    finally:
-        normalizer.training = training
 
 
 def _row(values: Any, i: int) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latentrl.checks import at_least, for_prior, one_of, require
 from latentrl.sb3.latent_actor import ExpectedCritic, ExpectedValue, MixtureActor, SemiImplicitActor
-from latentrl.sb3.trunk import refuse_parts
+from latentrl.sb3.trunk import check_extractor
 
 CONTINUOUS = ("gaussian", "normal")
 PRIORS = ("categorical", *CONTINUOUS)
@@ -51,7 +51,7 @@ class _WithLatentActor(BasePolicy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
-        refuse_parts(self)
+        check_extractor(self)
         own = {name: value for name, value in self._latent_options.items() if value is not None}
         actor: type[Any] = SemiImplicitActor
         if own["prior"] == "categorical":

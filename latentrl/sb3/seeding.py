@@ -1,4 +1,4 @@
-"""Episodes that follow from a seed."""
+"""Episodes that follow from a seed, and leave no trace."""
 
 import copy
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from latentrl.randomness import same_randomness
 
@@ -29,6 +29,23 @@ def undisturbed(policy: Any, seed: int | None = None) -> Iterator[None]:
         finally:
             if kept is not None:
                 space._np_random = kept
+
+
+@contextmanager
+def frozen(venv: VecEnv) -> Iterator[None]:
+    """Wrappers that learn by what they see do not in the block: VecNormalize, and rewards for exploration."""
+    learning: list[Any] = []
+    while isinstance(venv, VecEnvWrapper):
+        if vars(venv).get("training"):  # their own: attributes of those inside are found in wrappers, too
+            learning.append(venv)
+        venv = venv.venv
+    for wrapper in learning:
+        wrapper.training = False
+    try:
+        yield
+    finally:
+        for wrapper in learning:
+            wrapper.training = True
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentrl.checks import at_least, dimension
 from latentrl.sb3.latent_actor import LatentInput, bounded
-from latentrl.sb3.trunk import refuse_parts
+from latentrl.sb3.trunk import check_extractor
 
 
 class LatentTD3Actor(Actor):
@@ -88,7 +88,7 @@ class LatentTD3Policy(TD3Policy):
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> LatentTD3Actor:
-        refuse_parts(self)
+        check_extractor(self)
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return LatentTD3Actor(**actor_kwargs, **self._latent_options).to(self.device)
 

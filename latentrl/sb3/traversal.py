@@ -1,6 +1,7 @@
 """Pictures of what an agent does under one latent after another, drawn while it learns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from latentrl.metrics.arrays import finite
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.latent_noise import OBSERVATION, LatentNoiseWrapper
 from latentrl.sb3.policy import LatentPolicy
-from latentrl.sb3.seeding import undisturbed
+from latentrl.sb3.seeding import frozen, undisturbed
 from latentrl.sb3.traversal_rows import Moments, Row, overlay
 
 
@@ -104,18 +105,35 @@ class LatentTraversal(BaseCallback):
                 "where they lie by position=…, or make the environment with render_mode='rgb_array'"
             )
 
+        with self._undisturbed():  # what is asked for may not be there
+            self._rows()
+
     def _on_step(self) -> bool:
         if self.n_calls % self.eval_freq == 0:
             self._draw()
         return True
 
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Observations are normalised as the agent's are now, and all goes on as before."""
+        if self.model.get_vec_normalize_env() is not None:
+            try:
+                sync_envs_normalization(self.training_env, self.eval_env)
+            except AssertionError as error:
+                raise LatentRLError(
+                    "the agent's environment is wrapped in VecNormalize, and eval_env is not wrapped alike: do the same"
+                ) from error
+        with frozen(self.eval_env), undisturbed(self.model):
+            yield
+
+    def _rows(self) -> list[Row]:
+        return self._player.rows(self._start(), self.values, self.dimensions)
+
     def _draw(self) -> None:
         from latentrl.sb3.traversal_figures import path_figure, picture_figure
 
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self.eval_env)
-        with undisturbed(self.model):
-            rows = self._player.rows(self._start(), self.values, self.dimensions)
+        with self._undisturbed():
+            rows = self._rows()
             shown = [[self._episode(latent) for latent in row.latents] for row in rows]
             self._player.begin(None)
         figure = picture_figure(rows, shown) if self.position is None else path_figure(rows, shown)

@@ -123,13 +123,21 @@ def has_pictures(space: spaces.Space[Any]) -> bool:
     return any(is_image_space(leaf) for leaf in _parts(space).values())
 
 
-def refuse_parts(policy: BaseModel) -> None:
-    """:raises LatentRLError: observations with parts, and a policy that would lay them flat as if they were one"""
-    if isinstance(policy.observation_space, spaces.Dict) and policy.features_extractor_class is FlattenExtractor:
+def check_extractor(policy: BaseModel) -> None:
+    """:raises LatentRLError: observations that an agent's policy does not read with its features extractor"""
+    space, extractor = policy.observation_space, policy.features_extractor_class
+    if isinstance(space, spaces.Dict) and extractor is FlattenExtractor:
         raise LatentRLError(
-            f"{type(policy).__name__} does not read observations with parts, such as {policy.observation_space}: take "
-            "its MultiInput form, 'LatentMultiInputPolicy' or 'MixtureMultiInputPolicy'"
+            f"{type(policy).__name__} does not read observations with parts, such as {space}: take its MultiInput "
+            "form, 'LatentMultiInputPolicy' or 'MixtureMultiInputPolicy'"
         )
+    if not isinstance(space, spaces.Dict) and extractor is CombinedExtractor:
+        raise LatentRLError(
+            f"{type(policy).__name__} reads observations with parts, not {space}: take 'LatentPolicy' or "
+            "'MixturePolicy', or for pictures the Cnn form"
+        )
+    if extractor in (NatureCNN, CombinedExtractor):
+        _refuse_small(space)
 
 
 def is_vector(space: spaces.Space[Any]) -> bool:
@@ -173,15 +181,21 @@ def default_extractor(space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
 
     :raises LatentRLError: pictures too small for it
     """
-    for leaf in _parts(space).values():
-        if is_image_space(leaf) and min(leaf.shape[1:]) < SMALLEST_PICTURE:  # type: ignore[index]
-            raise LatentRLError(
-                f"pictures of {leaf.shape[1:]} pixels are too small for stable-baselines3's NatureCNN, which needs "  # type: ignore[index]
-                f"{SMALLEST_PICTURE}: give another features_extractor_class"
-            )
+    _refuse_small(space)
     if isinstance(space, spaces.Dict):
         return CombinedExtractor
     return NatureCNN if is_image_space(space) else FlattenExtractor
+
+
+def _refuse_small(space: spaces.Space[Any]) -> None:
+    """:raises LatentRLError: pictures that are too small for NatureCNN"""
+    for leaf in _parts(space).values():
+        pixels = channels_first(leaf).shape[1:] if is_image_space(leaf) else ()  # type: ignore[index]
+        if pixels and min(pixels) < SMALLEST_PICTURE:
+            raise LatentRLError(
+                f"pictures of {pixels} pixels are too small for stable-baselines3's NatureCNN, which needs "
+                f"{SMALLEST_PICTURE}: give another features_extractor_class"
+            )
 
 
 def _seen(leaf: spaces.Space[Any]) -> spaces.Space[Any]:

@@ -62,7 +62,7 @@ class TorchVecEnvAdapter(VecEnv):
         self.reset_infos: list[dict[str, Any]] = self._rows(told)
         self._reset_seeds()
         self._reset_options()
-        return _array(observations)
+        return _copied(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
         self._actions = actions
@@ -77,16 +77,16 @@ class TorchVecEnvAdapter(VecEnv):
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
                 last, ends, starts = told["final_obs"], self._rows(told["final_info"]), list(infos)
             else:
-                last, ends = observations, infos
+                last, ends = _copied(observations), infos
                 observations, told = self.env.reset(options={"reset_mask": dones})
                 starts = self._rows(told)
             seen = _array(last)
             for i in dones.nonzero()[0]:
-                infos[i] = ends[i] | {"terminal_observation": seen[i]}
+                infos[i] = ends[i] | {"terminal_observation": np.array(seen[i])}
                 self.reset_infos[i] = starts[i]
         for info, limit in zip(infos, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = limit
-        return _array(observations), _array(rewards).astype(np.float32), dones, infos
+        return _copied(observations), _array(rewards).astype(np.float32), dones, infos
 
     def _rows(self, told: dict[str, Any]) -> list[dict[str, Any]]:
         """Infos of the batch (arrays or tensors (N,), with masks "_key") as one dictionary for each row."""
@@ -126,6 +126,11 @@ class TorchVecEnvAdapter(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """No row is wrapped: wrappers of single environments do not fit a batch."""
         return [False] * len(list(self._get_indices(indices)))
+
+
+def _copied(observations: Any) -> np.ndarray:
+    """stable-baselines3 keeps observations over the next step, at which an environment may write over its own."""
+    return np.array(_array(observations))
 
 
 def _array(values: Any) -> np.ndarray:

@@ -32,6 +32,16 @@ def test_entropy_is_less_biased_than_plug_in_and_its_interval_covers(weights: np
     assert np.mean([e.ci[0] <= truth <= e.ci[1] + 1e-9 for e in estimates]) > 0.90
 
 
+@pytest.mark.parametrize("rollouts", [1, 3, 200])
+def test_one_mode_may_hide_others_that_rollouts_missed(rollouts: int) -> None:
+    """The interval ends where all rollouts miss a share of others, alike, one time in twenty."""
+    found = metrics.behaviour_entropy(np.array([0, rollouts, 0, 0]))
+    others = 1.0 - 0.05 ** (1.0 / rollouts)
+    shares = np.full(4, 0.25) if others > 0.75 else np.array([1.0 - others, *[others / 3.0] * 3])
+    assert found.value == found.ci[0] == 0.0
+    assert found.ci[1] == pytest.approx(stats.entropy(shares) / np.log(4))
+
+
 @pytest.mark.parametrize("counts", [np.array([3]), np.array([1, -1]), np.ones((2, 2))])
 def test_entropy_refuses(counts: np.ndarray) -> None:
     with pytest.raises(LatentRLError, match="one number ≥ 0 per mode"):

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,52 @@ def test_ratio_is_one_before_the_first_update(name: str, space: str) -> None:
         torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones(16), atol=1e-5, rtol=0)
 
 
+def kinds(name: str) -> dict[str, spaces.Space]:
+    """Observations that are no vectors, by the policies that read them."""
+    stem, picture = AGENTS[name].policy.removesuffix("Policy"), spaces.Box(0, 255, (36, 36, 3), np.uint8)
+    both = spaces.Dict(picture=picture, numbers=VECTOR, choice=spaces.Discrete(3))
+    return {f"{stem}CnnPolicy": picture, f"{stem}MultiInputPolicy": both}
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_ratio_is_one_of_pictures_and_parts(name: str) -> None:
+    """In the second rollout, too, into which latents are held; with one extractor for both, or two."""
+    for (policy, space), shared in itertools.product(kinds(name).items(), (False, True)):
+        agent = AGENTS[name].make(Toy(space), policy, policy_kwargs={"share_features_extractor": shared})
+        agent.policy.set_training_mode(False)
+        _, callback = agent._setup_learn(64)
+        for _ in range(2):
+            agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+        for batch in agent.rollout_buffer.get(16):
+            _, log_prob, _ = agent.policy.evaluate_actions(batch.observations, batch.actions)
+            torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones(16), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_of_pictures_and_parts_are_saved(name: str, tmp_path: Path) -> None:
+    for policy, space in kinds(name).items():
+        agent = AGENTS[name].make(Toy(space), policy)
+        seen = observations(agent)
+        agent.save(tmp_path / "agent.zip")
+        agent.policy.save(str(tmp_path / "policy.zip"))
+        for loaded in (
+            AGENTS[name].algorithm.load(tmp_path / "agent.zip", device="cpu"),
+            type(agent.policy).load(str(tmp_path / "policy.zip"), device="cpu"),
+        ):
+            assert same_actions(agent, loaded, seen)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", AGENTS)
+def test_what_a_gpu_learned_a_cpu_plays(name: str, tmp_path: Path) -> None:
+    agent = AGENTS[name].make(make_vec_env(Toy, 2, seed=0), device="cuda").learn(AGENTS[name].steps)
+    agent.save(tmp_path / "agent.zip")
+    loaded = AGENTS[name].algorithm.load(tmp_path / "agent.zip", device="cpu")
+    seen = observations(agent)
+    played = [one.predict(seen, deterministic=True)[0] for one in (agent, loaded)]
+    np.testing.assert_allclose(*played, atol=1e-4)
+
+
 @pytest.mark.parametrize(("name", "space"), CELLS)
 def test_deterministic_is_deterministic_and_the_rest_is_not(name: str, space: str) -> None:
     agent = AGENTS[name].make(Toy(action_space=SPACES[space]))
@@ -141,18 +188,11 @@ def test_modes_of_dropout_and_the_like(name: str) -> None:
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_observations_of_other_kinds(name: str) -> None:
-    picture = {
-        first: spaces.Box(0, 255, shape, np.uint8) for first, shape in ((True, (3, 36, 36)), (False, (36, 36, 3)))
-    }
-    stem = AGENTS[name].policy.removesuffix("Policy")
-    for space in picture.values():
-        agent = AGENTS[name].make(Toy(space), f"{stem}CnnPolicy").learn(AGENTS[name].steps)
+    (cnn, picture), (multi, both) = kinds(name).items()
+    first = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    for policy, space in ((cnn, picture), (cnn, first), (multi, both), ("", spaces.Discrete(5))):
+        agent = AGENTS[name].make(Toy(space), policy).learn(AGENTS[name].steps)
         assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
-    both = spaces.Dict(picture=picture[False], numbers=VECTOR, choice=spaces.Discrete(3))
-    agent = AGENTS[name].make(Toy(both), f"{stem}MultiInputPolicy").learn(AGENTS[name].steps)
-    assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
-    agent = AGENTS[name].make(Toy(spaces.Discrete(5))).learn(AGENTS[name].steps)
-    assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -181,6 +221,11 @@ def test_bad_input(name: str) -> None:
             AGENTS[name].make(Toy(), policy_kwargs=wrong)
     with pytest.raises(LatentRLError, match=r"does not read observations with parts.*take its MultiInput form"):
         AGENTS[name].make(Toy(spaces.Dict(numbers=VECTOR)))
+    cnn, multi = kinds(name)
+    with pytest.raises(LatentRLError, match="reads observations with parts, not Box"):
+        AGENTS[name].make(Toy(), multi)
+    with pytest.raises(LatentRLError, match=r"pictures of \(20, 20\) pixels are too small"):
+        AGENTS[name].make(Toy(spaces.Box(0, 255, (20, 20, 3), np.uint8)), cnn)
     if takes(name, "use_sde"):
         with pytest.raises(LatentRLError, match="gSDE"):
             AGENTS[name].make(Toy(), use_sde=True)

@@ -306,3 +306,13 @@ def test_what_has_no_latents(two_ways: Demonstrations) -> None:
     without = LatentBC(demonstrations=two_ways, policy_kwargs={"hidden": (8,), "latent_dim": 0}, device="cpu")
     with pytest.raises(LatentRLError, match="no latent to encode"):
         encode(without, two_ways)
+
+
+def test_what_an_agent_sees_is_not_known_of_its_policy_alone() -> None:
+    agent = PPO("MlpPolicy", DummyVecEnv([lambda: Count(0)]), device="cpu")
+    zeros = np.zeros((8, 1), np.float32)
+    data = Demonstrations.from_arrays(zeros, zeros, [8], LINE, agent.action_space)
+    clone = LatentBC(agent, demonstrations=data, noise=None)
+    held_out(clone, data, 2)
+    with pytest.raises(LatentRLError, match="held_out needs to know what the agent that was cloned into sees"):
+        held_out(clone.policy, data, 2)

@@ -15,7 +15,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.distributions import MultivariateNormal
 
-from latentrl import LatentRLError
+from latentrl import Demonstrations, LatentRLError
+from latentrl.sb3 import evaluate_behaviour
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
 from latentrl.sb3.exploration_bonus import CLIP, ExplorationBonus
 from latentrl.sb3.latent_noise import LatentNoiseWrapper, NormalNoise
@@ -397,7 +398,42 @@ def test_bad_input() -> None:
             SkillReward(shown, "skill", **QUICK).reset()
     with pytest.raises(LatentRLError, match="not finite"):
         run(NoveltyReward(DummyVecEnv([lambda: Drawn(ends_badly)]), **QUICK), 30)
+    silent = DummyVecEnv([Toy])
+    wait = silent.step_wait
+    silent.step_wait = lambda: (*(made := wait())[:3], [{} for _ in made[3]])  # type: ignore[method-assign]
+    with pytest.raises(LatentRLError, match=r"without infos\[i\]\['terminal_observation'\]"):
+        run(NoveltyReward(silent, **QUICK), 30)
+    with pytest.raises(LatentRLError, match="rewards named novelty, novelty would write over each other's files"):
+        PPO("MlpPolicy", NoveltyReward(novel(), **QUICK), device="cpu").learn(1, callback=ExplorationCallback())
     with pytest.raises(LatentRLError, match="has no SkillReward or NoveltyReward"):
         PPO("MlpPolicy", plain, n_steps=16, batch_size=16, device="cpu").learn(16, callback=ExplorationCallback())
     with pytest.raises(LatentRLError, match="give save_path"):
         ExplorationCallback(save_freq=10)
+
+
+def test_what_plays_in_the_agents_environments_finds_true_rewards() -> None:
+    """Evaluation and recording: the bonus neither learns nor counts, and goes on as before."""
+    env = VecNormalize(novel(extrinsic=0.0))
+    agent = PPO("MlpPolicy", env, n_steps=32, batch_size=32, seed=0, device="cpu").learn(256)
+    inner = env.venv
+    assert isinstance(inner, NoveltyReward)
+    before = inner.seen, inner.updates, env.obs_rms.count
+    found = evaluate_behaviour(agent, env, 4, seed=0)
+    recorded = Demonstrations.from_sb3_agent(agent, env, 4)
+    assert (inner.seen, inner.updates, env.obs_rms.count) == before
+    assert (found.max_rewards <= 0.0).all()  # a bonus has both signs
+    assert recorded.rewards is not None
+    assert (recorded.rewards <= 0.0).all()
+    assert inner.training
+    assert env.training
+
+
+def test_skills_of_an_off_policy_agent() -> None:
+    env = skilled(extrinsic=0.0)
+    agent = SAC(
+        "MultiInputPolicy", env, seed=0, device="cpu", learning_starts=8, batch_size=8, policy_kwargs={"net_arch": [8]}
+    )
+    agent.learn(160, callback=ExplorationCallback())
+    assert env.seen == 160
+    assert env.updates
+    assert np.isfinite(agent.replay_buffer.rewards).all()

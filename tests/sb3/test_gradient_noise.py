@@ -145,6 +145,8 @@ def test_option_of_behaviour_cloning() -> None:
 def test_refusals() -> None:
     with pytest.raises(LatentRLError, match="not of DQN"):
         DQN("MlpPolicy", "CartPole-v1").learn(10, callback=GradientVariance())
+    with pytest.raises(LatentRLError, match=r"its 16 steps make one of 16: take a batch_size of half or less"):
+        pendulum(PPO, n_steps=16, batch_size=16).learn(10, callback=GradientVariance())
     with pytest.raises(LatentRLError, match="replicates must be"):
         GradientVariance(replicates=1)
     with pytest.raises(LatentRLError, match="every must be"):

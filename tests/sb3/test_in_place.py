@@ -428,3 +428,45 @@ def test_callbacks_find_the_environment_of_the_agent() -> None:
     LatentBC(agent, demonstrations=demonstrations(BOX), **SMALL).learn(10, callback=look)
     assert np.isfinite(look.last_mean_reward)
     assert agent.env._seeds == seeds  # which start the agent's next episodes
+
+
+def test_an_average_that_an_interruption_left_does_not_undo_what_the_agent_learns() -> None:
+    agent = PPO("MlpPolicy", make_vec_env(Toy, 2, seed=0), n_steps=32, batch_size=32, **SMALL)
+    clone = LatentBC(agent, demonstrations=demonstrations(BOX), noise=None, ema_decay=0.9)
+
+    def stop(_: Any, calls: int) -> None:
+        if calls == 10:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        clone.learn(20, callback=Each(stop))
+    agent.learn(64)
+    learned = agent.policy.action_net.weight.clone()
+    clone.predict(np.zeros((1, 3), np.float32))
+    assert torch.equal(agent.policy.action_net.weight, learned)
+
+
+class Dropping(FlattenExtractor):
+    """Does one thing while it learns, and another while it plays."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.drop(super().forward(observations))
+
+
+def test_modes_of_an_agent_that_plays_meanwhile() -> None:
+    kwargs = {"features_extractor_class": Dropping}
+    agent = PPO("MlpPolicy", Toy(), n_steps=32, batch_size=32, policy_kwargs=kwargs, **SMALL)
+    seen, modes = np.ones((1, 3), np.float32), list[bool]()
+
+    def play(*_: Any) -> None:
+        modes.append(agent.policy.features_extractor.training)
+        agent.predict(seen)
+
+    clone = LatentBC(agent, demonstrations=demonstrations(BOX), noise=None).learn(4, callback=Each(play))
+    assert modes == [True] * 4  # of each update
+    agent.learn(32)
+    assert len({clone.predict(seen, deterministic=True)[0].tobytes() for _ in range(20)}) == 1

@@ -98,8 +98,8 @@ def test_plays_what_predict_plays(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("prior", ["normal", "gaussian"])
 def test_plays_the_latents_of_an_agent_that_was_cloned_into(name: str, prior: str) -> None:
     agent = AGENTS[name].make(Toy(), policy_kwargs={} if "TD3" in name else {"prior": prior})
-    cloned = LatentBC(agent, demonstrations=shown(BOX), noise=None).policy
-    env = LatentActionWrapper(told(2), cloned)
+    clone = LatentBC(agent, demonstrations=shown(BOX), noise=None)
+    env, cloned = LatentActionWrapper(told(2), clone), clone.policy
     seen = env.reset()
     actions = np.random.default_rng(0).uniform(-1, 1, (2, cloned.config.latent_dim)).astype(np.float32)
     with torch.no_grad():
@@ -362,8 +362,10 @@ def test_bad_input() -> None:
         with pytest.raises(LatentRLError, match=complaint):
             LatentActionWrapper(env, cloned, **options)  # type: ignore[arg-type]
     finite = policy(posterior="categorical", prior="categorical")
+    agents = LatentBC(SAC("LatentPolicy", Toy(), device="cpu"), demonstrations=shown(BOX), noise=None)
     wrong: tuple[tuple[Any, ...], ...] = (
         (env, policy(latent_dim=0), "latent_dim=0"),
+        (env, agents.policy, "give the LatentBC that trained them"),
         (env, policy(chunk=3), r"lambda: LatentActionEnv\(env, policy\)"),
         (told(1, spaces.Box(-2, 2, (4,))), cloned, "observations are Box"),
         (told(1, VECTOR, spaces.Box(-2, 2, (3,))), cloned, "actions are Box"),
@@ -428,3 +430,15 @@ def test_what_an_agent_sees_normalised_its_clone_sees_so_here() -> None:
     venv.obs_rms.mean += 1.0
     np.testing.assert_array_equal(actions.decode(seen, z), played)
     np.testing.assert_allclose(single.decode(seen[0], z[0]), played[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_units_are_those_of_the_prior_at_any_temperature(sees: bool) -> None:
+    options: Any = {"prior": "gaussian", "prior_sees_state": sees, "encoder_hidden": (8,)}
+    torch.manual_seed(0)
+    plain = policy(**options)
+    cold = policy(**options, temperature=0.5)
+    cold.load_state_dict(plain.state_dict())
+    seen, one = np.zeros((1, 3), np.float32), np.ones((1, 2), np.float32)
+    first, second = (LatentActionWrapper(told(1), made).latent_actions.latents(seen, one) for made in (plain, cold))
+    np.testing.assert_array_equal(first, second)

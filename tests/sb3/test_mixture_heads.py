@@ -1,7 +1,9 @@
 """Mixtures with the components summed out: against stable-baselines3's own laws, sums over all actions and draws."""
 
 import itertools
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -192,3 +194,14 @@ def test_components_start_apart(space: str) -> None:
     biases = agent.policy.action_net.bias.detach()
     assert (biases[:24] == 0).all()
     assert float(biases[24:].std()) == pytest.approx(2.0, rel=0.3)
+
+
+@pytest.mark.parametrize("nvec", [[10] * 19, [2] * 64, np.full(41, 3, np.int8)], ids=["negative", "zero", "bytes"])
+def test_joint_actions_beyond_64_bits_are_not_listed(nvec: Any) -> None:
+    """NumPy's products of their numbers wrap round to few."""
+    law = mixture_of(make_proba_distribution(spaces.MultiDiscrete(nvec)), K)
+    outputs = torch.randn(B, law.proba_distribution_net(FEATURES).out_features)
+    made = law.proba_distribution(outputs)
+    assert made.distribution.components.support_size == int(nvec[0]) ** len(nvec)
+    assert made.entropy().shape == (B,)
+    assert made.mode().shape == (B, len(nvec))

@@ -45,7 +45,7 @@ def agent(length: int = 5, truncates: bool = False, **policy_kwargs: Any) -> Lat
 
 
 def collect(made: LatentPPO, rollouts: int = 1) -> np.ndarray:
-    """Whether z was drawn, and z, of every step: (rollouts · STEPS, ENVS, 1 + Z)."""
+    """The share of z that is left, and z, of every step: (rollouts · STEPS, ENVS, 1 + Z)."""
     _, callback = made._setup_learn(10**6)
     found = []
     for _ in range(rollouts):
@@ -59,10 +59,11 @@ def test_latents_are_held_as_long_as_they_should(hold: int) -> None:
     """Episodes of 5 steps; two rollouts of 12, so that one goes on in the next."""
     latents = collect(agent(hold=hold), rollouts=2)
     age = 0
-    for step, (drawn, z) in enumerate(zip(latents[..., 0], latents[..., 1:], strict=True)):
+    for step, (left, z) in enumerate(zip(latents[..., 0], latents[..., 1:], strict=True)):
         starts = step % 5 == 0
         age = 0 if starts or (hold and age >= hold) else age
-        assert (drawn == (age == 0)).all()
+        assert left == pytest.approx(np.full(ENVS, 1.0 - age / hold if hold else float(age == 0)))
+        assert ((left == 1.0) == (age == 0)).all()
         assert ((z == latents[step - 1, :, 1:]).all(-1) == (age > 0)).all()
         age += 1
     firsts = latents[latents[..., 0] == 1][:, 1:]
@@ -75,7 +76,7 @@ def test_log_probability_is_that_of_the_joint_law(hold: int) -> None:
     latents = torch.from_numpy(collect(made).reshape(-1, 1 + Z))
     buffer, policy = made.rollout_buffer, made.policy
     observations = torch.from_numpy(buffer.observations.reshape(-1, 3))
-    z, drawn = latents[:, 1:], latents[:, 0]
+    z, drawn = latents[:, 1:], latents[:, 0]  # of holds that have no steps in between
     with torch.no_grad():
         prior = policy.prior(observations)
         of_latent = torch.distributions.Normal(prior.loc, prior.scale).log_prob(z).sum(-1)
@@ -106,7 +107,7 @@ def test_without_a_bonus_the_gradient_of_the_entropy_is_not_computed() -> None:
 
 
 class KnownValue(nn.Module):
-    """V = 7 z_1 + o_1 + 5 where z is due, of features (o, z, due)."""
+    """V = 7 z_1 + o_1 + 5 times the share of z that is left, and without z where another is due: of (o, z, left)."""
 
     def forward(self, seen: Tensor) -> Tensor:
         return 7.0 * seen[:, 3:4] + seen[:, :1] + 5.0 * seen[:, -1:]
@@ -114,7 +115,8 @@ class KnownValue(nn.Module):
 
 @pytest.mark.parametrize("hold", [0, 2, 5])
 def test_values_of_last_observations_see_the_latent_of_their_environment(hold: int) -> None:
-    """Or that another is due: of ``hold=5`` where an episode is cut, of ``hold=2`` where the rollout ends."""
+    """Or that another is due: of ``hold=5`` where an episode is cut, of ``hold=2`` where the rollout ends. Where none
+    is, how much of it is left: half of two steps after one, three of five after two, of an episode nothing is known."""
     made = agent(truncates=True, hold=hold)
     made.policy.mlp_extractor.value_net, made.policy.value_net = nn.Identity(), KnownValue()
     seen: list[tuple[np.ndarray, np.ndarray, list[Any]]] = []
@@ -131,13 +133,14 @@ def test_values_of_last_observations_see_the_latent_of_their_environment(hold: i
     rewards, episodes = made.rollout_buffer.rewards, 0
     for index, (given, dones, last) in enumerate(seen):
         for place in range(ENVS):
-            value = (5.0 if hold == 5 else 7.0 * latents[index, place, 1]) + last[place][0] if dones[place] else 0.0
+            held = 7.0 * latents[index, place, 1] + {0: 0.0, 2: 2.5, 5: 0.0}[hold]
+            value = (5.0 if hold == 5 else held) + last[place][0] if dones[place] else 0.0
             assert rewards[index, place] == pytest.approx(given[place] + made.gamma * value, rel=1e-5)
             episodes += dones[place]
     assert episodes == 2 * ENVS
     # The rollout ends within an episode, after its second step.
     delta = made.rollout_buffer.advantages[-1] - rewards[-1] + made.rollout_buffer.values[-1]
-    of_latent = 5.0 if hold == 2 else 7.0 * latents[-1, :, 1]
+    of_latent = 5.0 if hold == 2 else 7.0 * latents[-1, :, 1] + {0: 0.0, 5: 3.0}[hold]
     np.testing.assert_allclose(delta, made.gamma * (of_latent + made._last_obs[:, 0]), rtol=1e-4)
 
 
@@ -377,3 +380,30 @@ def test_a_callback_that_asks_for_actions_moves_no_latent(rows: int) -> None:
         made.learn(made.n_steps * made.n_envs, callback=Asks())
         drawn = made.rollout_buffer.latents[..., 0].reshape(ENVS, STEPS).T  # flattened as they were learned from
         np.testing.assert_array_equal(drawn, collect(agent(hold=hold))[..., 0])
+
+
+def test_forward_plays_as_predict_does_where_it_is_to_be_deterministic() -> None:
+    """As those who export a policy of stable-baselines3 call it."""
+    policy, seen = agent(prior="gaussian").policy, torch.randn(4, 3)
+    with torch.no_grad():
+        actions = policy(seen, deterministic=True)[0]
+        assert not torch.equal(policy(seen)[0], policy(seen)[0])
+    np.testing.assert_allclose(actions.clamp(-1, 1), policy.predict(seen.numpy(), deterministic=True)[0], atol=1e-6)
+
+
+def test_what_a_latent_does_depends_on_the_picture() -> None:
+    """With a linear head on stable-baselines3's features of pictures, it would move all actions alike."""
+    picture = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    policy = LatentPPO("LatentCnnPolicy", Toy(picture), device="cpu", policy_kwargs={"latent_dim": Z}).policy
+    features = torch.randn(5, policy.features_dim)
+    with torch.no_grad():
+        one, other = (policy.acts(features, torch.full((5, Z), z)).distribution.mean for z in (0.0, 1.0))
+    assert (other - one).std(0).min() > 1e-6
+
+
+def test_goes_on_with_another_number_of_environments(tmp_path: Path) -> None:
+    made = agent(hold=3).learn(STEPS * ENVS)
+    made.save(tmp_path / "agent.zip")
+    loaded = LatentPPO.load(tmp_path / "agent.zip", env=make_vec_env(Toy, ENVS + 2, seed=1), device="cpu")
+    loaded.learn(STEPS * (ENVS + 2), reset_num_timesteps=False)
+    assert loaded.rollout_buffer.latents.shape == (STEPS * (ENVS + 2), 1 + Z)

@@ -187,7 +187,8 @@ def test_bad_input() -> None:
 def test_gpu_equals_cpu() -> None:
     made = policy()
     cpu = made.predict(OBSERVATION, latent=torch.zeros(2))[0]
-    np.testing.assert_allclose(made.cuda().predict(OBSERVATION, latent=torch.zeros(2))[0], cpu, atol=1e-4)
+    for z in (torch.zeros(2), torch.zeros(2, device="cuda")):
+        np.testing.assert_allclose(made.cuda().predict(OBSERVATION, latent=z)[0], cpu, atol=1e-4)
 
 
 def test_the_state_belongs_to_the_caller() -> None:

@@ -283,7 +283,9 @@ def test_what_has_no_traversal_is_refused(tmp_path: Path) -> None:
         with pytest.raises(LatentRLError, match=words):
             made.learn(16, callback=LatentTraversal(shown, tmp_path))
     with pytest.raises(LatentRLError, match=r"dimensions \(2,\) of a latent that has 0 … 1"):
-        agent().learn(16, callback=LatentTraversal(env, tmp_path, eval_freq=1, dimensions=[2]))
+        agent().learn(16, callback=LatentTraversal(env, tmp_path, eval_freq=10**9, dimensions=[2]))
+    with pytest.raises(LatentRLError, match="eval_env is not wrapped alike"):
+        agent(VecNormalize(make_vec_env(Plane, 2))).learn(16, callback=LatentTraversal(env, tmp_path, eval_freq=10**9))
     for wrong, words in (
         ({"values": ()}, "values must be"),
         ({"eval_freq": 0}, "eval_freq"),
@@ -291,3 +293,16 @@ def test_what_has_no_traversal_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(LatentRLError, match=words):
             LatentTraversal(env, tmp_path, **wrong)
+
+
+def test_all_latents_are_seen_through_the_same_statistics(tmp_path: Path) -> None:
+    """Those of the agent, which do not go on while they are tried, whatever the environment says of its training."""
+    shown = VecNormalize(make_vec_env(Plane, 1, seed=1))
+    made = agent(VecNormalize(make_vec_env(Plane, 2, seed=0)))
+    counts: list[float] = []
+    step = shown.step_wait
+    shown.step_wait = lambda: (counts.append(shown.obs_rms.count), step())[1]  # type: ignore[method-assign]
+    made.learn(16, callback=LatentTraversal(shown, tmp_path, eval_freq=16, dimensions=[0], position=lambda o: o[:, :2]))
+    assert len(counts) > STEPS
+    assert len(set(counts)) == 1
+    assert shown.training

@@ -146,3 +146,20 @@ def test_rows_that_go_on_keep_their_infos_and_statistics_inside_are_not_read(mod
     assert dones.tolist() == [True, False]
     assert [info["t"] for info in infos] == [2, 2]
     assert ["terminal_observation" in info for info in infos] == [True, False]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_that_the_environment_writes_to_again_is_not_kept(mode: str) -> None:
+    """stable-baselines3 adds an observation to its buffer after the next step."""
+    lengths, autoreset = (2, 3), gym.vector.AutoresetMode(mode)
+    made = gym.vector.SyncVectorEnv([lambda n=n: Counting(n) for n in lengths], copy=False, autoreset_mode=autoreset)
+    env = TorchVecEnvAdapter(made)
+    seen = [env.reset()]
+    ends = []
+    for _ in range(6):
+        observations, _, _, infos = env.step(np.zeros((2, 1)))
+        seen.append(observations)
+        ends += [float(info["terminal_observation"][0]) for info in infos if "terminal_observation" in info]
+    for row, length in enumerate(lengths):
+        assert [float(o[row, 0]) for o in seen] == [step % length for step in range(7)]
+    assert sorted(ends) == [2, 2, 2, 3, 3]
