@@ -36,8 +36,8 @@ def noisily(policy: LatentPolicy) -> None:
     policy.action_noise = True
 
 
-def fewer_passes(policy: LatentPolicy, passes: int = 3) -> None:
-    """Of diffusion's network for one plan."""
+def in_passes(passes: int, policy: LatentPolicy) -> None:
+    """Through diffusion's network for one plan."""
     policy.model.decoder.sampling_steps = passes  # type: ignore[assignment]
 
 

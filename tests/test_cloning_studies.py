@@ -1,6 +1,7 @@
 """Comparisons of cloned policies: they run in a small version, and what they measure with is right."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_what_a_policy_costs() -> None:
 def test_policies_play_in_several_ways_and_are_timed() -> None:
     options = {"chunk": 4, "execute": 2, "hidden": (8,)}
     policies = cloning.alternatives(**options)
-    playing = cloning.GAUSSIAN | {"fewer": cloning.Playing("diffusion", cloning.fewer_passes)}
+    playing = cloning.GAUSSIAN | {"fewer": cloning.Playing("diffusion", partial(cloning.in_passes, 3))}
     found = cloning.speeds(numbered([10, 10]), policies, playing, rounds=3)
     assert found.keys() == policies.keys() | playing.keys()
     assert all(record["ms per plan"] == 2 * record["ms per action"] > 0.0 for record in found.values())
