@@ -6,8 +6,8 @@ People's demonstrations and the task are those of Chi et al. (2023, Diffusion Po
 onto its goal. Every policy sees the last two observations, plans 16 actions and plays 8 of them, with the same decoder,
 trainer and number of updates; posterior and prior of a latent come on top. Judged by the largest reward of an episode,
 the share of the goal that is covered over .95, at most 1: people's mean is .946. Diffusion is also judged with fewer
-passes through its network than ten and with a hundred, as Chi et al. take in simulation, and with the weight decay of the
-others, .1, in place of the optimiser's own, .01. What is called ours and the weight decay were chosen by runs with
+passes through its network than ten and with a hundred, as Chi et al. take in simulation, and with the weight decay of
+the others, .1, in place of the optimiser's own, .01. What is called ours and the weight decay were chosen by runs with
 seeds that are not reported.
 """
 
