@@ -11,6 +11,8 @@ from latentrl.checks import LatentRLError
 from latentrl.files import output_folder, read_settings, whole
 
 Record = dict[str, Any]
+MOST_LETTERS = 200
+"""Of a key in a file's name: file systems have no names beyond 255 bytes."""
 
 
 class Cells:
@@ -41,7 +43,7 @@ class Cells:
     def _path(self, key: str) -> Path:
         # Readable, and different for keys that only differ in what a file name cannot hold.
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-        return self.folder / "cells" / f"{re.sub(r'[^A-Za-z0-9.=+-]+', '_', key)}-{digest}.json"
+        return self.folder / "cells" / f"{re.sub(r'[^A-Za-z0-9.=+-]+', '_', key)[:MOST_LETTERS]}-{digest}.json"
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).exists()

@@ -51,12 +51,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except LatentRLError as error:
         if debug:
             raise
-        print(f"latentrl: error: {error}", file=sys.stderr)
+        print(f"latentrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
         if debug:
             raise
-        print(f"latentrl: error: {error}", file=sys.stderr)
+        print(f"latentrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("latentrl: interrupted; the same command goes on where that is possible", file=sys.stderr)

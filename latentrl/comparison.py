@@ -31,6 +31,8 @@ COLUMNS = {
     "trustworthy": "trust",
 }
 """What the printed table shows, and its headings."""
+COUNTED = ("env_steps_per_gradient", "cost_normalized_env_steps", "peak_memory")
+"""Those that are 0 where nothing was counted."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Comparison:
         """
         records = self.to_records()
         if columns is None:
-            shown = [name for name in COLUMNS if any(record.get(name) not in (None, 0) for record in records)]
+            shown = [name for name in COLUMNS if any(_measured(name, record.get(name)) for record in records)]
             shown = shown or ["trace"]  # where everything failed
         else:
             shown = list(columns)
@@ -140,6 +142,10 @@ def compare(
             failures[name] = str(error)
         progress(name)
     return Comparison(dict(sorted(reports.items(), key=lambda item: item[1].cost_normalized)), failures)
+
+
+def _measured(name: str, value: Any) -> bool:
+    return value is not None and (value != 0 or name not in COUNTED)
 
 
 def _cell(value: Any) -> str:

@@ -18,11 +18,15 @@ LOCK = ".lock"
 def whole(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it takes the place of ``path`` if the block ends well.
 
-    A block that raises, or a process that is killed, leaves what stood at ``path`` untouched.
+    A block that raises, or a process that is killed, leaves what stood at ``path`` untouched. Of a link it is what that
+    points to; a device or a pipe is written to as it is.
 
     :raises LatentRLError: it cannot be written: a full disk, a folder that may only be read
     """
-    target = Path(path).expanduser()
+    target = Path(os.path.realpath(Path(path).expanduser()))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        yield target
+        return
     # The suffix stays last, because writers such as matplotlib choose the format by it.
     partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:

@@ -114,7 +114,9 @@ class Ratio(NamedTuple):
 
 
 def variance_ratio(a: GradientReport, b: GradientReport) -> Ratio:
-    """tr Σ_a / tr Σ_b of two reports with different seeds, CI exp(log ratio ± 1.96 √(se_a² + se_b²)).
+    """tr Σ_a / tr Σ_b of two reports, CI exp(log ratio ± 1.96 √(se_a² + se_b²)).
+
+    They need different seeds: the same draw the same noise, and the interval is of independent reports.
 
     :raises LatentRLError: different batch sizes, or a trace of 0
     """

@@ -53,7 +53,7 @@ def sweep(
             for key, record in made:
                 cells.keep(key, record)
                 bar.update()
-    return [cells.read(key) for key in jobs]
+        return [cells.read(key) for key in jobs]
 
 
 def _here(todo: Mapping[str, Job]) -> Iterator[tuple[str, Record]]:

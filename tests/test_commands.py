@@ -261,6 +261,12 @@ def test_the_bound_that_is_told_is_that_of_the_policy(
     assert float(found[1]) < float(found[2])
 
 
+def test_the_last_update_is_looked_at(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though it is none of every two."""
+    assert train(data, tmp_path / "run", updates=7) == 0
+    assert re.search(r"7 updates; held-out bound \S+ nats at update 7;", " ".join(capsys.readouterr().out.split()))
+
+
 def test_an_option_without_its_file(capsys: pytest.CaptureFixture[str]) -> None:
     for name, said in (("--config", "which file"), ("--resume", "which run")):
         assert run("train", name) == 2
@@ -343,6 +349,8 @@ def test_the_hub(
     assert run("hub", "push", tmp_path / "run", "me/it", "--about", "Ten strokes.", "--private") == 0
     assert "https://huggingface.co/me/it" in capsys.readouterr().out
     assert "Ten strokes." in (remote / "README.md").read_text()
+    assert run("hub", "push", tmp_path / "runn", "me/it") == 2
+    assert "there is no folder" in capsys.readouterr().err
     assert run("hub", "pull", "me/it", tmp_path / "pulled") == 0
     shutil.copytree(tmp_path / "pulled", tmp_path / "moved" / "policy")
     assert torch.equal(weights(tmp_path / "moved"), weights(tmp_path / "run"))

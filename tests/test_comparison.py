@@ -94,3 +94,13 @@ def test_where_everything_failed() -> None:
 def test_an_error_is_no_column(table: Comparison) -> None:
     with pytest.raises(LatentRLError, match="unknown columns error"):
         table.to_markdown(["error"])
+
+
+def test_trust_is_shown_where_there_is_none() -> None:
+    """Of eight replicates nothing is trusted, and what is False is not as good as unmeasured."""
+    found = compare({"LR": LR}, THETA, 8)
+    assert not found.reports["LR"].trustworthy
+    heads, _, row = str(found).splitlines()
+    assert "trust" in heads
+    assert "cosine" not in heads
+    assert row.count("|") == heads.count("|")

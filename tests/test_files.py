@@ -1,5 +1,7 @@
 """Files are written whole or not at all."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,30 @@ def test_whole_replaces_at_the_end(tmp_path: Path) -> None:
         assert partial.suffix == ".json"
     assert target.read_text() == "new"
     assert [path.name for path in target.parent.iterdir()] == ["result.json"]
+
+
+def test_links_lead_to_what_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "result.json", tmp_path / "latest.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    with whole(link) as partial:
+        partial.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_devices_and_pipes_stay(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with whole(pipe) as partial:
+        partial.write_text("written")
+    assert os.read(reader, 100) == b"written"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    with whole("/dev/null") as partial:
+        assert str(partial) == "/dev/null"
 
 
 def test_failure_leaves_what_was_there(tmp_path: Path) -> None:
@@ -113,3 +139,10 @@ def test_the_new_file_takes_the_place_by_a_rename(tmp_path: Path) -> None:
             partial.write_text("new")
         assert reader.read() == "old"
     assert target.read_text() == "new"
+
+
+def test_keys_of_any_length_have_cells(tmp_path: Path) -> None:
+    cells, keys = Cells(tmp_path, {}), ["x" * 300 + end for end in "ab"]
+    for key in keys:
+        assert cells(key, lambda key=key: {"key": key}) == {"key": key}
+    assert [cells.read(key)["key"] for key in keys] == keys

@@ -165,3 +165,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gradients", *options, "--num-envs", "4", "--out", out]) == 0
     assert main(["gradients", *options, "--num-envs", "5", "--out", out]) == 2
     assert "num_envs differ" in capsys.readouterr().err
+
+
+def test_an_infinite_gamma_is_the_likelihood_ratio_where_the_reference_fails_too(tmp_path: Path) -> None:
+    """CartPole's returns over three steps are all the same."""
+    config = GradientsConfig(gamma=math.inf, smoke=True, device="cpu", out=tmp_path)
+    found = run_gradients(config)
+    assert any(cell["reference_error"] for cell in found["cells"])
+    assert found["settings"]["device"] == "cpu"

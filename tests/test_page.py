@@ -86,6 +86,8 @@ def test_a_run_as_values(runs: Path) -> None:
     updates, elbo = found["curves"]["eval/elbo"]
     assert updates == [100.0, 200.0]
     assert len(elbo) == 2
+    told = {"task": "latentrl/Trace-v0", "episodes played": 2, "deterministic": False, "seed": 0}
+    assert told.items() <= found["figures"].items()
     assert found["figures"]["steps"] == 100.0
     latents = found["latents"]
     assert np.array(latents["z"]).shape == (20, 2)
@@ -105,7 +107,9 @@ def test_what_is_not_finite_is_left_out(runs: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(runs / "first", copy)
     (copy / "progress_9.csv").write_text("time/total_timesteps,train/prior_holes\n1,nan\n2,0.5\n")
-    (copy / "evaluation.json").write_text('{"figures": {"return": {"value": 1.0, "ci": [-Infinity, NaN]}, "steps": 3}}')
+    evaluated = json.loads((copy / "evaluation.json").read_text())
+    evaluated["figures"] = {"return": {"value": 1.0, "ci": [-np.inf, np.nan]}, "steps": 3}
+    (copy / "evaluation.json").write_text(json.dumps(evaluated))
     found = collect(copy)
     assert found["curves"]["train/prior_holes"][0][-1] != 1.0
     assert found["figures"]["return"] == {"value": 1.0, "ci": [None, None]}
@@ -261,6 +265,9 @@ def test_the_slider_moves_the_latent_also_by_keys(tab: Any) -> None:
 def test_tables_sort_and_are_saved(tab: Any, tmp_path: Path) -> None:
     head = tab.locator("#gradients th", has_text="estimator")
     column = "all => all.map(row => row.children[3].textContent)"
+    assert tab.eval_on_selector_all("#gradients tbody tr", column) == ["rp", "lr", "alpha-order"] * 2
+    ranks = "all => all.map(row => row.children[2].textContent)"
+    assert tab.eval_on_selector_all("#gradients tbody tr", ranks) == ["1", "2", ""] * 2
     for direction in ("ascending", "descending"):
         head.locator("button").press("Enter")
         assert head.get_attribute("aria-sort") == direction

@@ -160,3 +160,37 @@ def test_what_cannot_be_swept(
     assert error.startswith("latentrl: error: ")
     assert re.search(said, error), error
     assert not (tmp_path / "sweep").exists()
+
+
+def test_what_was_made_from_other_data_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("sweep", "--base", base, "--out", tmp_path / "sweep", "--workers", 1, "--grid")
+    assert run(*command, "seed=0") == 0
+    before = (tmp_path / "sweep" / "sweep.csv").read_text()
+    arrays = np.zeros((60, 5), np.float32), np.zeros((60, 2), np.float32)
+    Demonstrations.from_arrays(*arrays, [6] * 10).save(tmp_path / "shown.npz")
+    assert run(*command, "seed=0,1") == 2
+    assert "the run 'seed=0' was made from other data than" in capsys.readouterr().err
+    assert (tmp_path / "sweep" / "sweep.csv").read_text() == before
+
+
+def test_a_sweep_that_is_refused_leaves_the_one_that_runs_alone(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what that is to try again later."""
+    out, command = tmp_path / "sweep", ("sweep", "--base", base, "--workers", 1, "--grid", "seed=0", "--out")
+    fails = LatentRLError("the disk is full")
+    monkeypatch.setattr(sweep, "fit", lambda *_: (_ for _ in ()).throw(fails))
+    assert run(*command, out) == 1
+    (cell,) = (out / "cells").iterdir()
+    monkeypatch.setattr(sweep, "locked", lambda _: (_ for _ in ()).throw(LatentRLError("another process is writing")))
+    assert run(*command, out) == 2
+    assert cell.exists()
+
+
+def test_long_grids_have_folders() -> None:
+    keys = ["x" * 300 + end for end in "ab"]
+    names = [sweep._folder_name(key) for key in keys]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 255

@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str
         with whole(target) as partial:
             told = finite_or_none({**record, "figures": figures})
             partial.write_text(json.dumps(told, indent=1, default=float, allow_nan=False) + "\n")
-        console.print(f"figures in {target}", soft_wrap=True)
+        console.print(f"figures in {target}", soft_wrap=True, markup=False)
     return figures
 
 

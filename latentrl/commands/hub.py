@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from latentrl.checks import LatentRLError
 from latentrl.runs import POLICY
 
 
@@ -51,8 +52,11 @@ def use_hub(config: HubConfig, console: Console | None = None) -> None:
     action = config.action
     if isinstance(action, Pull):
         LatentPolicy.from_pretrained(action.repo, "cpu", revision=action.revision).save_pretrained(action.folder)
-        console.print(f"{action.repo} is in {action.folder}", soft_wrap=True)
+        console.print(f"{action.repo} is in {action.folder}", soft_wrap=True, markup=False)
         return
-    folder = action.run / POLICY if (action.run / POLICY).is_dir() else action.run
+    run = action.run.expanduser()
+    if not run.is_dir():  # or another's policy of that name would be fetched from the Hub, and sent as one's own
+        raise LatentRLError(f"there is no folder {str(action.run)!r}: give a run, or what save_pretrained wrote")
+    folder = run / POLICY if (run / POLICY).is_dir() else run
     address = LatentPolicy.from_pretrained(folder, "cpu").push_to_hub(action.repo, action.about, action.private)
     console.print(address, soft_wrap=True)

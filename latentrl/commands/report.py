@@ -47,5 +47,5 @@ def report(config: ReportConfig, console: Console | None = None) -> None:
         partial.write_text(render(records, config.title), encoding="utf-8")
     for record in records:
         for what, reason in record["missing"].items():
-            console.print(f"{record['name']} has no {what}: {reason}", soft_wrap=True)
-    console.print(f"{config.out}", soft_wrap=True)
+            console.print(f"{record['name']} has no {what}: {reason}", soft_wrap=True, markup=False)
+    console.print(f"{config.out}", soft_wrap=True, markup=False)

@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -18,17 +18,20 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from latentrl.cells import Cells, Record
+from latentrl.cells import MOST_LETTERS, Cells, Record
 from latentrl.checks import LatentRLError, at_least, count
 from latentrl.commands.train import TrainConfig, fit, played
-from latentrl.files import whole
-from latentrl.runs import RUNS, flags_of, options_of
+from latentrl.files import locked, whole
+from latentrl.runs import RUNS, flags_of, options_of, read_source
 from latentrl.sweeps import Backend, sweep
+from latentrl.training.fingerprint import digest
 
 FIGURES = ("nats per action", "held-out bound", "at update")
 """Of which the first ranks: a bound grows with the length of what ``hold`` and ``chunk`` make a segment."""
 AGAIN = "again"
 """Of a run that failed: the same command tries it again."""
+DATA = "data digest"
+"""Of what a run was made from."""
 
 
 @dataclass(frozen=True)
@@ -63,49 +66,71 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     """Train what is missing, print and write; one record for each run, which has an "error" where training failed.
 
     :raises LatentRLError: options that `latentrl train` does not take, no held-out episodes, decoders that cannot be
-        compared, an unusable folder
+        compared, an unusable folder, one that another process writes to or whose runs were made from other data
     """
     console, out = console or Console(), config.out.expanduser()
     shared, varied = options_of(config.base), _values(config.grid)
     shared.pop("out", None)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
-    jobs, denoises = {}, set[bool]()
+    jobs, denoises, digests = {}, set[bool](), dict[str, str]()
     for chosen in combinations:
         key = " ".join(f"{name}={value}" for name, value in chosen.items())
         made = _parsed(shared, chosen)
         if not made.held_out:
             raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
         denoises.add(made.policy.decoder == "diffusion")
-        jobs[key] = partial(_train, replace(made, out=out.resolve() / RUNS / _folder_name(key)))
+        if made.data not in digests:
+            digests[made.data] = digest(read_source(made.data))
+        jobs[key] = partial(_train, replace(made, out=out.resolve() / RUNS / _folder_name(key)), digests[made.data])
     if len(denoises) > 1:
         raise LatentRLError(
             "a diffusion decoder has no density, and its denoising loss says nothing beside the others' likelihoods: "
             "sweep it alone, and compare what the policies do with latentrl evaluate"
         )
-    cells = Cells(out, {"shared": shared})
-    for key in jobs:
-        if key in cells and cells.read(key).get(AGAIN):
-            cells.forget(key)
-    figures = sweep(cells, jobs, config.workers, config.backend, config.gpus, label="runs")
-    records = [{**chosen, **found} for chosen, found in zip(combinations, figures, strict=True)]
-    for record in records:
-        record.pop(AGAIN, None)
+    with locked(out):
+        cells = Cells(out, {"shared": shared})
+        _look_through(cells, jobs)
+        figures = sweep(cells, jobs, config.workers, config.backend, config.gpus, label="runs")
+    own = (*FIGURES, "error")
+    records = [
+        {**chosen, **{name: found[name] for name in own if name in found}}
+        for chosen, found in zip(combinations, figures, strict=True)
+    ]
     _print(records, varied, console)
     target = out / "sweep.csv"
     with whole(target) as partly, partly.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*varied, *FIGURES, "error"])
         writer.writeheader()
         writer.writerows(records)
-    console.print(f"figures in {target}, runs in {out / RUNS}", soft_wrap=True)
+    console.print(f"figures in {target}, runs in {out / RUNS}", soft_wrap=True, markup=False)
     for key, record in zip(jobs, records, strict=True):
         if "error" in record:
             console.print(f"failed: {key}: {record['error']}", soft_wrap=True, markup=False)
     return records
 
 
+def _look_through(cells: Cells, jobs: Mapping[str, partial[Record]]) -> None:
+    """Forget runs that are to be tried again.
+
+    :raises LatentRLError: a run that is kept was made from other data
+    """
+    for key, job in jobs.items():
+        if key not in cells:
+            continue
+        kept = cells.read(key)
+        if kept[DATA] != job.args[1]:
+            raise LatentRLError(
+                f"the run {key!r} was made from other data than {job.args[0].data!r} holds now: give another folder"
+            )
+        if kept.get(AGAIN):
+            cells.forget(key)
+
+
 def _folder_name(key: str) -> str:
     """Different for keys that only differ in what a folder's name cannot hold."""
-    return f"{key.replace('/', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}" if "/" in key else key
+    if "/" not in key and len(key) <= MOST_LETTERS:
+        return key
+    return f"{key.replace('/', '_')[:MOST_LETTERS]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def _values(grid: Sequence[str]) -> dict[str, list[str]]:
@@ -135,17 +160,18 @@ def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
         raise LatentRLError(f"latentrl train does not take {' '.join(typed)} with this base: {words}") from error
 
 
-def _train(config: TrainConfig) -> Record:
+def _train(config: TrainConfig, data: str) -> Record:
+    about = {DATA: data}
     try:
         _, held_out = fit(config, Console(quiet=True))
     except (LatentRLError, FloatingPointError) as error:  # one combination must not end the others
         # That a loss is not finite is a result; a full disk, or memory that is too small, are not.
         failed = {"error": " ".join(str(error).split()), AGAIN: not isinstance(error, FloatingPointError)}
-        return dict.fromkeys(FIGURES) | failed
+        return dict.fromkeys(FIGURES) | failed | about
     assert held_out is not None
     bound, update = played(held_out)
     figures = (None, None, update) if bound is None else (bound.per_action, bound.elbo, update)
-    return dict(zip(FIGURES, figures, strict=True))
+    return dict(zip(FIGURES, figures, strict=True)) | about
 
 
 def _print(records: Sequence[Record], varied: dict[str, list[str]], console: Console) -> None:

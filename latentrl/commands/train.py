@@ -88,14 +88,15 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     agent, held_out = fit(config, console)
     bound, update = (None, None) if held_out is None else played(held_out)
     told = "" if bound is None else f"held-out bound {bound.elbo:.4g} nats at update {update}; "
-    console.print(f"{agent.num_timesteps} updates; {told}policy in {config.out / POLICY}", soft_wrap=True)
+    plain = {"soft_wrap": True, "markup": False}
+    console.print(f"{agent.num_timesteps} updates; {told}policy in {config.out / POLICY}", **plain)
     if held_out is not None and held_out.best is not None and update != held_out.best_update:
         console.print(
             f"the best bound was {held_out.best.elbo:.4g} nats at update {held_out.best_update}, in "
             f"{config.out / 'best.zip'}; --patience makes it the policy",
-            soft_wrap=True,
+            **plain,
         )
-    console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", soft_wrap=True)
+    console.print(f"next: latentrl evaluate {config.out}{'' if config.env else ' --env ID'}", **plain)
     return agent
 
 

@@ -95,7 +95,7 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
     with whole(folder / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2) + "\n")
     print_tables(summary, console)
-    console.print(f"{folder}/summary.json, strokes.png, gradients.png  ({summary['seconds']:.0f} s)")
+    console.print(f"{folder}/summary.json, strokes.png, gradients.png  ({summary['seconds']:.0f} s)", markup=False)
     console.print("next: latentrl train --data lasa, or --data FILE.npz with your own; latentrl gradients, more tasks")
     return summary
 

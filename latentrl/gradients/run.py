@@ -154,9 +154,9 @@ def cells_of(config: GradientsConfig) -> Iterator[Cell]:
             yield Cell(name, *rest)
 
 
-def measure(cell: Cell, config: GradientsConfig, device: str) -> dict[str, Any]:
+def measure(cell: Cell, config: GradientsConfig) -> dict[str, Any]:
     """All estimators of one cell, beside the mean of a likelihood ratio with noise of its own."""
-    problem = make_problem(*cell, config.num_envs, config.hidden, device)
+    problem = make_problem(*cell, config.num_envs, config.hidden, config.device)
     reference, standard_error, error = None, 0.0, None
     try:
         reference = gradient_variance(
@@ -170,7 +170,9 @@ def measure(cell: Cell, config: GradientsConfig, device: str) -> dict[str, Any]:
         standard_error = math.sqrt(reference.trace)
     except LatentRLError as failure:  # such as returns that are all the same
         error = str(failure)
-    needs = Needs(problem, config.gamma * standard_error, config.window, config.value_updates, cell.seed)
+    # Of an infinite γ, 0 · γ would be no number.
+    gamma = config.gamma if math.isinf(config.gamma) else config.gamma * standard_error
+    needs = Needs(problem, gamma, config.window, config.value_updates, cell.seed)
     table = compare(
         {name: problem.objective(ESTIMATORS[name](needs)) for name in config.estimators},
         problem.parameters,
@@ -203,15 +205,15 @@ def run_gradients(config: GradientsConfig, console: Console | None = None) -> di
 
     console, started = console or Console(), time.perf_counter()
     config = config.smoked()
-    device = str(resolve_device(config.device))
+    config = replace(config, device=str(resolve_device(config.device)))
     aside = ("out", "along", "workers", "backend")
     settings = {name: _plain(value) for name, value in asdict(config).items() if name not in aside}
-    jobs = {cell.key: partial(measure, cell, config, device) for cell in cells_of(config)}
+    jobs = {cell.key: partial(measure, cell, config) for cell in cells_of(config)}
     records = sweep(Cells(config.out, settings), jobs, config.workers, config.backend, label="cells")
-    summary = {"settings": settings, "environment": environment(device), "cells": records}
+    summary = {"settings": settings, "environment": environment(config.device), "cells": records}
     with whole(config.out / "gradients.json") as path:
         path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     with whole(config.out / "gradients.png") as path:
         cost_figure(records, config.estimators, config.along).savefig(path, dpi=100)
-    console.print(f"{config.out}/gradients.json, gradients.png  ({time.perf_counter() - started:.0f} s)")
+    console.print(f"{config.out}/gradients.json, gradients.png  ({time.perf_counter() - started:.0f} s)", markup=False)
     return summary

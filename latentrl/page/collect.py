@@ -35,7 +35,7 @@ def collect(folder: Path) -> dict[str, Any]:
         options = options_of(folder / OPTIONS)
         record |= {"kind": "train", "options": _flat(options), "curves": _curves(folder)}
         if (folder / EVALUATION).exists():
-            record["figures"] = finite_or_none(json.loads((folder / EVALUATION).read_text())["figures"])
+            record["figures"] = finite_or_none(_evaluated(json.loads((folder / EVALUATION).read_text()), options))
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, LatentRLError):
             raise
@@ -48,6 +48,13 @@ def collect(folder: Path) -> dict[str, Any]:
         except LatentRLError as error:
             record["missing"][name] = str(error)
     return record
+
+
+def _evaluated(found: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Figures behind what was evaluated: those of other tasks and settings are not to be compared."""
+    config = found["config"]
+    about = {"task": config["env"] or options.get("env"), "episodes played": config["episodes"]}
+    return {**about, "deterministic": config["deterministic"], "seed": config["seed"], **found["figures"]}
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

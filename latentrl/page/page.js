@@ -72,7 +72,7 @@ const told = (value) => (Array.isArray(value) ? value.join(", ") : typeof value 
 const empty = (value) => value === null || value === undefined || value === "";
 
 // Ascending for sign 1, descending for −1, with what is empty at the end; intervals by their lower ends.
-function compare(a, b, sign) {
+function compare(a, b, sign = 1) {
   if (empty(a) || empty(b)) return empty(a) - empty(b);
   return sign * (parseFloat(a) - parseFloat(b) || String(a).localeCompare(String(b), "en", { numeric: true }));
 }
@@ -156,7 +156,7 @@ function curves() {
   const place = plot(where, "Learning curves");
   const update = () => draw(place, trained.flatMap((run, i) => {
     const curve = run.curves[select.value];
-    const line = { color: color(i) };
+    const line = { color: hue(i, trained.length) };
     return curve ? [{ x: curve[0], y: curve[1], name: run.name, mode: "lines+markers", marker: { size: 4 }, line }] : [];
   }), { xaxis: { title: { text: "updates" } }, yaxis: { title: { text: select.value } }, showlegend: true });
   keep(update);

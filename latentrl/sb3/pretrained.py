@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import safetensors.torch
@@ -110,14 +111,20 @@ class Pretrained:
         :param about: what the card says of data and results
         :param private: of a new repository
         :param token: None takes that of ``hf auth login``
-        :raises LatentRLError: without ``latentrl[hub]``, or as :meth:`save_pretrained`
+        :raises LatentRLError: without ``latentrl[hub]``, as :meth:`save_pretrained`, or the Hub does not take it
         """
         hub = require("huggingface_hub", "hub")
         api = hub.HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with hub.utils.SoftTemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
             self.save_pretrained(folder, about)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="A policy of latentrl"))
+            try:
+                repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+                return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="A policy of latentrl"))
+            except Exception as error:  # a network, and the packages in between, fail in ways of their own
+                raise LatentRLError(
+                    f"the policy cannot be sent to {repo_id!r} ({error}): log in with `hf auth login`, and look at the "
+                    "name and the network"
+                ) from error
 
     def _description(self) -> dict[str, Any]:
         if self._in_place:

@@ -27,7 +27,7 @@ class HeldOut(BaseCallback):
     best policy is written there as ``best.zip``, for ``LatentBC.load``.
 
     :param demonstrations: of the same spaces, such as the second part of :meth:`Demonstrations.split`
-    :param every: updates between two looks
+    :param every: updates between two looks; the last is at the end of training
     :param patience: looks without a better bound after which training stops; at its end, whatever the reason, the best
         weights are those that predict. None never stops, and leaves the last weights
     :param seed: of the draws of z
@@ -75,7 +75,7 @@ class HeldOut(BaseCallback):
         self._segments = self._bc._segments_on(self._bc._seen(self.demonstrations))(self._bc.device)
 
     def _on_step(self) -> bool:
-        if self.num_timesteps % self.every:
+        if self.num_timesteps % self.every and self.num_timesteps != self._bc._total_timesteps:
             return True
         assert self._segments is not None
         policy = self._bc.policy

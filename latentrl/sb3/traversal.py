@@ -210,7 +210,7 @@ class Steered:
         with torch.no_grad():
             seen, _ = policy.obs_to_tensor(observations)
             if isinstance(policy, LatentPolicy):
-                law = policy.model.latent_law(policy._flat(seen))
+                law = policy.model.latent_law(policy._remembered(policy._flat(seen), None, None)[0])
             else:
                 law = policy._law(policy.features_of(seen))
             if isinstance(law, OneHots):

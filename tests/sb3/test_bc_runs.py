@@ -142,11 +142,11 @@ def test_a_run_that_a_callback_ended_says_so(two_ways: Demonstrations, tmp_path:
 
 
 def test_policies_act_with_latents_of_the_data_while_they_learn(two_ways: Demonstrations, tmp_path: Path) -> None:
-    """Of the weights that act: those of the last look are not those of the best one."""
+    """Of the weights that act: at such a rate those of the last look are not those of the best one."""
     train, test = two_ways.split(0.75)
     env = make_vec_env(Task, 1)
     callbacks = [HeldOut(test, every=3), EvalCallback(env, eval_freq=5, deterministic=False, verbose=0, warn=False)]
-    agent = small(train, env=env, policy_kwargs={"latents": "aggregate"})
+    agent = small(train, env=env, learning_rate=0.3, policy_kwargs={"latents": "aggregate"})
     agent.learn(10, callbacks, checkpoint=tmp_path)
     best, last = LatentBC.load(tmp_path / "best.zip", device="cpu"), agent.policy.model.remembered
     best.predict(np.zeros(2, np.float32))
@@ -266,9 +266,9 @@ def test_patience_is_not_renewed_where_a_killed_run_goes_on(
 
 
 def test_bounds_are_logged_where_they_are_seen(two_ways: Demonstrations, tmp_path: Path) -> None:
-    """Whatever the interval of the log, and the last one before a stop too."""
+    """Whatever the interval of the log, and the last one before a stop or at the end too."""
     train, test = two_ways.split(0.75)
-    for rate, patience, updates in ((1e-3, None, [3, 6, 9]), (0.0, 1, [3, 6])):
+    for rate, patience, updates in ((1e-3, None, [3, 6, 9, 11]), (0.0, 1, [3, 6])):
         agent, folder = small(train, learning_rate=rate), tmp_path / str(rate)
         agent.set_logger(configure(str(folder), ["csv"]))
         agent.learn(11, HeldOut(test, every=3, patience=patience), log_interval=100)

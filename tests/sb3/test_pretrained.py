@@ -259,6 +259,21 @@ def test_to_the_hub_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(play(policy, True)[0], play(loaded, True)[0])
 
 
+def test_a_hub_that_does_not_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            pass
+
+        def create_repo(self, *_: Any, **__: Any) -> None:
+            raise ValueError("Unauthorized")  # of a package beneath
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    with pytest.raises(LatentRLError, match=r"cannot be sent to 'me/policy' \(Unauthorized\): log in with"):
+        make("VampPrior").push_to_hub("me/policy")
+
+
 def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
     with pytest.raises(LatentRLError, match=r"neither a folder with model\.safetensors nor a repository"):

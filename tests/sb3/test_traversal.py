@@ -154,6 +154,14 @@ def test_a_clone_is_drawn_while_it_learns(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"traversal_2.png", "traversal_4.png"}
 
 
+def test_a_prior_that_sees_a_history_is_shown_the_first_observation_as_all_of_it() -> None:
+    made = clone(history=3, prior="gaussian", prior_sees_state=True)
+    seen = np.array([[0.3, -0.2]], np.float32)
+    (row, *_) = player_of(made, make_vec_env(Plane, 1)).rows(seen, np.zeros(1), None)
+    _, state = made.predict(seen, deterministic=True)
+    np.testing.assert_allclose(row.latents[0], state[0][0], atol=1e-6)
+
+
 def test_each_of_several_choices_is_moved_alone() -> None:
     made = clone(posterior="categorical", prior="categorical", factors=2)
     rows = player_of(made, make_vec_env(Plane, 1)).rows(np.zeros((1, 2), np.float32), np.zeros(1), None)
