@@ -140,6 +140,11 @@ class LatentConfig:
             raise LatentRLError(
                 f"execute={self.execute} actions of plans of chunk={self.chunk}: plan more, or play fewer"
             )
+        if self.latents == "aggregate" and (self.latent_dim == 0 or self.temperature != 1.0):
+            raise LatentRLError(
+                "latents='aggregate' draws latents of the data: it needs latent_dim ≥ 1, and temperature is for those "
+                "of the prior"
+            )
         if self.latent_dim and self.decoder == "diffusion":
             raise LatentRLError("decoder='diffusion' has no density to train a latent with: set latent_dim=0")
         if self.latent_dim and (self.posterior == "categorical") != (self.prior == "categorical"):

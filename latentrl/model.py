@@ -23,6 +23,7 @@ from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
 
 REMEMBERED = 1024
+TRUNK_ROWS = 4096
 
 
 class LatentModel(nn.Module):
@@ -87,15 +88,18 @@ class LatentModel(nn.Module):
     def standardize(self, observations: Float[Tensor, "N O"], actions: Float[Tensor, "N A"]) -> None:
         """Fit every module's standardisation to data of single steps; log densities stay in raw units.
 
-        Of a trunk's features, those of the first 4096 observations count, as they are before training.
+        Of a trunk's features, those of 4096 observations count, evenly spaced among all, as they are before training;
+        what there is to fit in the trunk itself is left as it is.
         """
+        paired = actions
         if self.trunk is not None:
-            observations, actions = observations[:4096], actions[:4096]
+            rows = torch.linspace(0, len(actions) - 1, min(len(actions), TRUNK_ROWS), dtype=torch.float64).long()
+            observations, paired = observations[rows], actions[rows]
             with torch.no_grad():
                 observations = self.trunk(observations)
         if self.history > 1:
             observations = observations.repeat(1, self.history)
-        joined = torch.cat([observations, actions], dim=-1)
+        joined = torch.cat([observations, paired], dim=-1)
         data = {"observation": observations, "action": actions, "transition": joined}
         for module in self._units():
             if isinstance(module, Fitted):
@@ -104,7 +108,9 @@ class LatentModel(nn.Module):
 
     def _units(self) -> Iterator[nn.Module]:
         """Modules whose units may be fitted to data."""
-        return self.modules()
+        for part in (self.posterior, self.prior, self.decoder):
+            if part is not None:
+                yield from part.modules()
 
     @torch.no_grad()
     def seed_prior(self, batch: Batch) -> None:
@@ -117,7 +123,7 @@ class LatentModel(nn.Module):
                 # Pseudo-inputs have all T steps: behind its end, a sequence repeats its last one.
                 steps = torch.arange(inputs.shape[1], device=inputs.device)
                 inputs = inputs.take_along_dim(torch.minimum(steps, batch.context_lengths[:, None] - 1)[..., None], 1)
-            self.prior.seed_from(self.posterior, inputs)
+            self.prior.seed_from(self.posterior, inputs, batch.context_lengths)
         self.prior.seeded.fill_(True)
 
     @torch.no_grad()
@@ -190,7 +196,9 @@ class LatentModel(nn.Module):
         law = self.decoder(self._features(observations), z)
         if deterministic:
             return law.mode
-        return law.sample() if action_noise else law.sample_mode()
+        if action_noise:
+            return law.sample()
+        return law.sample_mode() if isinstance(law, Law) else law.mode
 
     # -- bounds ------------------------------------------------------------------------------------------------
 

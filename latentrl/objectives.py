@@ -24,9 +24,10 @@ def importance_bound(
         noise as K grows, that under :class:`~latentrl.estimators.DReG` does not
     :return: value and surrogate (B,), in nats
     :raises LatentRLError: an estimator of an expectation, or one that q or K does not suit; with K > 1 a random subset
-        of a segment's steps, of which this would be no bound
+        of a segment's steps, of which this would be no bound; a diffusion decoder, which has no density
     """
     count("num_samples", num_samples, 1)
+    model.require_density()
     if estimator is not None:
         multi_sample(estimator)
     if model.posterior is None:

@@ -4,8 +4,8 @@ The law that comes back has event_shape (Z,) and a batch_shape that broadcasts w
 the state return one law without batch dimension. A learned prior looks at the state where it is given an
 ``observation_dim``; ``hidden`` are then the layer sizes in between.
 
-``seed_from(posterior, inputs)`` starts a prior where the posteriors of real data lie; the trainer calls it once, when
-the share ``seed_at`` of training is over. Most priors have nothing to do there.
+``seed_from(posterior, inputs, lengths)`` starts a prior where the posteriors of real data lie; the trainer calls it
+once, when the share ``seed_at`` of training is over. Most priors have nothing to do there.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from latentrl.distributions import (
     StandardNormal,
     choices,
 )
+from latentrl.encoders import Lengths
 from latentrl.nets import SCALE_FLOOR, UNIT_SCALE, StateParameters, positive
 from latentrl.posteriors import AmortizedPosterior, CategoricalPosterior, choice_sizes, spline_flow
 
@@ -48,8 +49,9 @@ class Prior(nn.Module):
     def forward(self, observations: Float[Tensor, "B O"]) -> Distribution:
         raise NotImplementedError
 
-    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:
-        """Start where the data is. ``inputs`` (N, [T,] D) are the posterior's standardised inputs."""
+    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor, lengths: Lengths = None) -> None:
+        """Start where the data is. ``inputs`` (N, [T,] D) are the posterior's standardised inputs, of which ``lengths``
+        (N,) steps count; their last one is repeated behind."""
 
 
 class StandardNormalPrior(Prior):
@@ -157,11 +159,11 @@ class MixturePrior(Prior):
         self.seeded.fill_(True)
 
     @torch.no_grad()
-    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:
+    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor, lengths: Lengths = None) -> None:
         """Put the components at posterior means that lie far from one another, if they were not placed."""
         if self.seeded:
             return
-        means = posterior.law(inputs).mean
+        means = posterior.law(inputs, lengths).mean
         self.loc.copy_(means[farthest_points(means, self.n_components)])
 
 
@@ -209,7 +211,7 @@ class VampPrior(Prior):
         """:raises LatentRLError: pseudo-segments for an encoder of transitions, or of another length"""
         try:
             fits = posterior.law(self.pseudo_inputs).batch_shape == self.logits.shape
-        except RuntimeError:
+        except (RuntimeError, IndexError):
             fits = False
         if not fits:
             raise LatentRLError(
@@ -226,7 +228,7 @@ class VampPrior(Prior):
         return Mixture(self.logits, components)
 
     @torch.no_grad()
-    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor) -> None:  # noqa: ARG002
+    def seed_from(self, posterior: AmortizedPosterior, inputs: Tensor, lengths: Lengths = None) -> None:  # noqa: ARG002
         """Copy segments that lie far from one another into the pseudo-inputs."""
         self.pseudo_inputs.copy_(inputs[farthest_points(inputs.flatten(1), len(self.pseudo_inputs))])
 

@@ -122,6 +122,8 @@ def test_no_latent() -> None:
         ({"hidden": (8, 0)}, "hidden must be positive layer sizes"),
         ({"posterior": "categorical"}, "a categorical posterior goes with the categorical prior"),
         ({"prior": "categorical"}, "a categorical posterior goes with the categorical prior"),
+        ({"latents": "aggregate", "latent_dim": 0}, "it needs latent_dim ≥ 1"),
+        ({"latents": "aggregate", "temperature": 0.5}, "temperature is for those of the prior"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -121,3 +121,11 @@ def test_in_half_precision() -> None:
     decoder = DiffusionDecoder(O, 0, A, (8,)).to(torch.bfloat16)
     law = decoder(torch.zeros(4, O, dtype=torch.bfloat16), torch.empty(4, 0, dtype=torch.bfloat16))
     assert law.sample().dtype == law.mode.dtype == law.log_prob(law.mode).dtype == torch.bfloat16
+
+
+def test_draws_end_in_the_box_of_the_data() -> None:
+    """Whatever the network says on the way."""
+    signal, box = DiffusionDecoder(O, 0, 1, (8,)).signal, DataBox(1)
+    box.fit(torch.tensor([[-2.0], [4.0]]))
+    law = Denoised(lambda x, _: torch.full_like(x, 3.0), box, signal, 10, torch.Size([50]))
+    torch.testing.assert_close(law.sample(), torch.full((50, 1), 4.0))

@@ -38,8 +38,10 @@ def test_posterior_rows_are_independent(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in POSTERIORS if "by" in name])
-def test_what_stands_behind_the_end_has_no_influence(name: str) -> None:
-    posterior = POSTERIORS[name]()
+@pytest.mark.parametrize("learning", [True, False])
+def test_what_stands_behind_the_end_has_no_influence(name: str, learning: bool) -> None:
+    """Also by the other kernels that torch has for a transformer that does not learn."""
+    posterior = POSTERIORS[name]().train(learning).requires_grad_(learning)
     observations, actions = posterior_inputs(name, 6)
     lengths = torch.tensor([1, 3, 5, T - 1, T, T])
     padded = posterior(observations, actions, lengths).mean

@@ -9,13 +9,18 @@ import torch
 from gymnasium import spaces
 from scipy.stats import norm
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from latentrl import LatentConfig, LatentModel, LatentRLError
+from latentrl.decoders import Decoder
+from latentrl.diffusion import DataBox, DiffusionDecoder
 from latentrl.distributions import DiagonalNormal
+from latentrl.encoders import TransitionEncoder
 from latentrl.estimators import LeaveOneOut, Pathwise, ScoreFunction
 from latentrl.model import importance_weighted
-from latentrl.priors import CategoricalPrior, Prior
+from latentrl.nets import ObservationTrunk, Standardize
+from latentrl.posteriors import GaussianPosterior
+from latentrl.priors import CategoricalPrior, Prior, StandardNormalPrior
 from latentrl.types import Batch
 from tests.examples_table import DECODERS, POSTERIORS, PRIORS, A, O, T, Z
 from tests.linear_gaussian import Conjugate, Cubature, Fixed, FixedPrior, loss_of_parameters
@@ -344,3 +349,46 @@ def test_another_number_of_latents_cannot_be_remembered() -> None:
     )
     with pytest.raises(LatentRLError, match="1024 latents are remembered, but the batches have 8"):
         model.remember([Batch.full(torch.zeros(8, O), torch.zeros(8, A))])
+
+
+class Shift(ObservationTrunk):
+    """Features with a standardisation of their own."""
+
+    features_dim = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = Standardize(1, "observation")
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.own(observations) + 1.0
+
+
+def test_behind_a_trunk_all_actions_count_and_it_is_left_as_it_is() -> None:
+    """Of data that are recorded mode by mode, more than go through the trunk; features are of some of them all over."""
+    trunk = Shift()
+    model = LatentModel(None, None, DiffusionDecoder(1, 0, 1, (8,)), trunk)
+    observations = torch.cat([torch.zeros(5000, 1), torch.ones(5000, 1)])
+    actions = torch.cat([torch.full((5000, 1), -1.0), torch.full((5000, 1), 3.0)])
+    model.standardize(observations, actions)
+    box = model.decoder.box
+    assert isinstance(box, DataBox)
+    assert (float(box.center), float(box.reach)) == (1.0, 2.0)
+    scale = next(part for part in model.decoder.modules() if isinstance(part, Standardize))
+    torch.testing.assert_close(scale(torch.tensor([[1.5]])), torch.zeros(1, 1), atol=1e-3, rtol=0)
+    assert (float(trunk.own.gain), float(trunk.own.shift)) == (1.0, 0.0)
+
+
+class Plain(Decoder):
+    """One of torch's own laws."""
+
+    def forward(self, observations: Tensor, z: Tensor) -> Distribution:  # noqa: ARG002
+        return Independent(Normal(z[..., :1], 1.0), 1)
+
+
+def test_decoders_with_a_law_of_torch_act() -> None:
+    model = LatentModel(GaussianPosterior(TransitionEncoder(1, 1, (8,)), 2), StandardNormalPrior(2), Plain())
+    z = torch.randn(4, 2)
+    for deterministic in (False, True):
+        torch.testing.assert_close(model.act(torch.randn(4, 1), z, deterministic=deterministic), z[:, :1])
+    assert not torch.equal(model.act(torch.randn(4, 1), z, action_noise=True), z[:, :1])

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch import distributions as td
 
@@ -40,6 +41,13 @@ def test_one_sample_is_the_elbo() -> None:
         draws = torch.stack([importance_bound(model, exact.batch, 1).value for _ in range(1000)])
     z = (draws.mean(0) - expected) / (draws.std(0) / 1000**0.5)
     assert float(z.detach().abs().max()) < 4.5
+
+
+def test_what_has_no_density_has_no_bound() -> None:
+    config = LatentConfig(latent_dim=0, decoder="diffusion", hold=1, hidden=(8,))
+    model = config.build(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)))
+    with pytest.raises(LatentRLError, match="DiffusionDecoder has no density"):
+        importance_bound(model, Batch.full(torch.zeros(4, 3), torch.zeros(4, 2)), 5)
 
 
 def test_training_on_it_raises_it() -> None:

@@ -220,6 +220,22 @@ def test_steps_without_learning_leave_nothing_behind() -> None:
     assert not torch.allclose(q.mean, posterior(batch.observations, batch.actions).mean)
 
 
+@pytest.mark.parametrize("size", [0.01, 1e4])
+def test_a_step_is_a_share_of_the_natural_gradient_up_to_a_limit(size: float) -> None:
+    """(σ² ∂μ, ½ ∂log σ), at most one σ and a factor of e."""
+    posterior = SemiAmortizedPosterior(Same(1, 2), 2, steps=1, step_size=0.5).double()
+    batch = Batch.full(torch.randn(3, 1).double(), torch.randn(3, 2).double())
+    by_loc, by_log_scale = size * torch.tensor([1.0, -2.0]).double(), size * torch.tensor([-3.0, 1.0]).double()
+    with torch.no_grad():
+        guess = posterior(batch.observations, batch.actions)
+        q = posterior.infer(batch, lambda q: (q.loc * by_loc + q.scale.log() * by_log_scale).sum(-1))
+    small = size < 1.0
+    moved = 0.5 * guess.scale**2 * by_loc if small else guess.scale * by_loc.sign()
+    torch.testing.assert_close(q.loc, guess.loc + moved)
+    widened = 0.25 * by_log_scale if small else by_log_scale.sign()
+    torch.testing.assert_close(q.scale.log(), guess.scale.log() + widened)
+
+
 # -- refusals --------------------------------------------------------------------------------------------------
 
 

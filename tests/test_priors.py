@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from latentrl import LatentRLError
 from latentrl.distributions import DiagonalNormal
-from latentrl.encoders import TransitionEncoder
+from latentrl.encoders import Encoder, TransitionEncoder
 from latentrl.posteriors import CategoricalPosterior, GaussianPosterior, PerDatapointPosterior
 from latentrl.priors import (
     CategoricalPrior,
@@ -146,10 +147,21 @@ def test_vamp_moves_what_it_is_told_to(learn_inputs: bool, learn_weights: bool) 
     assert bool((prior.logits == logits).all()) != learn_weights
 
 
+class Mean(Encoder):
+    """Of the steps of a sequence."""
+
+    features_dim = 5
+
+    def features(self, inputs: Tensor, lengths: Any = None) -> Tensor:  # noqa: ARG002
+        return inputs.sum(1) / inputs.shape[1] * (inputs.shape[2] / 5)
+
+
 def test_vamp_refuses_posteriors_that_it_cannot_mix() -> None:
     construct = inspect.unwrap(VampPrior.__init__)  # without the type checks of the tests
     with pytest.raises(LatentRLError, match="amortized posterior"):
         construct(VampPrior.__new__(VampPrior), PerDatapointPosterior(9, 2), 4)
+    with pytest.raises(LatentRLError, match=r"does not read pseudo-inputs \(8, 5\): give as length the steps"):
+        VampPrior(GaussianPosterior(Mean(3, 2), 4), 8)
     with pytest.raises(LatentRLError, match="finite set"):
         VampPrior(CategoricalPosterior(TransitionEncoder(3, 1, (8,)), 4), 4)
 

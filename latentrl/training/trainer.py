@@ -168,6 +168,8 @@ class ElboTrainer:
             size = 4096 if self.model.trunk is None else 512  # pictures take their time
             self.model.seed_prior(self.segments.batch(self._distinct(size), steps=1))
         self.model.prior.seeded.fill_(True)
+        if self.average is not None:  # of weights before the leap, it would lie between both
+            self.average.updates = 0
         if self.processes is not None:
             self.processes.share([parameter.data for parameter in self.model.prior.parameters()])
         self._seed_pending = False

@@ -183,3 +183,16 @@ def test_features_of_spaces() -> None:
     assert features(spaces.Discrete(3, start=5), torch.tensor([5, 7])).tolist() == [[1, 0, 0], [0, 0, 1]]
     assert features(spaces.Box(0, 1, (2, 2)), torch.ones(4, 2, 2)).shape == (4, 4)
     assert features(spaces.Box(0, 1, ()), torch.ones(4)).shape == (4, 1)
+
+
+@pytest.mark.parametrize("encoder", ["gru", "transformer"])
+def test_a_mixture_is_seeded_at_posterior_means_of_short_segments_too(encoder: str) -> None:
+    data = counted([2, 4, 9])
+    config = LatentConfig(
+        latent_dim=2, encoder=encoder, context_length=8, prior="mixture", n_components=3, encoder_hidden=(16,)
+    )
+    model = config.build(data.observation_space, data.action_space).eval()
+    batch = Segments(data, config.hold, config.context_length, pads=config.pads).batch(torch.arange(3), steps=1)
+    model.seed_prior(batch)
+    nearest = torch.cdist(model.prior.loc, model.infer(batch).mean).amin(1)  # type: ignore[union-attr]
+    assert float(nearest.detach().max()) < 1e-5

@@ -6,8 +6,10 @@ import torch
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
 from latentrl.data import HostSegments, Segments
+from latentrl.priors import MixturePrior
 from latentrl.schedules import Constant, FadeIn, KLConstraint, Schedule
 from latentrl.training import ElboTrainer
+from latentrl.training.average import WeightAverage
 
 
 def trainer(data: Demonstrations, noise: CorrectiveNoise | None = None, **config: object) -> ElboTrainer:
@@ -129,6 +131,25 @@ def test_gradients_are_clipped(two_ways: Demonstrations) -> None:
         norms.append(float(torch.cat(gradients).norm()))
     assert norms[0] > 1e-2
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+    # And it is the clipped one that is followed.
+    learner.optimizer = torch.optim.SGD(learner.model.parameters(), 0.5)
+    before = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    learner.update(0)
+    after = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    assert float((after - before).norm()) == pytest.approx(0.5e-3, rel=1e-2)
+
+
+def test_the_average_of_a_mixture_begins_where_that_is_seeded(two_ways: Demonstrations) -> None:
+    learner = trainer(two_ways, prior="mixture")
+    prior = learner.model.prior
+    assert isinstance(prior, MixturePrior)
+    learner.optimizer = torch.optim.SGD(learner.model.parameters(), 0.0)
+    learner.average = WeightAverage(learner.model.parameters(), 0.99)
+    for step in range(31):
+        learner.update(step)
+    seeded = prior.loc.detach().clone()
+    learner.average.show()
+    torch.testing.assert_close(prior.loc, seeded)
 
 
 def test_a_mixture_is_seeded_when_its_share_of_training_is_over(two_ways: Demonstrations) -> None:
