@@ -72,21 +72,7 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     shared, varied = options_of(config.base), _values(config.grid)
     shared.pop("out", None)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
-    jobs, denoises, digests = {}, set[bool](), dict[str, str]()
-    for chosen in combinations:
-        key = " ".join(f"{name}={value}" for name, value in chosen.items())
-        made = _parsed(shared, chosen)
-        if not made.held_out:
-            raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
-        denoises.add(made.policy.decoder == "diffusion")
-        if made.data not in digests:
-            digests[made.data] = digest(read_source(made.data))
-        jobs[key] = partial(_train, replace(made, out=out.resolve() / RUNS / _folder_name(key)), digests[made.data])
-    if len(denoises) > 1:
-        raise LatentRLError(
-            "a diffusion decoder has no density, and its denoising loss says nothing beside the others' likelihoods: "
-            "sweep it alone, and compare what the policies do with latentrl evaluate"
-        )
+    jobs = _jobs(shared, combinations, out.resolve() / RUNS)
     with locked(out):
         cells = Cells(out, {"shared": shared})
         _look_through(cells, jobs)
@@ -107,6 +93,30 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
         if "error" in record:
             console.print(f"failed: {key}: {record['error']}", soft_wrap=True, markup=False)
     return records
+
+
+def _jobs(shared: dict[str, Any], combinations: Sequence[dict[str, str]], folder: Path) -> dict[str, partial[Record]]:
+    """What makes the record of each run, by its name; arguments are its options and the digest of its data.
+
+    :raises LatentRLError: as :func:`run_sweep`
+    """
+    jobs: dict[str, partial[Record]] = {}
+    denoises, digests = set[bool](), dict[str, Record]()
+    for chosen in combinations:
+        key = " ".join(f"{name}={value}" for name, value in chosen.items())
+        made = _parsed(shared, chosen)
+        if not made.held_out:
+            raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
+        denoises.add(made.policy.decoder == "diffusion")
+        if made.data not in digests:
+            digests[made.data] = digest(read_source(made.data))
+        jobs[key] = partial(_train, replace(made, out=folder / _folder_name(key)), digests[made.data])
+    if len(denoises) > 1:
+        raise LatentRLError(
+            "a diffusion decoder has no density, and its denoising loss says nothing beside the others' likelihoods: "
+            "sweep it alone, and compare what the policies do with latentrl evaluate"
+        )
+    return jobs
 
 
 def _look_through(cells: Cells, jobs: Mapping[str, partial[Record]]) -> None:
@@ -160,7 +170,7 @@ def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
         raise LatentRLError(f"latentrl train does not take {' '.join(typed)} with this base: {words}") from error
 
 
-def _train(config: TrainConfig, data: str) -> Record:
+def _train(config: TrainConfig, data: Record) -> Record:
     about = {DATA: data}
     try:
         _, held_out = fit(config, Console(quiet=True))

@@ -88,7 +88,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Any:
     agent, held_out = fit(config, console)
     bound, update = (None, None) if held_out is None else played(held_out)
     told = "" if bound is None else f"held-out bound {bound.elbo:.4g} nats at update {update}; "
-    plain = {"soft_wrap": True, "markup": False}
+    plain: dict[str, Any] = {"soft_wrap": True, "markup": False}
     console.print(f"{agent.num_timesteps} updates; {told}policy in {config.out / POLICY}", **plain)
     if held_out is not None and held_out.best is not None and update != held_out.best_update:
         console.print(
