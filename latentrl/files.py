@@ -23,13 +23,14 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     :raises LatentRLError: it cannot be written: a full disk, a folder that may only be read
     """
-    target = Path(os.path.realpath(Path(path).expanduser()))
-    if target.exists() and not target.is_file() and not target.is_dir():
-        yield target
-        return
-    # The suffix stays last, because writers such as matplotlib choose the format by it.
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    given, partial = Path(path).expanduser(), None
     try:
+        if given.exists() and not given.is_file() and not given.is_dir():
+            yield given
+            return
+        target = Path(os.path.realpath(given))
+        # The suffix stays last, because writers such as matplotlib choose the format by it.
+        partial = target.with_name(f".{target.stem}.{os.getpid()}.part{given.suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb") as file:  # a machine that loses power after the next line has it on its disk
@@ -49,8 +50,9 @@ def whole(path: str | Path) -> Iterator[Path]:
             "what was there before still is"
         ) from error
     finally:
-        with suppress(OSError):
-            partial.unlink()
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink()
 
 
 @contextmanager

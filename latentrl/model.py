@@ -17,13 +17,12 @@ from latentrl.distributions.discrete import Discrete
 from latentrl.elbo import Beta, Elbo, Form, Parts, evidence_lower_bound
 from latentrl.estimators import Estimator
 from latentrl.estimators.enumerate import MOST_VALUES
-from latentrl.nets import Fitted, ObservationTrunk
+from latentrl.nets import TRUNK_ROWS, Fitted, ObservationTrunk, evenly
 from latentrl.posteriors import AmortizedPosterior, Posterior
 from latentrl.priors import Prior
 from latentrl.types import Actions, Batch, Latents, Observations
 
 REMEMBERED = 1024
-TRUNK_ROWS = 4096
 
 
 class LatentModel(nn.Module):
@@ -85,18 +84,18 @@ class LatentModel(nn.Module):
         self.register_buffer("remembered", torch.full((REMEMBERED, self.latent_dim), torch.nan) if aggregate else None)
         self.register_buffer("standardized", torch.tensor(False))
 
-    def standardize(self, observations: Float[Tensor, "N O"], actions: Float[Tensor, "N A"]) -> None:
+    def standardize(self, observations: Float[Tensor, "M O"], actions: Float[Tensor, "N A"]) -> None:
         """Fit every module's standardisation to data of single steps; log densities stay in raw units.
 
         Of a trunk's features, those of 4096 observations count, evenly spaced among all, as they are before training;
-        what there is to fit in the trunk itself is left as it is.
+        what there is to fit in the trunk itself is left as it is. There may be fewer observations than actions, if they
+        are evenly spaced among these.
         """
         paired = actions
         if self.trunk is not None:
-            rows = torch.linspace(0, len(actions) - 1, min(len(actions), TRUNK_ROWS), dtype=torch.float64).long()
-            observations, paired = observations[rows], actions[rows]
             with torch.no_grad():
-                observations = self.trunk(observations)
+                observations = self.trunk(observations[evenly(len(observations), TRUNK_ROWS)])
+            paired = actions[evenly(len(actions), len(observations))]
         if self.history > 1:
             observations = observations.repeat(1, self.history)
         joined = torch.cat([observations, paired], dim=-1)

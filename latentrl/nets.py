@@ -20,6 +20,8 @@ UNIT_SCALE = math.log(math.e - 1.0)
 """Where softplus is 1."""
 SCALE_FLOOR = 1e-4
 """Smallest standard deviation of a law, in standardised units: data without spread must not make a density infinite."""
+TRUNK_ROWS = 4096
+"""Observations whose features behind a trunk are looked at, evenly spaced among all."""
 MOST_CLUSTERED = 20_000
 """Data, evenly spaced among all, that k-means looks at."""
 
@@ -120,8 +122,7 @@ class Centers(Fitted):
         from scipy.cluster.vq import kmeans2  # here, as it takes a fifth of a second to import
 
         mean, spread = _moments(data)
-        number = min(len(data), MOST_CLUSTERED)
-        rows = torch.linspace(0, len(data) - 1, number, dtype=torch.float64, device=data.device).long()
+        rows = evenly(len(data), MOST_CLUSTERED)
         scaled = ((data[rows].double() - mean) / spread).cpu().numpy()
         distinct = np.unique(scaled, axis=0)
         if len(distinct) > len(self.centers):
@@ -129,6 +130,11 @@ class Centers(Fitted):
         else:  # each has a center of its own, some several, of which the first is taken
             centers = np.resize(distinct, self.centers.shape)
         self.centers.copy_(torch.as_tensor(centers))
+
+
+def evenly(number: int, most: int) -> Tensor:
+    """Up to ``most`` of so many rows, evenly spaced."""
+    return torch.linspace(0, number - 1, min(number, most), dtype=torch.float64).long()
 
 
 def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from latentrl import LatentRLError
@@ -33,6 +34,20 @@ def test_links_lead_to_what_is_replaced(tmp_path: Path) -> None:
         partial.write_text("new")
     assert link.is_symlink()
     assert target.read_text() == "new"
+    (tmp_path / "latest.npy").symlink_to(tmp_path / "there" / "0f3a")  # as caches name what they keep
+    with whole(tmp_path / "latest.npy") as partial:
+        np.save(partial, np.ones(3))
+    assert np.load(tmp_path / "latest.npy").tolist() == [1, 1, 1]
+
+
+def test_what_cannot_even_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(LatentRLError, match="cannot be written"), whole(tmp_path / ("x" * 300)) as partial:
+        partial.write_text("new")
+
+
+def test_the_standard_output_is_a_file_too() -> None:
+    code = "from latentrl.files import whole\nwith whole('/dev/stdout') as file: file.write_text('written')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"written"
 
 
 def test_devices_and_pipes_stay(tmp_path: Path) -> None:

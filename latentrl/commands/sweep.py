@@ -128,12 +128,12 @@ def _look_through(cells: Cells, jobs: Mapping[str, partial[Record]]) -> None:
         if key not in cells:
             continue
         kept = cells.read(key)
-        if kept[DATA] != job.args[1]:
+        if kept.get(AGAIN):
+            cells.forget(key)
+        elif kept.get(DATA) != job.args[1]:
             raise LatentRLError(
                 f"the run {key!r} was made from other data than {job.args[0].data!r} holds now: give another folder"
             )
-        if kept.get(AGAIN):
-            cells.forget(key)
 
 
 def _folder_name(key: str) -> str:

@@ -138,7 +138,7 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
         seed=config.seed,
         device=config.device,
     )
-    callback = None if others is None else HeldOut(others, min(config.every, config.updates), config.patience)
+    callback = None if others is None else HeldOut(others, config.every, config.patience)
     with locked(config.out):
         write_options(config.out / OPTIONS, asdict(config))
         logger = _logger(config.out)

@@ -13,6 +13,7 @@ from latentrl.data.mapped import is_mapped
 from latentrl.data.row_reader import Reader
 from latentrl.data.segments import Segments
 from latentrl.memory import available_memory
+from latentrl.nets import TRUNK_ROWS, evenly
 from latentrl.spaces import features, leaves, raw, size
 from latentrl.types import Batch
 
@@ -74,11 +75,11 @@ class HostSegments(Cuts):
         return picked if self._place is None else picked.flatten(-2)
 
     def sample_rows(self) -> tuple[Tensor, Tensor]:
-        """Up to :data:`MOMENTS` of them, evenly spaced."""
-        limit = 4096 if self._flatten is raw else MOMENTS  # of a trunk's features, as many count
+        """Up to :data:`MOMENTS` of them, evenly spaced; for a trunk fewer observations, as many as count."""
         count = int(self.lengths.sum()) if self.hold == 0 else int(self.starts[-1] + self.lengths[-1])
-        rows = torch.from_numpy(np.unique(np.linspace(0, count - 1, min(limit, count)).astype(np.int64)))
-        places = rows if self._place is None else self._place[rows]
+        rows = evenly(count, MOMENTS)
+        seen = rows[evenly(len(rows), TRUNK_ROWS)] if self._flatten is raw else rows
+        places = seen if self._place is None else self._place[seen]
         return self._observations_at(places).to(self.device), self._actions_at(rows).to(self.device)
 
     def batch(self, index: Tensor, steps: int | None = None, generator: torch.Generator | None = None) -> Batch:

@@ -156,8 +156,8 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
 
     def _left(self, age: Tensor) -> Float[Tensor, " B"]:
         """What :class:`WithLatent` says of latents by the steps since they were drawn (B, 1)."""
-        left = (age == 0).float() if self.hold == 0 else 1.0 - age / self.hold
-        return left.squeeze(-1)
+        held = age * 0.0 if self.hold == 0 else (1.0 - age / self.hold).clamp_max(0.999999)  # also of holds beyond 2²⁴
+        return torch.where(age == 0, 1.0, held).squeeze(-1)
 
     def _value(self, features: Tensor, z: Tensor, left: Tensor) -> Tensor:
         """V(s, z) with a share of z's steps left, or V(s) where z is drawn, (B, 1)."""

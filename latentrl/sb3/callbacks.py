@@ -20,7 +20,7 @@ from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.evaluation import Recorder
 from latentrl.sb3.held import WithLatent
 from latentrl.sb3.on_policy import to_read
-from latentrl.sb3.seeding import undisturbed
+from latentrl.sb3.seeding import frozen, undisturbed
 
 ACTIVE = 0.01
 """Nats by which a dimension of the latent moves the law of actions, from which it counts as used."""
@@ -62,7 +62,7 @@ class ModeCoverage(EvalCallback):
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
         self._recorder = Recorder()
-        with undisturbed(self.model):
+        with frozen(self.eval_env), undisturbed(self.model):
             return super()._on_step()
 
     def _log_success_callback(self, locals_: dict[str, Any], globals_: dict[str, Any]) -> None:

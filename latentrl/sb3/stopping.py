@@ -27,7 +27,7 @@ class HeldOut(BaseCallback):
     best policy is written there as ``best.zip``, for ``LatentBC.load``.
 
     :param demonstrations: of the same spaces, such as the second part of :meth:`Demonstrations.split`
-    :param every: updates between two looks; the last is at the end of training
+    :param every: updates between two looks; one is at the last update that was asked for, too
     :param patience: looks without a better bound after which training stops; at its end, whatever the reason, the best
         weights are those that predict. None never stops, and leaves the last weights
     :param seed: of the draws of z

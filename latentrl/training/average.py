@@ -14,7 +14,7 @@ class WeightAverage:
 
     The start from nothing is corrected as in Adam (Kingma & Ba 2015, section 3), so that θ̄_1 = θ_1 and early averages
     do not remember the initial weights. One step is θ̄ += w_t (θ_t − θ̄), w_t = (1 − d) / (1 − d^t). For constant d, this
-    is Polyak averaging (1992) with a horizon of about 1 / (1 − d) updates.
+    is Polyak averaging (1992) with a horizon of about 1 / (1 − d) updates. With ``updates`` set to 0 it begins anew.
 
     :meth:`show` exchanges weights and average in the parameters, :meth:`hide` exchanges them back; nothing is copied.
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from latentrl import Demonstrations
 from latentrl.data import HostSegments, Segments, host_segments, make_segments, mapped, row_reader
+from latentrl.nets import evenly
 from latentrl.training.ahead import Ahead
 from latentrl.training.parallel import _dumps
 
@@ -158,3 +159,18 @@ def test_pictures_larger_than_the_memory_allowed(tmp_path: Path, pictures: int, 
     command = [sys.executable, "-c", MEASURED, str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | allocator)
     assert int(run.stdout) < path.stat().st_size * share
+
+
+def test_all_over_the_data_a_trunk_sees_fewer_observations_than_there_are_actions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that it sees belong to actions as evenly spaced among all."""
+    monkeypatch.setattr(host_segments, "MOMENTS", 11)
+    monkeypatch.setattr(host_segments, "TRUNK_ROWS", 5)
+    pictures = np.broadcast_to(np.arange(21, dtype=np.uint8)[:, None, None, None], (21, 3, 8, 8))
+    shown = Demonstrations.from_arrays(np.array(pictures), np.arange(21.0, dtype=np.float32)[:, None], LENGTHS)
+    observations, actions = HostSegments(shown, 1, 6, raw_observations=True).sample_rows()
+    assert actions[:, 0].tolist() == list(range(0, 21, 2))
+    paired = actions[evenly(len(actions), len(observations)), 0]
+    assert observations[:, 0].tolist() == paired.tolist()
+    assert (paired[0], paired[-1]) == (0, 20)

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.distributions import MultivariateNormal
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.sb3 import evaluate_behaviour
+from latentrl.sb3 import ModeCoverage, evaluate_behaviour
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
 from latentrl.sb3.exploration_bonus import CLIP, ExplorationBonus
 from latentrl.sb3.latent_noise import LatentNoiseWrapper, NormalNoise
@@ -419,6 +419,9 @@ def test_what_plays_in_the_agents_environments_finds_true_rewards() -> None:
     assert isinstance(inner, NoveltyReward)
     before = inner.seen, inner.updates, env.obs_rms.count
     found = evaluate_behaviour(agent, env, 4, seed=0)
+    judged = novel(extrinsic=0.0)
+    watch = ModeCoverage(VecNormalize(judged), 2, n_eval_episodes=4, eval_freq=64, verbose=0, warn=False)
+    watch._log_success_callback = lambda *_: None  # type: ignore[method-assign]  # the task tells of no modes
     recorded = Demonstrations.from_sb3_agent(agent, env, 4)
     assert (inner.seen, inner.updates, env.obs_rms.count) == before
     assert (found.max_rewards <= 0.0).all()  # a bonus has both signs
@@ -426,6 +429,9 @@ def test_what_plays_in_the_agents_environments_finds_true_rewards() -> None:
     assert (recorded.rewards <= 0.0).all()
     assert inner.training
     assert env.training
+    agent.learn(64, callback=watch)
+    assert watch.last_mean_reward < 0.0
+    assert judged.seen == 0
 
 
 def test_skills_of_an_off_policy_agent() -> None:

@@ -382,6 +382,13 @@ def test_a_callback_that_asks_for_actions_moves_no_latent(rows: int) -> None:
         np.testing.assert_array_equal(drawn, collect(agent(hold=hold))[..., 0])
 
 
+def test_latents_that_are_held_for_ever_are_not_taken_for_drawn() -> None:
+    """Their share that is left is next to all."""
+    latents = collect(agent(length=100, hold=10**9))
+    assert (latents[0, :, 0] == 1.0).all()
+    assert (latents[1:, :, 0] < 1.0).all()
+
+
 def test_forward_plays_as_predict_does_where_it_is_to_be_deterministic() -> None:
     """As those who export a policy of stable-baselines3 call it."""
     policy, seen = agent(prior="gaussian").policy, torch.randn(4, 3)
