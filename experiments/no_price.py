@@ -2,14 +2,15 @@
 
     python -m experiments.no_price     (needs pip install 'gymnasium[mujoco,box2d]')
 
-PPO with one Gaussian, with a mixture and as LatentPPO; SAC with one Gaussian, with a continuous latent and with a
-mixture. All policies of a task have the same settings: stable-baselines3's, but for those of ``TASKS``, most of which
-RL Baselines3 Zoo found for the stock policy; there are fewer steps here, and LunarLander's SAC has smaller networks and
-episodes of 400 steps, as the stock agent hovers through longer ones. Judged by mean actions, of a latent at its mode,
-and as they act, with noise and drawn latents. A policy reaches the stock one's return where it is, on average over the
-seeds, no further below than those are apart; surely so where that holds for all of the interval. The seconds are of the
-CPU, and their ratio is to the stock policy's with the same seed; as a shared machine's speed changes between two runs,
-the median of the seeds is judged, and ``experiments.benchmarks.sb3_overhead`` compares the same policies turn by turn.
+PPO with one Gaussian, with a mixture and as LatentPPO, on HalfCheetah also with latents that hardly matter at first;
+SAC with one Gaussian, with a continuous latent and with a mixture. All policies of a task have the same settings:
+stable-baselines3's, but for those of ``TASKS``, most of which RL Baselines3 Zoo found for the stock policy; there are
+fewer steps here, and LunarLander's SAC has smaller networks and episodes of 400 steps, as the stock agent hovers
+through longer ones. Judged by mean actions, of a latent at its mode, and as they act, with noise and drawn latents. A
+policy reaches the stock one's return where it is, on average over the seeds, no further below than those are apart;
+surely so where that holds for all of the interval. The seconds are of the CPU, and their ratio is to the stock
+policy's with the same seed; as a shared machine's speed changes between two runs, the median of the seeds is judged,
+and ``experiments.benchmarks.sb3_overhead`` compares the same policies turn by turn.
 """
 
 import time
@@ -38,7 +39,7 @@ from latentrl.sweeps import sweep
 from latentrl.training.fingerprint import describe
 
 COLUMNS = ("return", "less stock's", "return as it acts", "CPU seconds", "ratio of seconds")
-LIMITS = {"PPO": 1.3, "SAC": 2.0}
+LIMITS = {"PPO": 1.3, "PPO, and small latents": 1.3, "SAC": 2.0}
 """Of the ratio of seconds."""
 
 
@@ -76,6 +77,13 @@ POLICIES = {
         "mixture of 4": Policy(SAC, "LatentPolicy", {"prior": "categorical"}),
     },
 }
+SMALL = {"latent_dim": 4, "latent_scale": 0.1}
+"""Latents that hardly matter at first: tried where LatentPPO missed the stock policy's return, and chosen by runs with
+seeds that are not reported."""
+POLICIES["PPO, and small latents"] = POLICIES["PPO"] | {
+    "N(0, I), each step, small at first": Policy(LatentPPO, "LatentPolicy", SMALL | {"hold": 1}),
+    "N(0, I), held, small at first": Policy(LatentPPO, "LatentPolicy", SMALL | {"hold": 0}),
+}
 ZOO: dict[str, Any] = {"n_steps": 1024, "batch_size": 64, "n_epochs": 10, "gae_lambda": 0.95}
 TASKS = {
     "Pendulum, PPO": Task("Pendulum-v1", "PPO", 100_000, 4, ZOO | {"gamma": 0.9, "learning_rate": 1e-3}),
@@ -86,7 +94,9 @@ TASKS = {
         16,
         ZOO | {"n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01},
     ),
-    "HalfCheetah, PPO": Task("HalfCheetah-v5", "PPO", 250_000, 4, {"n_steps": 512, "batch_size": 64}, True),
+    "HalfCheetah, PPO": Task(
+        "HalfCheetah-v5", "PPO, and small latents", 250_000, 4, {"n_steps": 512, "batch_size": 64}, True
+    ),
     "Pendulum, SAC": Task("Pendulum-v1", "SAC", 10_000, 1, {"learning_rate": 1e-3}),
     "LunarLander, SAC": Task(
         "LunarLanderContinuous-v3",

@@ -18,10 +18,10 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution, Dis
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution as Law
 
-from latentrl.checks import LatentRLError, count, dimension, for_prior, one_of
+from latentrl.checks import LatentRLError, at_least, count, dimension, for_prior, one_of
 from latentrl.distributions import OneHots
 from latentrl.priors import CategoricalPrior, GaussianPrior, MixturePrior, Prior, StandardNormalPrior
 from latentrl.sb3.held import RolloutLatents, State, WithLatent, carry, check_observation, checked, due, given
@@ -50,8 +50,10 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     :param prior: "normal", N(0, I); "gaussian", "mixture" or "categorical", learned and read off the state's features
     :param n_components: of a mixture prior; 4
     :param num_samples: K, latents by which the entropy is bounded; a categorical one is summed out
+    :param latent_scale: of the weights by which z enters the policy's first layer, beside those of the features, before
+        it learns. Where nothing is gained by z, small ones keep it from being noise that has to be unlearned
     :param kwargs: of the parent, without what belongs to gSDE
-    :raises LatentRLError: gSDE; sizes < 1, a negative hold; an unknown prior, or components
+    :raises LatentRLError: gSDE; sizes < 1, a negative hold or scale; an unknown prior, or components
         for one that has none; observations that it does not read
     """
 
@@ -67,6 +69,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         prior: str = "normal",
         n_components: int | None = None,
         num_samples: int = 8,
+        latent_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self.latent_dim: int = dimension("latent_dim", latent_dim)
@@ -74,6 +77,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
         self.prior_name: str = one_of("prior", prior, PRIORS)
         self.n_components: int | None = for_prior("n_components", n_components, 4, prior, "mixture")
         self.num_samples: int = dimension("num_samples", num_samples)
+        self.latent_scale: float = at_least("latent_scale", latent_scale, 0.0)
         self._rollout: RolloutLatents | None = None
         if net_arch is None:
             net_arch = {"pi": [64, 64], "vf": [64, 64]}
@@ -90,6 +94,9 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             raise LatentRLError("gSDE and a latent both explore by noise that is held: leave use_sde at False")
         self.prior: Prior = self._make_prior(self.features_dim)
         super()._build(lr_schedule)
+        layers = [*self.mlp_extractor.policy_net, self.action_net]
+        first = next(layer for layer in layers if isinstance(layer, nn.Linear))
+        first.weight.data[:, -self.latent_dim :] *= self.latent_scale
 
     def _make_prior(self, features_dim: int) -> Prior:
         if self.prior_name == "normal":
@@ -309,6 +316,7 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
             prior=self.prior_name,
             n_components=self.n_components,
             num_samples=self.num_samples,
+            latent_scale=self.latent_scale,
             share_features_extractor=self.share_features_extractor,  # which the parent forgets
         )
         return data

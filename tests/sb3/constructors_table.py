@@ -68,7 +68,9 @@ def _sampled(buffer: Any, _: dict[str, Any]) -> Any:
     return list(buffer.sample(4)[:2])
 
 
-ACTOR = {"latent_dim": 2, "hold": 0, "prior": "mixture", "n_components": 2, "num_samples": 2}
+ACTOR = {
+    "latent_dim": 2, "hold": 0, "prior": "mixture", "n_components": 2, "num_samples": 2, "latent_scale": 1.0,
+}  # fmt: skip
 SQUASHED = {"latent_dim": 2, "latent_spread": 1.0}
 SAC = {**SQUASHED, "prior": "normal", "num_samples": 2}
 MIXED_SAC = {"latent_spread": 1.0, "prior": "categorical", "n_components": 2}

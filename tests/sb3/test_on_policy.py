@@ -414,3 +414,23 @@ def test_goes_on_with_another_number_of_environments(tmp_path: Path) -> None:
     loaded = LatentPPO.load(tmp_path / "agent.zip", env=make_vec_env(Toy, ENVS + 2, seed=1), device="cpu")
     loaded.learn(STEPS * (ENVS + 2), reset_num_timesteps=False)
     assert loaded.rollout_buffer.latents.shape == (STEPS * (ENVS + 2), 1 + Z)
+
+
+@pytest.mark.parametrize("net_arch", [[16], []])
+def test_latents_begin_as_small_as_they_should(net_arch: list[int], tmp_path: Path) -> None:
+    """Nothing else depends on it, and at 0 actions do not depend on z until something is learned."""
+    policies = {scale: agent(net_arch=net_arch, latent_scale=scale).policy for scale in (1.0, 0.1, 0.0)}
+    whole, tenth = (dict(policies[scale].named_parameters()) for scale in (1.0, 0.1))
+    first = "mlp_extractor.policy_net.0.weight" if net_arch else "action_net.weight"
+    for name, weight in whole.items():
+        factor = torch.ones(weight.shape[-1:])
+        factor[3:] = 0.1 if name == first else 1.0
+        torch.testing.assert_close(tenth[name], factor * weight)
+    seen = np.ones((4, 3), np.float32)
+    for scale, policy in policies.items():
+        actions, _ = policy.predict(seen, latent=np.arange(8.0).reshape(4, 2), deterministic=True)
+        assert (np.ptp(actions, 0) == 0.0).all() == (scale == 0.0)
+    policies[0.0].save(tmp_path / "policy.zip")
+    assert LatentActorCriticPolicy.load(tmp_path / "policy.zip").latent_scale == 0.0
+    with pytest.raises(LatentRLError, match="latent_scale must be a number of at least"):
+        agent(latent_scale=-1.0)
