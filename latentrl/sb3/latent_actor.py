@@ -78,10 +78,6 @@ class LatentActor(Actor):
         """What goes into the activation of the last hidden layer."""
         return self.latent_pi[:-1](self.extract_features(obs, self.features_extractor))
 
-    def _log_std(self, hidden: Float[Tensor, "*b H"]) -> Tensor:
-        assert isinstance(self.log_std, nn.Linear)
-        return self.log_std(hidden).clamp(LOG_STD_MIN, LOG_STD_MAX)
-
 
 class SemiImplicitActor(LatentActor):
     """A continuous latent. The log-probability is an estimate with a sign, log π̂ = log Σ_j p(a|s,z_j) / (K + 1).
@@ -123,8 +119,15 @@ class SemiImplicitActor(LatentActor):
 
     def law_of(self, before: Float[Tensor, "B H"], z: Float[Tensor, "*s B Z"]) -> DiagonalNormal:
         """p(u|s, z) of actions before the tanh."""
-        hidden = self.latent_pi[-1:](before + self.latent.to_hidden(z))
-        return DiagonalNormal(self.mu(hidden) + self.latent.to_actions(z), self._log_std(hidden).exp())
+        assert isinstance(self.mu, nn.Linear)
+        assert isinstance(self.log_std, nn.Linear)
+        # Few copies of what is as wide as the hidden layer: of many latents, their memory takes most of the time.
+        z = z.expand(*torch.broadcast_shapes(before.shape[:-1], z.shape[:-1]), -1)
+        hidden = self.latent_pi[-1:](F.linear(z, self.latent.to_hidden.weight).add_(before))
+        weight, bias = (torch.cat(both) for both in zip(self.mu.parameters(), self.log_std.parameters(), strict=True))
+        mean, log_std = F.linear(hidden, weight, bias).tensor_split(2, -1)
+        scale = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        return DiagonalNormal(mean + self.latent.to_actions(z), scale)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[Float[Tensor, "B A"], Float[Tensor, " B"]]:
         before = self._before_activation(obs)
@@ -180,7 +183,7 @@ class MixtureActor(LatentActor):
         """The same, from what goes into the activation of the last hidden layer."""
         hidden = self.latent_pi[-1:](before)
         shape = (self.n_components, self.action_dim)
-        scale = self._log_std(hidden).exp().unflatten(-1, shape)
+        scale = self.log_std(hidden).clamp(LOG_STD_MIN, LOG_STD_MAX).exp().unflatten(-1, shape)
         return GaussianMixture(self.logits(hidden), self.mu(hidden).unflatten(-1, shape), scale)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[Float[Tensor, "B A"], Float[Tensor, " B"]]:
