@@ -136,10 +136,10 @@ def compare(
                 getattr(objective, "num_envs", 1) if batch_size is None else batch_size,
                 getattr(objective, "env_steps", 0),
             )
-        except LatentRLError as error:
+        except (LatentRLError, RuntimeError) as error:  # the latter of torch, as where vmap cannot follow an ``if``
             if name == reference:
                 raise
-            failures[name] = str(error)
+            failures[name] = str(error).partition("\n")[0]
         progress(name)
     return Comparison(dict(sorted(reports.items(), key=lambda item: item[1].cost_normalized)), failures)
 

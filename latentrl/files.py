@@ -2,10 +2,12 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -23,14 +25,15 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     :raises LatentRLError: it cannot be written: a full disk, a folder that may only be read
     """
-    given, partial = Path(path).expanduser(), None
+    given, partial, handled = Path(path).expanduser(), None, sys.exception()
     try:
         if given.exists() and not given.is_file() and not given.is_dir():
             yield given
             return
         target = Path(os.path.realpath(given))
-        # The suffix stays last, because writers such as matplotlib choose the format by it.
-        partial = target.with_name(f".{target.stem}.{os.getpid()}.part{given.suffix}")
+        # The suffix stays last, because writers such as matplotlib choose the format by it. Threads, and processes of
+        # other machines, may write to the same place.
+        partial = target.with_name(f".{target.stem}.{os.getpid()}-{uuid4().hex[:8]}.part{given.suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb") as file:  # a machine that loses power after the next line has it on its disk
@@ -40,11 +43,11 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise
     except Exception as error:
         # Of a full disk, torch and zipfile tell in errors of their own.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
+        cause: BaseException = error
+        while not isinstance(cause, OSError):
+            if cause.__context__ in (None, handled):  # what was handled before the block has nothing to do with it
+                raise
             cause = cause.__context__
-        if cause is None:
-            raise
         raise LatentRLError(
             f"{str(path)!r} cannot be written ({cause.strerror or cause}): make room, or give another place; "
             "what was there before still is"
@@ -85,11 +88,13 @@ def locked(folder: str | Path) -> Iterator[None]:
 def read_settings(path: Path) -> dict[str, Any]:
     """What a folder's settings.json holds.
 
-    :raises LatentRLError: it is damaged
+    :raises LatentRLError: it is damaged, or cannot be read
     """
     try:
         settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise LatentRLError(f"{str(path)!r} cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
         settings = error
     if not isinstance(settings, dict):
         raise LatentRLError(f"{str(path)!r} is damaged: remove it and what belongs to it, or give another folder")

@@ -67,15 +67,17 @@ class GradientReport:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether R supports the trace: ``log_trace_se`` ≤ 0.2 and ``tail_share`` ≤ max(1/3, 6/√R).
+        """Whether R supports the trace: R ≥ 30, ``log_trace_se`` ≤ 0.2 and ``tail_share`` ≤ max(1/3, 6/√R).
 
         The first: the trace is known to a factor of 1.5 with 95 % confidence. That is not enough, since with heavy
         tails κ itself comes out far too low. Hence the second, the maximum-to-sum ratio (Embrechts et al. 1997,
         §6.2.6), which tends to 0 if and only if κ is finite; 6/√R lets a Gaussian pass in 995 of 1000 runs at R = 100.
         At R = 640 a Gaussian always passes, a product of two Gaussians in 8 of 10 runs, Student's t with 2.5 degrees
-        of freedom in 1 of 4, a log-normal with σ = 3 never: False asks for more replicates, True is no proof.
+        of freedom in 1 of 4, a log-normal with σ = 3 never: False asks for more replicates, True is no proof. Of few
+        replicates κ says nothing: of two it is always 1.
         """
-        return self.log_trace_se <= 0.2 and self.tail_share <= max(1 / 3, 6 / math.sqrt(self.replicates))
+        largest = max(1 / 3, 6 / math.sqrt(self.replicates))
+        return self.replicates >= FEWEST and self.log_trace_se <= 0.2 and self.tail_share <= largest
 
     @property
     def trace_per_sample(self) -> float:
@@ -100,6 +102,8 @@ class GradientReport:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
 
 
+FEWEST = 30
+"""Replicates from which a kurtosis can be told."""
 DERIVED = ("snr", "log_trace_se", "trustworthy", "trace_per_sample", "cost_normalized", "cost_normalized_env_steps")
 
 

@@ -133,9 +133,9 @@ class LatentReturn:
             seen, played = going_on(running, state, action)
             following = task.transition(seen, played)
             total = total + task.reward(seen, played, following).where(running, torch.zeros_like(total))
-            # A finished episode stays where it ended.
+            running = running & ~task.terminal(following)
+            # What an episode ends in need not be finite, and would reach the gradient of the others.
             state = following.where(running.unsqueeze(-1), state)
-            running = running & ~task.terminal(state)
         return total
 
 

@@ -110,7 +110,8 @@ class OutputJacobian:
     def variance(self, covariance: Float[Tensor, "D D"]) -> Float[Tensor, " P"]:
         """Diagonal of Jᵀ C J, the variance of each parameter's gradient."""
         blocks = self._blocks
-        diagonals = [((covariance @ block.rows) * block.rows).sum(0) for block in blocks]
+        # Below 0 by rounding, for parameters that the outputs do not move.
+        diagonals = [((covariance @ block.rows) * block.rows).sum(0).clamp_min(0.0) for block in blocks]
         squares = [None if block.inputs is None else block.inputs.square() for block in blocks]
         return self._joined(list(zip(diagonals, squares, strict=True)))
 

@@ -63,10 +63,11 @@ class Core:
     ) -> Moment:
         """Take one step; ``noise`` is in force while the action is drawn."""
         task = self.task
-        law = self.policy(parameters, observation)
+        running = ~task.terminal(state)
+        # Where an episode is over, whatever it ended in: what is not finite would reach the gradient of the others.
+        law = self.policy(parameters, observation.where(running.unsqueeze(-1), observation.new_zeros(())))
         with noise:
             action = self.estimator.draw(law)
-        running = ~task.terminal(state)
         seen, played = going_on(running, state, action)
         following = task.transition(seen, played)
         reward = task.reward(seen, played, following)

@@ -66,7 +66,9 @@ class Engine:
             noise = torch.randn_like(loc)
             following, reward = self._step(running)(state, loc + scale * noise)
             steps.append((state, noise, reward, running))
-            state, running = following, running & ~self.task.terminal(following)
+            running = running & ~self.task.terminal(following)
+            # What an episode ends in need not be finite, and would reach the gradient of the others.
+            state = following.where(running.unsqueeze(-1), state)
         return Rollout(*(torch.stack(part) for part in zip(*steps, strict=True)))
 
     def _step(self, running: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -258,6 +258,8 @@ def _independent(reference: Tensor | GradientReport, size: int, seed: int) -> _K
         known = _Known(reference.mean, reference.mean_se, replicates - 1, noise, reference.kurtosis)
     if known.mean.shape != (size,):
         raise LatentRLError(f"the reference must be flat with {size} numbers, not of shape {tuple(known.mean.shape)}")
+    if not known.mean.isfinite().all():
+        raise LatentRLError("the reference holds NaN or infinite numbers: nothing can be compared to it")
     return known
 
 

@@ -104,3 +104,16 @@ def test_trust_is_shown_where_there_is_none() -> None:
     assert "trust" in heads
     assert "cosine" not in heads
     assert row.count("|") == heads.count("|")
+
+
+def test_what_torch_refuses_is_a_row_too() -> None:
+    """A branch on a value that is drawn, which vmap cannot follow."""
+
+    def branching(p: dict[str, Tensor]) -> Tensor:
+        drawn = (p["theta"] * torch.randn_like(p["theta"])).sum()
+        return drawn if drawn > 0 else -drawn
+
+    found = compare({"LR": LR, "branching": branching}, THETA, 10)
+    assert list(found.reports) == ["LR"]
+    assert "vmap" in found.failures["branching"]
+    assert "\n" not in found.failures["branching"]

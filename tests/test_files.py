@@ -11,7 +11,7 @@ import pytest
 
 from latentrl import LatentRLError
 from latentrl.cells import Cells
-from latentrl.files import output_folder, whole
+from latentrl.files import output_folder, read_settings, whole
 from latentrl.training.checkpoints import RunFolder
 
 
@@ -163,3 +163,26 @@ def test_keys_of_any_length_have_cells(tmp_path: Path) -> None:
     for key in keys:
         assert cells(key, lambda key=key: {"key": key}) == {"key": key}
     assert [cells.read(key)["key"] for key in keys] == keys
+
+
+def test_an_error_of_the_block_is_not_taken_for_one_of_the_disk(tmp_path: Path) -> None:
+    """Though one was handled when it began."""
+    try:
+        raise FileNotFoundError("before")
+    except OSError:
+        with pytest.raises(ValueError, match="invalid literal"), whole(tmp_path / "a.txt"):
+            int("bad value")
+
+
+def test_threads_do_not_write_to_one_temporary_file(tmp_path: Path) -> None:
+    with whole(tmp_path / "a.txt") as one, whole(tmp_path / "a.txt") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a.txt").read_text() == "one"
+
+
+def test_settings_that_cannot_be_read_are_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").mkdir()
+    with pytest.raises(LatentRLError, match="cannot be read"):
+        read_settings(tmp_path / "settings.json")

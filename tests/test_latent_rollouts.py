@@ -3,6 +3,7 @@
 Statistical tests are seeded. Means: Bonferroni-corrected p of 1e-4 per test.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from latentrl.estimators import (
 from latentrl.latent_rollouts import LatentReturn
 from latentrl.variance import gradient_variance
 from latentrl_envs import LQR, Pendulum
-from tests.test_rollouts import Walk
+from tests.test_rollouts import Falls, Walk
 
 STEPS = 3
 MU, LOG_SIGMA, GAIN = 0.4, -0.5, 0.7
@@ -145,3 +146,15 @@ def built(**options: object) -> Any:
 def test_refusals(message: str) -> None:
     with pytest.raises(LatentRLError, match=message):
         REFUSED[message]()
+
+
+def test_an_end_that_is_not_finite_stays_out_of_the_gradient() -> None:
+    found = []
+    for edge in (math.inf, 1e7):
+        torch.manual_seed(0)
+        tensors = {name: tensor.requires_grad_() for name, tensor in parameters().items()}
+        act = lambda p, observation, z: p["gain"] * (z + observation)  # noqa: E731
+        surrogate = LatentReturn(Falls(edge), normal, act, Pathwise(), 6, 16, 4)(tensors)
+        found.append(torch.stack(torch.autograd.grad(surrogate, list(tensors.values()))))
+    assert found[0].isfinite().all()
+    torch.testing.assert_close(*found)

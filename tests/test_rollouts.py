@@ -16,7 +16,7 @@ from torch import Tensor
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, OneHot
 from latentrl.estimators import LikelihoodRatio, Pathwise, RolloutEstimator, Trajectories
-from latentrl.estimators.combinations import TotalPropagation
+from latentrl.estimators.combinations import InverseVariance, TotalPropagation
 from latentrl.estimators.rollout import ShortHorizon
 from latentrl.rollouts import ExpectedReturn
 from latentrl.variance import GradientReport, gradient_variance, variance_ratio
@@ -182,6 +182,46 @@ def test_what_lies_beyond_the_end_stays_out_of_the_gradient(estimator: RolloutEs
     theta = torch.full((1,), 1.0, requires_grad=True)
     surrogate = ExpectedReturn(Walk(edge=3.0), constant, estimator, 60, 8)({"theta": theta})
     assert torch.autograd.grad(surrogate, theta)[0].isfinite().all()
+
+
+class Falls(Walk):
+    """Ends beyond 1, in a state that is not finite; a reward that is."""
+
+    def transition(self, state: Tensor, action: Tensor) -> Tensor:
+        following = state + action
+        return torch.where(following > 1.0, torch.full_like(following, self.edge), following)
+
+    def reward(self, state: Tensor, action: Tensor, next_state: Tensor) -> Tensor:  # noqa: ARG002
+        return -action[..., 0].square()
+
+    def terminal(self, state: Tensor) -> Tensor:
+        return ~(state[..., 0].abs() < 1e6)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LikelihoodRatio(),
+        LikelihoodRatio(lambda observations, _: (observations * 0.1).sum(-1)),
+        Pathwise(),
+        ShortHorizon(2, lambda observations, _: (observations * 0.1).sum(-1)),
+        InverseVariance(),
+        TotalPropagation(),
+    ],
+)
+@pytest.mark.parametrize("segment", [None, 3])
+def test_an_end_that_is_not_finite_stays_out_of_the_gradient(estimator: Any, segment: int | None) -> None:
+    """Whatever it is: the same as with an end at a place where numbers are numbers."""
+    options = {} if segment is None or not hasattr(estimator, "draw") else {"segment": segment}
+    found = []
+    for edge in (math.inf, math.nan, 1e7):
+        torch.manual_seed(0)
+        theta = torch.full((1, 1), 0.3, requires_grad=True)
+        surrogate = ExpectedReturn(Falls(edge), linear, estimator, 6, 16, **options)({"theta": theta})
+        found.append(torch.autograd.grad(surrogate, theta)[0])
+    assert found[2].isfinite().all()
+    for other in found[:2]:
+        torch.testing.assert_close(other, found[2])
 
 
 @pytest.mark.parametrize(("horizon", "anchor"), [(5, 743.0), (10, 110.0), (25, 35.0)])

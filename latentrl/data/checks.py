@@ -11,19 +11,25 @@ from latentrl.checks import LatentRLError
 from latentrl.data.mapped import blocks, is_mapped
 from latentrl.spaces import SUPPORTED, leaves
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def as_array(name: str, values: Any) -> NDArray[Any]:
     """An array of numbers, in its file if it is mapped; truth values become 0 and 1."""
+    if np.ma.is_masked(values):
+        raise LatentRLError(f"{name} is masked in places: fill them, or leave these transitions out")
     try:
         array = values if is_mapped(values) else np.asarray(values)
     except ValueError as error:
         raise LatentRLError(f"{name} is ragged: give one flat array of transitions and episode_lengths") from error
+    if array.ndim == 0 and array.dtype.kind in "biuf":
+        raise LatentRLError(f"{name} is a single number: give an array with one row per transition")
     if array.dtype == bool:
         return np.asarray(array).view(np.int8)
     if array.dtype.kind not in "iuf":
         raise LatentRLError(f"{name} has dtype {array.dtype}: give real numbers, one flat array of transitions")
-    if array.ndim == 0:
-        raise LatentRLError(f"{name} is a single number: give an array with one row per transition")
+    if any(stride % array.dtype.itemsize for stride in getattr(array, "strides", ())):  # fields of packed records
+        array = np.array(array, order="C")
     if not array.dtype.isnative or array.dtype.itemsize > 8:  # torch knows neither other byte orders nor long doubles
         kind = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
         return np.asarray(array).astype(kind)
@@ -79,7 +85,7 @@ def one_integer(actions: NDArray[Any], space: spaces.Space[Any] | None) -> NDArr
 
 
 def check_finite(name: str, array: NDArray[Any]) -> None:
-    """:raises LatentRLError: NaN or infinite values"""
+    """:raises LatentRLError: NaN or infinite values, in 32 bits too"""
     if not np.issubdtype(array.dtype, np.floating):
         return
     bad = bad_rows(array, np.isfinite)
@@ -87,6 +93,11 @@ def check_finite(name: str, array: NDArray[Any]) -> None:
         raise LatentRLError(
             f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} rows, first in row {bad[0]}: remove or "
             "repair these transitions"
+        )
+    if array.dtype.itemsize > 4 and len(large := bad_rows(array, lambda rows: np.abs(rows) <= LARGEST)):
+        raise LatentRLError(
+            f"{name} holds numbers beyond {LARGEST:.1e} in {len(large)} of {len(array)} rows, first in row {large[0]}, "
+            "which are infinite to networks of 32 bits: remove or repair these transitions"
         )
 
 

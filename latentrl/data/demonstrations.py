@@ -29,6 +29,11 @@ from latentrl.data.readers import Readers
 from latentrl.data.reading import reading
 from latentrl.data.space_json import from_json, to_json
 
+FIELDS = (
+    "observations", "actions", "episode_lengths", "rewards", "modes", "observation_space", "action_space",
+)  # fmt: skip
+"""Of an archive; others are not looked at."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Demonstrations(Readers):
@@ -55,14 +60,8 @@ class Demonstrations(Readers):
 
     def __post_init__(self) -> None:
         self._check_arrays()
-        total = int(self.episode_lengths.sum())
-        if self.episode_lengths.ndim > 1:
-            raise LatentRLError(f"episode_lengths have shape {self.episode_lengths.shape}: give one number per episode")
-        if self.episode_lengths.ndim != 1 or len(self.episode_lengths) == 0 or total == 0:
-            raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
-        if (self.episode_lengths < 1).any():
-            where = int(np.flatnonzero(self.episode_lengths < 1)[0])
-            raise LatentRLError(f"episode {where} has length {self.episode_lengths[where]}: every length must be ≥ 1")
+        self._check_lengths()
+        total = sum(self.episode_lengths.tolist())  # of Python's integers, which do not overflow
         arrays = named("observations", self.observations) | named("actions", self.actions)
         arrays |= named("rewards", self.rewards)
         for name, array in arrays.items():
@@ -84,8 +83,21 @@ class Demonstrations(Readers):
         check_space("observation", self.observations, self.observation_space)
         check_space("action", self.actions, self.action_space)
 
+    def _check_lengths(self) -> None:
+        """:raises LatentRLError: lengths that cannot be those of episodes"""
+        if self.episode_lengths.ndim > 1:
+            raise LatentRLError(f"episode_lengths have shape {self.episode_lengths.shape}: give one number per episode")
+        if self.episode_lengths.ndim != 1 or len(self.episode_lengths) == 0 or not self.episode_lengths.any():
+            raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
+        if (self.episode_lengths < 1).any():
+            where = int(np.flatnonzero(self.episode_lengths < 1)[0])
+            raise LatentRLError(f"episode {where} has length {self.episode_lengths[where]}: every length must be ≥ 1")
+
     def _check_arrays(self) -> None:
-        """:raises LatentRLError: something that is no array"""
+        """Take what is given as arrays that torch knows.
+
+        :raises LatentRLError: something that is no array
+        """
         given = {name: getattr(self, name) for name in ("actions", "episode_lengths", "rewards", "modes")}
         several = self.observations if isinstance(self.observations, Mapping) else {"": self.observations}
         for name, array in {**given, **{f"observations/{part}": array for part, array in several.items()}}.items():
@@ -94,7 +106,15 @@ class Demonstrations(Readers):
                 raise LatentRLError(
                     f"{name.rstrip('/')} must be an array, but {type(array).__name__} was given: take from_arrays"
                 )
-        as_integers("episode_lengths", self.episode_lengths)
+        known = {
+            "observations": as_observations(self.observations),
+            "actions": as_array("actions", self.actions),
+            "episode_lengths": as_integers("episode_lengths", self.episode_lengths),
+            "rewards": None if self.rewards is None else as_array("rewards", self.rewards),
+            "modes": None if self.modes is None else as_integers("modes", self.modes),
+        }
+        for name, values in known.items():
+            object.__setattr__(self, name, values)
 
     def __repr__(self) -> str:
         modes = "" if self.modes is None else f", {len(np.unique(self.modes))} modes"
@@ -168,10 +188,15 @@ class Demonstrations(Readers):
         :param observation_space: by default that of the file, or else as in :meth:`from_arrays`; so ``action_space``
         :raises LatentRLError: on files that are missing, damaged or lack something, and as :meth:`from_arrays` does
         """
-        arrays: dict[str, Any] = load_npz(Path(path).expanduser())
+        arrays: dict[str, Any] = load_npz(Path(path).expanduser(), lambda name: name.split("/")[0] in FIELDS)
         prefix = "observations/"
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-        if parts and "observations" not in arrays:
+        if parts and "observations" in arrays:
+            raise LatentRLError(
+                f"{path} has 'observations' and {', '.join(map(repr, (prefix + name for name in parts)))}: keep one of "
+                "them, the one array or those of a dict"
+            )
+        if parts:
             arrays["observations"] = parts
         missing = {"observations", "actions", "episode_lengths"} - arrays.keys()
         if missing:
@@ -225,6 +250,8 @@ class Demonstrations(Readers):
     def select(self, episodes: Any) -> "Demonstrations":
         """Episodes by indices, a slice or a boolean mask, in the given order. Of mapped arrays nothing is copied."""
         wanted: Any = episodes if isinstance(episodes, slice) else np.atleast_1d(episodes)
+        if not isinstance(wanted, slice) and wanted.ndim > 1:
+            raise LatentRLError(f"episodes have shape {wanted.shape}: give one flat list of indices")
         try:
             index = np.arange(self.num_episodes)[wanted if np.size(wanted) else []]
         except IndexError as error:

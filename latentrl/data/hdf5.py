@@ -29,7 +29,7 @@ def hdf5_arguments(
     with reading(path, "HDF5 of robomimic"), h5py.File(path, "r") as file:
         demos = _demos(file, mask)
         names = chosen(_group(h5py, file, f"{demos[0]}/obs"), keys)
-        rewards = "rewards" in file[demos[0]]
+        rewards = any("rewards" in file[demo] for demo in demos)
         wanted = [*(f"obs/{name}" for name in names), "actions", *(["rewards"] if rewards else [])]
         read = {demo: _datasets(h5py, file, demo, wanted) for demo in demos}
         episodes = Episodes(sum(len(datasets["actions"]) for datasets in read.values()))
@@ -73,5 +73,7 @@ def _datasets(h5py: Any, file: Any, demo: str, wanted: list[str]) -> dict[str, A
     datasets = {place: file.get(f"{demo}/{place}") for place in wanted}
     for place in wanted:
         if not isinstance(datasets[place], h5py.Dataset) or not datasets[place].shape:
-            raise LatentRLError(f"{demo} has no array {place!r}, but others have: repair it or leave it out by a mask")
+            raise LatentRLError(
+                f"{demo} has no array {place!r}: leave it out by a mask, or what has no arrays of that name by keys="
+            )
     return datasets

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -120,14 +121,32 @@ def make_segments(
 
 
 def fits(demonstrations: Demonstrations, device: torch.device, chunk: int = 1, raw_observations: bool = False) -> bool:
-    """Whether the data, as the model reads them, take at most :data:`SHARE` of the device's free memory."""
+    """Whether the data, as the model reads them, and what they are made from take at most :data:`SHARE` of the device's
+    free memory."""
     data = demonstrations
     mapped = is_mapped(data.observations) or is_mapped(data.actions)
     if device.type == "cpu" and not mapped:
         return True
-    parts = [leaf for _, leaf, _ in leaves("observations", data.observation_space, data.observations)]
-    numbers = sum(int(np.prod(leaf.shape or ())) if raw_observations else size("observation", leaf) for leaf in parts)
-    bytes_each = 1 if raw_observations and all(leaf.dtype == np.uint8 for leaf in parts) else 4
-    needed = len(data) * (numbers * bytes_each + chunk * size("action", data.action_space) * 4)
+    parts = leaves("observations", data.observation_space, data.observations)
+    pictures = raw_observations and all(leaf.dtype == np.uint8 for _, leaf, _ in parts)
+    numbers = [int(np.prod(leaf.shape or ())) if raw_observations else None for _, leaf, _ in parts]
+    each = sum(
+        _bytes_each("observation", leaf, part, known, 1 if pictures else 4)
+        for known, (_, leaf, part) in zip(numbers, parts, strict=True)
+    )
+    actions = _bytes_each("action", data.action_space, data.actions, None, 4)
+    needed = len(data) * (each + actions + (chunk - 1) * size("action", data.action_space) * 4)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     return needed <= SHARE * (UNKNOWN if free is None else free)
+
+
+def _bytes_each(what: str, space: Any, values: Any, numbers: int | None, kept: int) -> int:
+    """Of one row on the device at the most: until it is made of ``kept`` bytes a number, what came is beside it, and
+    choices are beside their one-hot integers.
+
+    :param numbers: in a row; None for those of its features
+    """
+    if numbers is None and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return size(what, space) * (kept + 2 * 8)
+    came = 0 if values.dtype in (np.float32, np.uint8) and values.dtype.itemsize == kept else values.dtype.itemsize
+    return (size(what, space) if numbers is None else numbers) * (kept + came)

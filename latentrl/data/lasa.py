@@ -30,6 +30,11 @@ def lasa_arguments(path: str | Path | None, steps: int, align: Align = "start") 
     one_of("align", align, ("start", "goal"))
     positions, modes = stroke_positions(path, steps, align)
     actions = np.diff(positions, axis=1)
+    if (fastest := float(np.abs(actions).max())) > MAX_SPEED:
+        raise LatentRLError(
+            f"at {steps} steps the fastest stroke takes {fastest:.2f} mm in one, more than the {MAX_SPEED:g} that "
+            f"actions may: give steps= about {int(np.ceil(1.05 * steps * fastest / MAX_SPEED))} or more"
+        )
     previous = np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], axis=1)
     fraction = np.broadcast_to((np.arange(steps) / steps)[None, :, None], (*actions.shape[:2], 1))
     observations = np.concatenate([positions[:, :-1], previous, fraction], axis=-1)
@@ -60,6 +65,8 @@ def stroke_positions(
         which end there
     """
     shapes = _shapes(path, align)
+    if not shapes:
+        raise LatentRLError(f"{path} has shapes of several patterns alone, which start apart: give align='goal'")
     strokes, modes = [], []
     for mode, name in enumerate(sorted(shapes)):
         for stroke in shapes[name]:
@@ -79,10 +86,14 @@ def _shapes(path: str | Path | None, align: Align) -> dict[str, NDArray[Any]]:
 def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
     if path is None:
         return _read_package()
-    arrays = load_npz(Path(path).expanduser())
-    if not {"names", "pos"} <= arrays.keys() or arrays["pos"].ndim != 4 or arrays["pos"].shape[2] != 2:
-        raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T)")
-    return {str(name): pos for name, pos in zip(arrays["names"], arrays["pos"], strict=True)}
+    arrays = load_npz(Path(path).expanduser(), lambda name: name in ("names", "pos"))
+    names, pos = (arrays.get(name, np.empty(0)) for name in ("names", "pos"))
+    numbers = pos.ndim == 4 and pos.shape[2] == 2 and 0 not in pos.shape and pos.dtype.kind in "iuf"
+    if not numbers or names.shape != pos.shape[:1]:
+        raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T) in mm")
+    if len(set(names.tolist())) < len(names):
+        raise LatentRLError(f"{path} has shapes of one name: give each its own")
+    return {str(name): stroke for name, stroke in zip(names, pos, strict=True)}
 
 
 def _read_package() -> dict[str, NDArray[Any]]:

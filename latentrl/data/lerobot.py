@@ -33,6 +33,8 @@ def lerobot_arguments(
         seen = [name for name in features if name.split(".")[0] == "observation"]
         names = chosen(seen if keys is None else features, keys)
         _refuse(features, [*names, ACTION])
+        if len({_short(name) for name in names}) < len(names):
+            raise LatentRLError(f"of {', '.join(names)} some have one name without 'observation.': choose by keys=")
         columns = [*names, ACTION, *([REWARD] if features.get(REWARD, {}).get("shape") == (1,) else []), EPISODE, FRAME]
         files = sorted((folder / "data").glob("chunk-*/*.parquet"))
         if not files:
@@ -91,10 +93,14 @@ def _read(
         rows = {name: table.column(name).slice(first, end - first).combine_chunks() for name in columns}
         arrays = {name: _array(f"{record}: {name}", rows[name], features[name]) for name in columns[:-2]}
         rewards = arrays[REWARD][:, 0] if REWARD in arrays else None
-        short = {name.removeprefix("observation.").replace(".", "/"): arrays[name] for name in names}
+        short = {_short(name): arrays[name] for name in names}
         episodes.add(record, short if len(names) > 1 else arrays[names[0]], arrays[ACTION], rewards)
         last = number
     return last
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("observation.").replace(".", "/")
 
 
 def _array(what: str, column: Any, feature: dict[str, Any]) -> NDArray[Any]:

@@ -93,15 +93,16 @@ def too_large(nbytes: int) -> bool:
     return free is not None and nbytes > MAPPED_SHARE * free
 
 
-def room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def room(shape: tuple[int, ...], dtype: np.dtype[Any], taken: int = 0) -> NDArray[Any]:
     """An array to be filled: in memory, or where it is too large for that in a temporary file.
 
     The file has no name and goes with the array; the environment variable TMPDIR says on which disk it lies.
 
+    :param taken: bytes of other arrays that belong to it
     :raises LatentRLError: where that disk is full
     """
     nbytes = int(np.prod(shape)) * dtype.itemsize
-    if not too_large(nbytes):
+    if not too_large(nbytes + taken):
         return np.empty(shape, dtype)
     try:
         with tempfile.TemporaryFile() as file:

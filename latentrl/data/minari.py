@@ -6,6 +6,7 @@ become one Dict, a part named "outer/inner". https://minari.farama.org
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -48,7 +49,8 @@ def minari_arguments(dataset: Any, episodes: Sequence[int] | None, keys: Any, do
             parts = _flat(episode.observations)
             seen = {name: _before_actions(f"episode {index}", parts[name], episode) for name in names}
             read.add(f"episode {index}", seen[names[0]] if alone else seen, episode.actions, episode.rewards)
-        modes = [one[MODE] for one in about if MODE in one]
+        # Other people's may be words, or shares.
+        modes = [one[MODE] for one in about if isinstance(one.get(MODE), Integral)]
         arguments = read.arguments(space, dataset.action_space)
         return arguments | ({"modes": np.array(modes)} if len(modes) == len(about) else {})
 
@@ -127,7 +129,10 @@ def write_minari(data: Any, dataset_id: str, about: dict[str, Any]) -> Any:
     minari = require("minari", "minari")
     folder = Path(import_module("minari.storage.datasets_root_dir").get_dataset_path(dataset_id))
     if folder.exists():
-        raise LatentRLError(f"there is a Minari dataset {dataset_id!r} already: give another name or version")
+        raise LatentRLError(
+            f"there is a Minari dataset {dataset_id!r} already: give another name or version; or delete it, if a write "
+            "that was killed has left it unfinished"
+        )
     try:
         dataset = minari.create_dataset_from_buffers(
             dataset_id,

@@ -1,7 +1,7 @@
 """NumPy archives, and folders of NumPy files, without ever opening a pickle; large arrays stay in them."""
 
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,24 +17,24 @@ from latentrl.files import whole
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def load_npz(path: Path, leave_out: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+def load_npz(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, NDArray[Any]]:
     """All arrays by name: of an archive, or of a folder of .npy files, in which a/b.npy is "a/b".
 
     An array that is too large for memory is mapped, read-only: its pages are read when they are asked for. Its checksum
     is not looked at. In an archive that needs arrays that are not compressed.
 
-    :param leave_out: names of arrays that are not looked at
+    :param wanted: by its name, whether an array is looked at
     :raises LatentRLError: where there is no such file, it is damaged, or it holds pickled objects
     """
     if path.is_dir():
-        files = {file.relative_to(path).with_suffix("").as_posix(): file for file in sorted(path.rglob("*.npy"))}
-        return {name: _load_npy(file) for name, file in files.items() if name not in leave_out}
+        files = {file.relative_to(path).with_suffix("").as_posix(): file for file in sorted(path.rglob("[!.]*.npy"))}
+        return {name: _load_npy(file) for name, file in files.items() if wanted(name)}
     if not path.is_file():
         raise LatentRLError(f"there is no file {str(path)!r}: give the path of an .npz archive")
     with reading(path, "an .npz archive of plain arrays"), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist() if info.filename.endswith(".npy")}
         named = {filename.removesuffix(".npy"): info for filename, info in members.items()}
-        return {name: _member(path, archive, file, info) for name, info in named.items() if name not in leave_out}
+        return {name: _member(path, archive, file, info) for name, info in named.items() if wanted(name)}
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

@@ -64,13 +64,21 @@ class Episodes:
         if self._row + length > self.steps:
             raise LatentRLError(f"{record} goes beyond the {self.steps} steps that there should be")
         if not self._arrays:
-            self._arrays = {name: room((self.steps, *part.shape[1:]), part.dtype) for name, part in parts.items()}
+            self._arrays = self._rooms(parts)
         if parts.keys() != self._arrays.keys():
             raise LatentRLError(f"{record} has {', '.join(parts)}, but those before have {', '.join(self._arrays)}")
         for name, part in parts.items():
             self._fill(record, name, part, length)
         self._row += length
         self.lengths.append(length)
+
+    def _rooms(self, parts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Room for all steps of each part; what memory the smaller ones take is not there for the larger ones."""
+        made, taken = {}, 0
+        for name in sorted(parts, key=lambda name: parts[name][:1].nbytes):
+            made[name] = room((self.steps, *parts[name].shape[1:]), parts[name].dtype, taken)
+            taken += made[name].nbytes
+        return {name: made[name] for name in parts}
 
     def _fill(self, record: str, name: str, part: NDArray[Any], length: int) -> None:
         joined = self._arrays[name]

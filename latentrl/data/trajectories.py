@@ -7,7 +7,7 @@ there and are not opened. The observation after the last action is left out.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ def trajectory_arguments(
 ) -> dict[str, Any]:
     """Arguments of ``Demonstrations.from_arrays``; for parameters see ``Demonstrations.from_trajectories``."""
     if not isinstance(trajectories, str | Path):
+        if not isinstance(trajectories, Iterable):
+            raise LatentRLError(f"{type(trajectories).__name__} is no list of trajectories: give several, or a path")
         episodes = _of_objects(list(trajectories))
     elif Path(trajectories).expanduser().is_dir():
         episodes = _of_folder(Path(trajectories).expanduser())
@@ -41,7 +43,11 @@ def trajectory_arguments(
 
 
 def _of_objects(trajectories: list[Any]) -> Episodes:
-    lacking = [i for i, one in enumerate(trajectories) if not (hasattr(one, "obs") and hasattr(one, "acts"))]
+    lacking = [
+        i
+        for i, one in enumerate(trajectories)
+        if getattr(one, "obs", None) is None or not hasattr(one, "acts") or not hasattr(one.acts, "__len__")
+    ]
     if lacking or not trajectories:
         raise LatentRLError(
             f"trajectory {lacking[0]} has no obs and acts: give objects with both, as imitation's rollouts are"
@@ -58,7 +64,7 @@ def _of_objects(trajectories: list[Any]) -> Episodes:
 
 
 def _of_npz(path: Path) -> Episodes:
-    arrays = load_npz(path, leave_out={"infos"})
+    arrays = load_npz(path, lambda name: name != "infos")
     with reading(path, "trajectories"):
         if missing := {"obs", "acts", "indices"} - arrays.keys():
             raise LatentRLError(f"lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(arrays)) or 'nothing'}")

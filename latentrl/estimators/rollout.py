@@ -128,9 +128,12 @@ class ShortHorizon:
         ends = list(range(self.window, horizon, self.window))
         if not ends:
             return trajectories.rewards.sum(0)
+        alive = trajectories.alive[ends]
         observations = torch.stack([trajectories.observations[end] for end in ends])
+        # What an episode ended in need not be finite.
+        observations = observations.where(alive.unsqueeze(-1), observations.new_zeros(()))
         to_go = horizon - torch.tensor(ends, dtype=observations.dtype, device=observations.device).unsqueeze(-1)
-        worth = self.critic(observations, to_go) * trajectories.alive[ends]
+        worth = self.critic(observations, to_go) * alive
         return trajectories.rewards.sum(0) + worth.sum(0)
 
 
@@ -161,8 +164,9 @@ class ValueFunction(nn.Module):
 
 
 def values(function: Value, trajectories: Trajectories) -> Float[Tensor, "T N"]:
-    """V at each of the T steps; no gradient flows into the observations."""
+    """V at each of the T steps, of zeros where the episode is over; no gradient flows into the observations."""
     horizon = len(trajectories.rewards)
     observations = torch.stack(trajectories.observations[:horizon]).detach()
+    observations = observations.where(trajectories.alive.unsqueeze(-1), observations.new_zeros(()))
     to_go = torch.arange(horizon, 0, -1, dtype=observations.dtype, device=observations.device)
     return function(observations, to_go.unsqueeze(-1))

@@ -26,15 +26,15 @@ class Mean:
 
 
 def mean(values: Any) -> Mean:
-    """Mean of independent numbers (N,), with Student's t interval.
+    """Mean of independent numbers (N,), with Student's t interval; of numbers that are not finite nothing is known.
 
     :raises LatentRLError: no numbers
     """
     values = as_numbers("values", values).astype(np.float64)
     if values.ndim != 1 or len(values) == 0:
         raise LatentRLError(f"a mean needs at least one number (N,), but the shape is {values.shape}")
-    if len(values) == 1:
-        return Mean(float(values[0]), math.inf, (-math.inf, math.inf))
+    if len(values) == 1 or not np.isfinite(values).all():
+        return Mean(sum(values.tolist()) / len(values), math.inf, (-math.inf, math.inf))
     return around(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), len(values) - 1)
 
 

@@ -16,10 +16,13 @@ def distances(trajectories: Array, references: Array) -> Array:
 
 
 def leave_one_out(references: Array, modes: Integers) -> Array:
-    """Distance (M,) of each reference to the nearest other one of its own mode: how far apart people are."""
+    """Distance (M,) of each reference to the nearest other one of its own mode: how far apart people are.
+
+    Infinite where there is none, as for the mode −1, which is that of none.
+    """
     table = distances(references, references)
     modes = _modes(modes, len(table))
-    others = (modes[:, None] == modes[None, :]) & ~np.eye(len(modes), dtype=bool)
+    others = (modes[:, None] == modes[None, :]) & (modes >= 0) & ~np.eye(len(modes), dtype=bool)
     return np.where(others, table, np.inf).min(1)
 
 
@@ -64,13 +67,17 @@ def energy_distance(first: Array, second: Array) -> float:
 
 
 def variety(trajectories: Array, modes: Integers) -> float:
-    """Mean pairwise root-mean-square distance inside a mode, averaged over modes with at least two trajectories."""
+    """Mean pairwise root-mean-square distance inside a mode, averaged over modes with at least two trajectories.
+
+    Those of mode −1 show none of the modes, and do not count.
+    """
     none = isinstance(trajectories, np.ndarray) and trajectories.shape[:1] == (0,)
     trajectories, spreads = trajectories if none else _trajectories(trajectories), []
     modes = _modes(modes, len(trajectories))
-    for mode in np.unique(modes):
+    for mode in np.unique(modes[modes >= 0]):
         members = trajectories[modes == mode]
         if len(members) > 1:
+            members = members - members.mean((0, 1))  # as in energy_distance
             spreads.append(root_mean_square(members, members).sum() / (len(members) * (len(members) - 1)))
     return float(np.mean(spreads)) if spreads else 0.0
 

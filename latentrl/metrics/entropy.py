@@ -6,7 +6,7 @@ import numpy as np
 import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
 
 from latentrl.checks import LatentRLError, at_least
-from latentrl.metrics.arrays import Integers, as_numbers, mean
+from latentrl.metrics.arrays import Integers, around, as_numbers, mean
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
     second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
     Where all rollouts show one mode, the upper end is that of as large a share of all others, alike, as N rollouts may
-    miss: 1 − (1 − confidence)^(1/N).
+    miss: 1 − (1 − confidence)^(1/N). With fewer rollouts than about three for each mode the value is too low, and the
+    interval covers less often than it says: what was never seen has no part in either.
 
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
     :raises LatentRLError: with fewer than two modes, negative counts, or shares in their place
@@ -56,7 +57,9 @@ def conditional_entropy(counts: Integers) -> Entropy:
     successes in each context as there are modes; with fewer the value is still too low.
 
     The interval is for contexts like these: Student's t over them, whose spread holds both how contexts differ and
-    how few rollouts each has. One context alone has the interval of :func:`behaviour_entropy`.
+    how few rollouts each has; or, where contexts came out more alike than that, the rollouts' own error. Where each
+    shows one mode alone, the upper end is that of :func:`behaviour_entropy` for as many rollouts. One context alone has
+    the interval of :func:`behaviour_entropy`.
 
     :param counts: (C, M) successful rollouts of each context that showed each mode; zeros count as modes
     :raises LatentRLError: without contexts, with fewer than two modes or negative counts
@@ -70,8 +73,12 @@ def conditional_entropy(counts: Integers) -> Entropy:
     if len(counts) == 1:
         return behaviour_entropy(counts[0])
     # Clipped only as a mean, or what one context has too much would be lost and the others' lack not.
-    entropies = [_corrected(row)[0] if row.sum() else 0.0 for row in counts]
-    found = mean(np.array(entropies) / np.log(counts.shape[1]))
+    corrected = np.array([_corrected(row) if row.sum() else (0.0, 0.0) for row in counts])
+    entropies, variances = corrected[:, 0] / np.log(counts.shape[1]), corrected[:, 1] / np.log(counts.shape[1]) ** 2
+    if not entropies.any() and counts.any():
+        return Entropy(0.0, (0.0, _unseen(counts.shape[1], int(counts.sum()), 0.95)))
+    found = mean(entropies)
+    found = around(found.value, max(found.error, np.sqrt(variances.sum()) / len(counts)), len(counts) - 1)
     low, value, high = np.clip([found.ci[0], found.value, found.ci[1]], 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
 

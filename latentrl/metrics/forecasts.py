@@ -73,7 +73,10 @@ def kde_nll(samples: Any, truths: Any, floor: float = FLOOR, resolution: float =
     centred = points - points.mean(-2, keepdims=True)
     scott = number ** (-1.0 / (dims + 4))
     covariance = scott**2 * (np.swapaxes(centred, -1, -2) @ centred) / (number - 1) + resolution**2 * np.eye(dims)
-    spread = np.linalg.eigvalsh(covariance)
+    # Of the correlations, so that features may have units of their own; a feature without spread has none.
+    scale = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
+    scale = np.where(scale > 0, scale, 1.0)
+    spread = np.linalg.eigvalsh(covariance / (scale[..., :, None] * scale[..., None, :]))
     flat = spread[..., 0] <= 1e-12 * spread[..., -1]
     if flat.any():
         agent, time = (int(i) for i in np.argwhere(flat)[0])

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentRLError
+from latentrl.data import Segments
 
 GOOD: dict[str, Any] = {
     "observations": np.arange(12, dtype=np.float32).reshape(6, 2),
@@ -295,3 +296,55 @@ def test_a_guessed_space_of_actions_holds_them() -> None:
     for actions in (np.linspace(-12345.6789, 0.5, 20), np.linspace(-0.5, 12345.6789, 20)):
         shown = Demonstrations.from_arrays(np.zeros((20, 1)), actions[:, None], [20])
         assert len(shown) == 20
+
+
+def test_what_is_changed_on_the_way_to_networks_is_refused() -> None:
+    whole = np.zeros((6, 1))
+    with pytest.raises(
+        LatentRLError, match=r"observations holds numbers beyond 3.4e\+38 in 1 of 6 rows, first in row 2"
+    ):
+        Demonstrations.from_arrays(np.where(np.arange(6)[:, None] == 2, 1e39, whole), whole, [6])
+    with pytest.raises(LatentRLError, match="observations is masked in places"):
+        Demonstrations.from_arrays(np.ma.masked_equal(np.arange(6.0)[:, None], 3.0), whole, [6])
+    with pytest.raises(LatentRLError, match="actions is a single number"):
+        Demonstrations.from_arrays(whole, True, [6])
+
+
+def test_lengths_that_overflow_are_refused() -> None:
+    lengths = np.array([2**63 - 1, 2**63 - 1, 8])
+    with pytest.raises(LatentRLError, match=f"episode_lengths sum to {2**64 + 6}, but there are 6"):
+        Demonstrations.from_arrays(np.zeros((6, 2)), np.zeros((6, 1)), lengths)
+
+
+def test_any_kind_of_number_is_taken_by_the_constructor_too() -> None:
+    """Other byte orders, small integers, and fields of packed records, whose numbers lie across words."""
+    packed = np.zeros(6, np.dtype([("kind", np.int8), ("seen", np.float32, 2), ("done", np.float64, 1)]))
+    packed["seen"] = np.arange(12).reshape(6, 2)
+    box, one = spaces.Box(-99, 99, (2,)), spaces.Box(-9, 9, (1,))
+    for observations in (packed["seen"], packed["seen"].astype(">f4")):
+        made = Demonstrations(observations, packed["done"], np.array([2, 4], np.uint8), box, one)
+        assert made.episode_lengths.dtype == np.int64
+        segments = Segments(made, 2, 2)
+        assert segments.observations.flatten().tolist() == list(range(12))
+    with pytest.raises(LatentRLError, match="modes has dtype float64: give integers"):
+        Demonstrations(packed["seen"], packed["done"], np.array([2, 4]), box, one, modes=np.array([0.5, np.nan]))
+    with pytest.raises(LatentRLError, match=r"episodes have shape \(1, 2\)"):
+        made.select([[0, 1]])
+
+
+def test_an_archive_has_observations_in_one_form(tmp_path: Path) -> None:
+    """And what nobody asked for is not looked at, be it a pickle."""
+    parts = {"actions": np.zeros((2, 1)), "episode_lengths": np.array([2])}
+    np.savez(tmp_path / "more.npz", observations=np.zeros((2, 1)), infos=np.array([{}], object), **parts)
+    assert len(Demonstrations.from_npz(tmp_path / "more.npz")) == 2
+    np.savez(
+        tmp_path / "both.npz", **{"observations": np.zeros((2, 1)), "observations/goal": np.zeros((2, 1))}, **parts
+    )
+    with pytest.raises(LatentRLError, match="has 'observations' and 'observations/goal': keep one of them"):
+        Demonstrations.from_npz(tmp_path / "both.npz")
+    (tmp_path / "folder").mkdir()
+    for name, array in {**parts, "observations": np.zeros((2, 1))}.items():
+        np.save(tmp_path / "folder" / f"{name}.npy", array)
+    (tmp_path / "folder" / "._observations.npy").write_bytes(b"of another system")
+    (tmp_path / "folder" / "unrelated.npy").write_bytes(b"of something else")
+    assert len(Demonstrations.from_npz(tmp_path / "folder")) == 2

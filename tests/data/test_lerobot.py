@@ -198,3 +198,11 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, share: float, name: 
     cut(tmp_path / name, share)
     with pytest.raises(LatentRLError, match=name.split("/")[-1]):
         Demonstrations.from_lerobot(tmp_path)
+
+
+def test_features_of_one_short_name_are_refused(tmp_path: Path) -> None:
+    """Observations are called by what stands behind "observation."; here one would take the other's place."""
+    arrays = contents() | {"state": contents()["observation.gripper"]}
+    write(tmp_path, arrays)
+    with pytest.raises(LatentRLError, match=r"of observation\.state, state some have one name"):
+        Demonstrations.from_lerobot(tmp_path, keys=["observation.state", "state"])

@@ -11,6 +11,7 @@ import pytest
 from latentrl import Demonstrations, LatentRLError
 from latentrl.data import mapped
 from latentrl.data.mapped import Rows, is_mapped, room, take
+from latentrl.data.reading import Episodes
 
 
 @pytest.fixture
@@ -66,3 +67,13 @@ def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(LatentRLError, match=r"temporary file of .* \(No space left on device\): let .* TMPDIR name"):
         room((3, 2), np.dtype(np.float32))
+
+
+def test_what_fits_alone_need_not_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three parts of 400 bytes where 1000 may be taken: one is mapped."""
+    monkeypatch.setattr(mapped, "available_memory", lambda: int(1000 / mapped.MAPPED_SHARE))
+    episodes = Episodes(100)
+    parts = {name: np.zeros((1, 1), np.float32) for name in "abc"}
+    episodes.add("one", parts, np.zeros((1, 1), np.int8))
+    assert sum(is_mapped(array) for array in episodes._arrays.values()) == 1
+    assert list(episodes._arrays) == ["observations/a", "observations/b", "observations/c", "actions"]

@@ -216,3 +216,11 @@ def test_shorter_observations_are_named() -> None:
         file["episode_1/observations"] = kept
     with pytest.raises(LatentRLError, match=r"tests/some-v0.*episode 1 has 2 observations for 2 steps"):
         Demonstrations.from_minari("tests/some-v0")
+
+
+@pytest.mark.parametrize("words", [("expert", "novice"), (0.5, 1.0), (1, "novice")])
+def test_modes_of_other_people_may_be_anything(words: tuple[Any, Any]) -> None:
+    data = Demonstrations.from_arrays(np.zeros((7, 1)), np.zeros((7, 1)), [3, 4])
+    dataset = data.to_minari("tests/words-v0", author="nobody", description="words")
+    dataset.storage.update_episode_metadata([{"mode": word} for word in words])
+    assert Demonstrations.from_minari("tests/words-v0").modes is None

@@ -139,3 +139,17 @@ def test_energy_distance_does_not_depend_on_the_origin() -> None:
     near = metrics.energy_distance(first, second)
     assert metrics.energy_distance(first + 4e6, second + 4e6) == pytest.approx(near, rel=1e-4)
     assert metrics.energy_distance(first + 4e6, first + 4e6) < 1e-7
+
+
+def test_what_shows_none_of_the_modes_does_not_count() -> None:
+    places = np.zeros((6, 4, 1))
+    places[:, :, 0] = np.array([0.0, 1.0, 2.0, 100.0, 500.0, 900.0])[:, None]
+    assert metrics.variety(places, np.array([0, 0, 0, -1, -1, -1])) == pytest.approx(4 / 3)
+    apart = metrics.leave_one_out(places, np.array([0, 0, 0, -1, -1, 1]))
+    assert apart == pytest.approx([1, 1, 1, np.inf, np.inf, np.inf])
+
+
+def test_variety_does_not_depend_on_the_origin() -> None:
+    paths = np.random.default_rng(0).normal(scale=0.01, size=(20, 10, 2))
+    modes = np.zeros(20, int)
+    assert metrics.variety(paths + 4e6, modes) == pytest.approx(metrics.variety(paths, modes), rel=1e-4)

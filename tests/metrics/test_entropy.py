@@ -133,3 +133,28 @@ def test_intervals_of_other_confidence() -> None:
     counts = np.array([80, 15, 5])
     widths = [np.subtract(*metrics.behaviour_entropy(counts, confidence).ci[::-1]) for confidence in (0.5, 0.9)]
     assert widths[0] / widths[1] == pytest.approx(stats.norm.ppf(0.75) / stats.norm.ppf(0.95))
+
+
+def test_contexts_that_came_out_alike_leave_an_interval() -> None:
+    """A spread of 0 over few contexts is no knowledge: the interval is never narrower than what rollouts leave open."""
+    assert metrics.conditional_entropy(np.array([[2, 0], [2, 0]])).ci == metrics.behaviour_entropy(np.array([4, 0])).ci
+    alike = metrics.conditional_entropy(np.array([[3, 2]] * 3))
+    alone = metrics.behaviour_entropy(np.array([3, 2]))
+    assert alike.value == alone.value
+    assert alike.ci[0] < alike.value - 0.05
+    assert metrics.conditional_entropy(np.zeros((2, 3), int)).ci == (0.0, 0.0)  # no success counts as 0
+
+
+def test_intervals_of_rare_deviations_cover() -> None:
+    """Four rollouts in each of five contexts, one in twenty of which does something else: at least .9 of 400 intervals
+    hold the truth, where .95 would give a false alarm in 1e-5."""
+    generator = np.random.default_rng(0)
+    truth = -(0.95 * np.log(0.95) + 0.05 * np.log(0.05)) / np.log(2)
+    draws = [generator.multinomial(4, (0.95, 0.05), size=5) for _ in range(400)]
+    intervals = [metrics.conditional_entropy(counts).ci for counts in draws]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.9
+
+
+def test_means_of_what_is_not_finite_are_known_by_nobody() -> None:
+    assert metrics.mean([1.0, np.inf]) == metrics.Mean(np.inf, np.inf, (-np.inf, np.inf))
+    assert metrics.mean([0.0, -np.inf]).value == -np.inf

@@ -123,3 +123,13 @@ def test_forecasts_are_refused(score: object) -> None:
     if score is not metrics.best_of_k:
         with pytest.raises(LatentRLError, match="K ≥ 2"):
             score(SAMPLES[:1], TRUTHS)
+
+
+def test_features_may_have_units_of_their_own() -> None:
+    """The density in other units is that of the units' product less."""
+    generator = np.random.default_rng(0)
+    samples, truths, units = generator.normal(size=(20, 1, 1, 2)), generator.normal(size=(1, 1, 2)), np.array([1, 1e-7])
+    scaled = metrics.kde_nll(samples * units, truths * units)
+    assert scaled == pytest.approx(metrics.kde_nll(samples, truths) + np.log(1e-7))
+    with pytest.raises(LatentRLError, match="have no density"):
+        metrics.kde_nll(samples * np.array([1, 0]), truths)
