@@ -142,8 +142,10 @@ class Multiplier:
                 f"limits are the smallest and the largest β, such as (0.1, 10), but {limits!r} was given"
             )
         low = at_least("the smallest β", limits[0], 1e-30)
-        self._bounds = math.log(low), math.log(at_least("the largest β", limits[1], low))
-        self._log_beta: Tensor | float = math.log(at_least("initial", initial, 1e-30))
+        self.limits: tuple[float, float] = low, at_least("the largest β", limits[1], low)
+        self.initial: float = at_least("initial", initial, 1e-30)
+        self._bounds = math.log(self.limits[0]), math.log(self.limits[1])
+        self._log_beta: Tensor | float = math.log(self.initial)
 
     @property
     def beta(self) -> float:

@@ -62,8 +62,8 @@ def find_modes(
     is long-tailed to one side, or bent like a ring, can be taken for several.
 
     :param trajectories: (N, T, D) demonstrations; :func:`resample` makes them equally long
-    :param minimum: demonstrations that make a mode; smaller clusters stand alone. A group of fewer than twice as many is
-        not cut, as so few do not tell: look for strays among them yourself
+    :param minimum: demonstrations that make a mode; smaller clusters stand alone. A group of fewer than twice as many
+        is not cut, as so few do not tell: look for strays among them yourself
     :param alarm: probability that one mode, uniform or tighter, is taken for several
     :param quantile: of the distances between a demonstration and the nearest other one of its mode; beyond it a
         trajectory shows none

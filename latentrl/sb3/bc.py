@@ -184,6 +184,8 @@ class LatentBC(BaseAlgorithm):
         self._check_normalizer(self.env)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
+        if self.estimator is not None:
+            self.estimator.to(self.device)  # a loaded one is where it was saved
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)  # type: ignore[assignment]

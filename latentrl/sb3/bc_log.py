@@ -29,6 +29,7 @@ def log(agent: "LatentBC", trainer: ElboTrainer, terms: Elbo) -> None:
         "time/updates_per_second": int((agent.num_timesteps - agent._num_timesteps_at_start) / seconds),
     }
     if agent.policy.model.posterior is not None:
+        agent.policy.set_training_mode(True)  # of the weights, also where a callback has just looked at their average
         diagnostics = agent.policy.model.diagnostics(trainer.diagnostic_batch())
         for name in ("active_units", "mutual_information", "aggregate_kl", "prior_holes"):
             values[f"train/{name}"] = getattr(diagnostics, name)

@@ -71,8 +71,8 @@ class Run:
         every: int,
     ) -> None:
         self._agent, self._total, self._log_interval = agent, total, log_interval
-        # A run may go on with a progress bar, or without.
-        self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar)]
+        # A run may go on with a progress bar, or without; and with its callbacks in a list, or not.
+        self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar | CallbackList)]
         shown = agent.demonstrations
         assert shown is not None
         self._shown = shown if agent._agent is None else as_seen(agent._agent, shown)
@@ -115,8 +115,8 @@ class Run:
             "callbacks": [
                 [type(part).__name__, describe(part.settings()) if hasattr(part, "settings") else None]
                 for part in self._callbacks
-                if not isinstance(part, CallbackList)
             ],
+            "trunk": describe(policy._trunk_options),
             "data": digest(self._shown),
         }
 
@@ -218,6 +218,10 @@ class Run:
         except NonFiniteLossError as error:
             if self._folder is not None:
                 self._folder.keep_batch(error)
+            raise
+        except KeyboardInterrupt:
+            if agent.policy.remember is not None:  # or it could not act, or with latents of other weights
+                agent.policy.set_training_mode(False)
             raise
         finally:
             agent.policy.remember = None

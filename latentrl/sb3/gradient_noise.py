@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,8 @@ class GradientVariance(BaseCallback):
         return True
 
     def _measure(self) -> None:
-        with same_randomness(self.model.device), _same_exploration(self.model):
+        same = self.locals["trainer"].same_statistics() if "trainer" in self.locals else nullcontext()
+        with same_randomness(self.model.device), _same_exploration(self.model), same:
             rows = [_flat(loss, parameters) for loss, parameters in islice(self._losses(), self.replicates)]
         found = moments(torch.stack(rows))
         for name, value in self._figures(found).items():
@@ -136,7 +137,8 @@ class GradientVariance(BaseCallback):
     def _batch_size(self, model: BaseAlgorithm) -> int:
         if isinstance(model, OnPolicyAlgorithm) and not isinstance(model, PPO):
             return max(1, model.n_steps * model.n_envs // self.replicates)
-        return int(model.batch_size)  # type: ignore[attr-defined]
+        # Of several processes, what one of them averages.
+        return int(model.batch_size) // getattr(model, "devices", 1)  # type: ignore[attr-defined]
 
 
 def _moved(module: nn.Module) -> list[Tensor]:

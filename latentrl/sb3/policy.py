@@ -165,7 +165,7 @@ class LatentPolicy(Pretrained, BasePolicy):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Of what predicts."""
-        if self.average is not None:
+        if self.average is not None or self.remember is not None:
             self.train(False)
         return super().state_dict(*args, **kwargs)
 

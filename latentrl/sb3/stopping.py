@@ -56,14 +56,17 @@ class HeldOut(BaseCallback):
         self.seed: int = count("seed", seed, 0)
         self.best_update: int = 0
         self._since = 0
+        self._watched: Any = None
         self.best_weights: dict[str, Any] | None = None
         """Of the model, with ``patience``; :class:`LatentBC` takes them when training ends."""
         self._segments: Cuts | None = None
 
     def _init_callback(self) -> None:
-        if self.model.num_timesteps == 0:  # another run, perhaps of another agent
+        self._since = 0  # of this call of learn; a run that goes on takes up its own
+        if self.model.num_timesteps == 0 or self.model is not self._watched:  # another run
             self.best, self.last, self.best_weights = None, None, None
-            self.best_update, self.last_update, self._since = 0, 0, 0
+            self.best_update, self.last_update = 0, 0
+        self._watched = self.model
 
     @property
     def _bc(self) -> "LatentBC":

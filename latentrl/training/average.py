@@ -54,7 +54,7 @@ class WeightAverage:
 
     def state(self) -> dict[str, Any]:
         """The average, while it is hidden."""
-        return {"updates": self.updates, "average": self._other}
+        return {"updates": self.updates, "average": list(self._other)}
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:

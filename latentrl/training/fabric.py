@@ -1,11 +1,13 @@
 """The only place that imports lightning-fabric: which device and precision a process works in, and its group."""
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import ClusterEnvironment
+from lightning_fabric.strategies import DDPStrategy
 
 # It tells of each process that it exists.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -57,8 +59,10 @@ def make_fabric(device: torch.device, precision: Any, rank: int = 0, size: int =
     accelerator = "cuda" if device.type == "cuda" else "cpu"
     if size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    # While the first process evaluates, the others wait, for as long as it takes.
+    strategy = DDPStrategy(timeout=timedelta(days=7))
     fabric = Fabric(
-        accelerator=accelerator, devices=size, strategy="ddp", precision=precision, plugins=[Local(rank, size, port)]
+        accelerator=accelerator, devices=size, strategy=strategy, precision=precision, plugins=[Local(rank, size, port)]
     )
     fabric.launch()
     return fabric

@@ -191,6 +191,8 @@ def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, devi
         pickle.loads(job)(processes)
         pipe.recv()  # the first process may not be done: it ends this one
     except BaseException as error:
+        if torch.distributed.is_initialized():  # or the first process would wait for this one, and not read
+            torch.distributed.destroy_process_group()
         try:
             pickle.loads(_dumps(error))
             pipe.send_bytes(_dumps(error))

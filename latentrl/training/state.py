@@ -14,16 +14,21 @@ State = dict[str, Any]
 
 def trainer_state(trainer: ElboTrainer) -> State:
     """Weights, their average, optimiser, KL weight, estimator, and what the data's random numbers follow from."""
-    if trainer.average is not None:
-        trainer.average.hide()
-    return {
+    average = trainer.average
+    shown = average is not None and average.shown
+    if average is not None:
+        average.hide()
+    state = {
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
-        "average": None if trainer.average is None else trainer.average.state(),
+        "average": None if average is None else average.state(),
         "kl_weight": schedule_state(trainer.kl_weight),
         "estimator": None if trainer.estimator is None else trainer.estimator.state_dict(),
         "data_seed": trainer.data_seed,
     }
+    if average is not None and shown:
+        average.show()  # nothing is copied, so that what is in the state stays what it is
+    return state
 
 
 def load_trainer_state(trainer: ElboTrainer, state: State) -> None:

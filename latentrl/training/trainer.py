@@ -1,5 +1,7 @@
 """Training a latent policy on demonstrations, one update at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -204,7 +206,7 @@ class ElboTrainer:
         if self._seed_pending and step >= self._seed_step:
             self._seed_prior()
         if self._rank > 0:  # so that what a helper draws follows from the update alone, and need not be saved
-            torch.manual_seed(seed_of(self.draw_data_seed(), self._rank, step))
+            torch.manual_seed(seed_of(self.draw_data_seed(), self._rank, step, 1))
         self._watch.begin()
         batch = self._batch(step)
         terms = self._terms(batch, step, self.kl_weight if self._size == 1 else self._weight_by_mean)
@@ -239,6 +241,16 @@ class ElboTrainer:
         normalizers = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         keepers = normalizers if self.estimator is None else [*normalizers, self.estimator]
         return [b for keeper in keepers for b in keeper.buffers() if b.is_floating_point()]
+
+    @contextmanager
+    def same_statistics(self) -> Iterator[None]:
+        """What is used in the block leaves them as they were."""
+        before = [kept.clone() for kept in self._statistics()]
+        try:
+            yield
+        finally:
+            for kept, value in zip(self._statistics(), before, strict=True):
+                kept.copy_(value)
 
     # -- runs --------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Runs of LatentBC: checkpoints, the average of the weights, held-out demonstrations, compiled and in bfloat16."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnNoModelImprovement
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnNoModelImprovement,
+)
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.data import HostSegments, host_segments
 from latentrl.estimators import RunningMean, ScoreFunction
-from latentrl.sb3 import HeldOut, LatentBC
+from latentrl.sb3 import GradientVariance, HeldOut, LatentBC
 from latentrl.schedules import FreeBits, KLConstraint
 from latentrl.training.held_out import held_out_bound
 from tests.sb3.agents_table import Toy
@@ -165,6 +172,7 @@ def test_another_run_is_refused(two_ways: Demonstrations, tmp_path: Path) -> Non
         "steps_per_segment": {"steps_per_segment": 3}, "estimator": {"estimator": ScoreFunction(RunningMean())},
         "precision": {"precision": "bf16-mixed"}, "gradient_variance_every": {"gradient_variance_every": 5},
         "policy": {"policy_kwargs": {"temperature": 0.5}},
+        "trunk": {"policy_kwargs": {"features_extractor_class": FlattenExtractor}},
     }  # fmt: skip
     for name, options in others.items():
         with pytest.raises(LatentRLError, match=rf"of another run \((.*; )?{name}: "):
@@ -364,3 +372,77 @@ def test_what_the_docs_show(two_ways: Demonstrations, tmp_path: Path, monkeypatc
     exec(block.replace("50_000", "4").replace("every=500", "every=2"), namespace)
     assert namespace["agent"].num_timesteps == 4
     assert (tmp_path / "runs" / "clone" / "best.zip").exists()
+
+
+def test_measuring_the_gradient_leaves_a_running_baseline_alone(two_ways: Demonstrations) -> None:
+    """A baseline that learns from being used does not learn from gradients that no step follows."""
+    plain = small(two_ways, estimator=ScoreFunction(RunningMean())).learn(12)
+    measured = small(two_ways, estimator=ScoreFunction(RunningMean())).learn(12, GradientVariance(4, 4))
+    assert torch.equal(weights(plain), weights(measured))
+
+
+def test_files_and_agents_of_a_run_that_was_cut_act_with_latents_of_their_weights(
+    two_ways: Demonstrations, tmp_path: Path
+) -> None:
+    agent = small(two_ways, learning_rate=0.3, policy_kwargs={"latents": "aggregate"})
+    killed = Killed()
+    killed.at = 5
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(9, [CheckpointCallback(2, str(tmp_path), "cut"), killed])
+    files = [LatentBC.load(tmp_path / f"cut_{step}_steps.zip", device="cpu") for step in (2, 4)]
+    drawn = [one.policy.model.remembered for one in (*files, agent)]
+    assert all(latents.isfinite().all() for latents in drawn)
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(drawn))
+    agent.predict(np.zeros(2, np.float32))
+    assert agent.policy.remember is None
+
+
+def test_limits_of_a_multiplier_are_a_setting(two_ways: Demonstrations, tmp_path: Path) -> None:
+    small(two_ways, kl_weight=KLConstraint(1.0)).learn(2, checkpoint=tmp_path)
+    with pytest.raises(LatentRLError, match=r"of another run .*kl_weight"):
+        small(two_ways, kl_weight=KLConstraint(1.0, limits=(0.5, 2.0))).learn(2, checkpoint=tmp_path)
+
+
+class Ends(BaseCallback):
+    """Notes what the agent plays at the end of training."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self.played, _ = self.model.predict(np.zeros(2, np.float32), deterministic=True)
+
+
+def test_the_average_is_seen_at_the_end_with_checkpoints_too(two_ways: Demonstrations, tmp_path: Path) -> None:
+    train, test = two_ways.split(0.75)
+    found = []
+    for options in ({}, {"checkpoint": tmp_path}):
+        ends = Ends()
+        agent = small(train, ema_decay=0.9, learning_rate=0.05)
+        agent.learn(6, [HeldOut(test, every=3), ends], **options)
+        found.append(ends.played)
+        assert np.array_equal(ends.played, agent.predict(np.zeros(2, np.float32), deterministic=True)[0])
+    assert np.array_equal(*found)
+
+
+def test_a_callback_goes_on_in_a_list_or_alone(two_ways: Demonstrations, tmp_path: Path) -> None:
+    train, test = two_ways.split(0.75)
+    first = small(train).learn(4, HeldOut(test, every=2), checkpoint=tmp_path)
+    again = small(train).learn(4, [HeldOut(test, every=2)], checkpoint=tmp_path)
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_patience_is_that_of_a_call(two_ways: Demonstrations) -> None:
+    """A callback that has ended one call of ``learn`` has its patience again in the next, and keeps its best; of
+    another agent it knows nothing."""
+    train, test = two_ways.split(0.75)
+    held = HeldOut(test, every=1, patience=2)
+    agent = small(train, learning_rate=0.5).learn(50, held)
+    before, best = agent.num_timesteps, held.best_update
+    assert before == best + 2
+    agent.learn(50, held, reset_num_timesteps=False)
+    assert agent.num_timesteps >= before + 2
+    other = small(train)
+    other.num_timesteps = 1
+    other.learn(2, held, reset_num_timesteps=False)
+    assert held.best_update in (2, 3)
