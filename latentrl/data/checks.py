@@ -155,6 +155,8 @@ def _bounds(space: Any) -> tuple[Any, Any]:
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         low = np.asarray(space.start, dtype=np.int64)
         return low, low + (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+    if np.issubdtype(space.dtype, np.integer):
+        return space.low, space.high
     return space.low - _slack(space.low), space.high + _slack(space.high)
 
 

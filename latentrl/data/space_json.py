@@ -38,7 +38,9 @@ def _record(space: spaces.Space[Any]) -> dict[str, Any]:
         bounds = {"low": _short(space.low), "high": _short(space.high)}
         return {"type": "Box", "shape": space.shape, "dtype": str(space.dtype), **bounds}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+        # Older versions of Gymnasium know int64 alone.
+        kind = {} if space.dtype == np.int64 else {"dtype": str(space.dtype)}
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), **kind}
     if isinstance(space, spaces.MultiDiscrete):
         return {
             "type": "MultiDiscrete",
@@ -66,7 +68,8 @@ def _space(record: dict[str, Any]) -> spaces.Space[Any]:
         low, high = (np.broadcast_to(np.array(record[bound], dtype), shape) for bound in ("low", "high"))
         return spaces.Box(low.copy(), high.copy(), shape, dtype.type)
     if kind == "Discrete":
-        return spaces.Discrete(record["n"], start=record["start"])
+        kind = {"dtype": np.dtype(record["dtype"]).type} if "dtype" in record else {}
+        return spaces.Discrete(record["n"], start=record["start"], **kind)
     if kind == "MultiDiscrete":
         dtype = np.dtype(record["dtype"])
         return spaces.MultiDiscrete(np.array(record["nvec"]), dtype.type, start=np.array(record["start"]))

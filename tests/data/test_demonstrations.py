@@ -348,3 +348,11 @@ def test_an_archive_has_observations_in_one_form(tmp_path: Path) -> None:
     (tmp_path / "folder" / "._observations.npy").write_bytes(b"of another system")
     (tmp_path / "folder" / "unrelated.npy").write_bytes(b"of something else")
     assert len(Demonstrations.from_npz(tmp_path / "folder")) == 2
+
+
+def test_integers_are_inside_their_bounds_or_not() -> None:
+    """Room for rounding is for real numbers."""
+    with pytest.raises(LatentRLError, match="1 of 2 actions lie outside"):
+        Demonstrations.from_arrays(
+            np.zeros((2, 1)), np.array([[5], [1_000_005]]), [2], action_space=spaces.Box(0, 10**6, (1,), np.int64)
+        )

@@ -1,7 +1,9 @@
 """Spaces come back from JSON as they were."""
 
+import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
@@ -34,3 +36,9 @@ def test_other_text(text: str) -> None:
         from_json(text)
     with pytest.raises(LatentRLError, match="cannot be written"):
         to_json(spaces.Text(3))
+
+
+@pytest.mark.skipif("dtype" not in inspect.signature(spaces.Discrete).parameters, reason="an older Gymnasium")
+def test_choices_keep_their_kind_of_integer() -> None:
+    space = spaces.Discrete(3, start=1, dtype=np.int32)
+    assert from_json(to_json(space)) == space

@@ -20,6 +20,7 @@ from latentrl.training import ElboTrainer
 from latentrl.training.finite import NonFiniteLossError
 from latentrl.training.help import follow
 from latentrl.training.parallel import Processes, _dumps, together
+from latentrl.types import Batch
 
 CPU = torch.device("cpu")
 
@@ -91,7 +92,8 @@ def test_two_processes_are_one(two_ways: Demonstrations, tmp_path: Path, kl_weig
 def crash(pid_file: Path, processes: Processes) -> None:
     pid_file.write_text(str(os.getpid()))
     if processes.rank:
-        raise NonFiniteLossError(7, float("nan"), None)  # type: ignore[arg-type]
+        pictures = torch.zeros(1_000_000)  # more than a pipe holds where nobody reads
+        raise NonFiniteLossError(7, float("nan"), Batch(pictures, pictures, pictures, pictures))
 
 
 @pytest.mark.slow
