@@ -25,8 +25,8 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
     second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
     Where all rollouts show one mode, the upper end is that of as large a share of all others, alike, as N rollouts may
-    miss: 1 − (1 − confidence)^(1/N). With fewer rollouts than about three for each mode the value is too low, and the
-    interval covers less often than it says: what was never seen has no part in either.
+    miss: 1 − (1 − confidence)^(1/N). Otherwise it is at least that of as large a share of the unseen modes, alike, as
+    modes were seen once (Good 1953). With fewer rollouts than about three for each mode the value is too low.
 
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
     :raises LatentRLError: with fewer than two modes, negative counts, or shares in their place
@@ -42,9 +42,8 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     if corrected == 0.0:  # no other mode was seen to estimate a variance from
         return Entropy(0.0, (0.0, _unseen(len(counts), int(counts.sum()), confidence)))
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
-    low, value, high = np.clip(
-        np.array([corrected - half, corrected, corrected + half]) / np.log(len(counts)), 0.0, 1.0
-    )
+    upper = max(corrected, _with_unseen(counts)) + half
+    low, value, high = np.clip(np.array([corrected - half, corrected, upper]) / np.log(len(counts)), 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
 
 
@@ -88,6 +87,14 @@ def _unseen(modes: int, rollouts: int, confidence: float) -> float:
     others = min(1.0 - (1.0 - confidence) ** (1.0 / rollouts), 1.0 - 1.0 / modes)
     shares = np.array([1.0 - others, *[others / (modes - 1)] * (modes - 1)])
     return float(-scipy.special.xlogy(shares, shares).sum() / np.log(modes))
+
+
+def _with_unseen(counts: Integers) -> float:
+    """Entropy of counts (M,) in nats where modes that were not seen share what those that were seen once had."""
+    unseen = counts == 0
+    share = (counts == 1).sum() / counts.sum() if unseen.any() else 0.0
+    p = np.where(unseen, share / max(unseen.sum(), 1), (1.0 - share) * counts / counts.sum())
+    return float(-scipy.special.xlogy(p, p).sum())
 
 
 def _whole(counts: Integers) -> Integers:

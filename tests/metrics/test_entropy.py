@@ -158,3 +158,13 @@ def test_intervals_of_rare_deviations_cover() -> None:
 def test_means_of_what_is_not_finite_are_known_by_nobody() -> None:
     assert metrics.mean([1.0, np.inf]) == metrics.Mean(np.inf, np.inf, (-np.inf, np.inf))
     assert metrics.mean([0.0, -np.inf]).value == -np.inf
+
+
+@pytest.mark.parametrize("rollouts", [10, 20, 26, 50])
+def test_intervals_of_few_rollouts_cover(rollouts: int) -> None:
+    """Of 26 modes with weights 1 … 26: at least .9 of 400 intervals hold the truth, where .95 would give a false alarm
+    in 1e-5; without what may not have been seen, .08 to .85 of them do."""
+    generator, weights = np.random.default_rng(0), np.arange(1.0, 27.0) / 351.0
+    truth = stats.entropy(weights, base=26)
+    intervals = [metrics.behaviour_entropy(generator.multinomial(rollouts, weights)).ci for _ in range(400)]
+    assert np.mean([low <= truth <= high for low, high in intervals]) >= 0.9
