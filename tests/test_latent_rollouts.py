@@ -149,11 +149,13 @@ def test_refusals(message: str) -> None:
 
 
 def test_an_end_that_is_not_finite_stays_out_of_the_gradient() -> None:
+    def act(p: dict[str, Tensor], observation: Tensor, z: Tensor) -> Tensor:
+        return p["gain"] * (z + observation)
+
     found = []
     for edge in (math.inf, 1e7):
         torch.manual_seed(0)
         tensors = {name: tensor.requires_grad_() for name, tensor in parameters().items()}
-        act = lambda p, observation, z: p["gain"] * (z + observation)  # noqa: E731
         surrogate = LatentReturn(Falls(edge), normal, act, Pathwise(), 6, 16, 4)(tensors)
         found.append(torch.stack(torch.autograd.grad(surrogate, list(tensors.values()))))
     assert found[0].isfinite().all()

@@ -128,25 +128,18 @@ def fits(demonstrations: Demonstrations, device: torch.device, chunk: int = 1, r
     if device.type == "cpu" and not mapped:
         return True
     parts = leaves("observations", data.observation_space, data.observations)
-    pictures = raw_observations and all(leaf.dtype == np.uint8 for _, leaf, _ in parts)
-    numbers = [int(np.prod(leaf.shape or ())) if raw_observations else None for _, leaf, _ in parts]
-    each = sum(
-        _bytes_each("observation", leaf, part, known, 1 if pictures else 4)
-        for known, (_, leaf, part) in zip(numbers, parts, strict=True)
-    )
-    actions = _bytes_each("action", data.action_space, data.actions, None, 4)
+    kept = 1 if raw_observations and all(leaf.dtype == np.uint8 for _, leaf, _ in parts) else 4
+    each = sum(_bytes_each("observation", leaf, part, raw_observations, kept) for _, leaf, part in parts)
+    actions = _bytes_each("action", data.action_space, data.actions, False, 4)
     needed = len(data) * (each + actions + (chunk - 1) * size("action", data.action_space) * 4)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     return needed <= SHARE * (UNKNOWN if free is None else free)
 
 
-def _bytes_each(what: str, space: Any, values: Any, numbers: int | None, kept: int) -> int:
+def _bytes_each(what: str, space: Any, values: Any, is_raw: bool, kept: int) -> int:
     """Of one row on the device at the most: until it is made of ``kept`` bytes a number, what came is beside it, and
-    choices are beside their one-hot integers.
-
-    :param numbers: in a row; None for those of its features
-    """
-    if numbers is None and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+    choices are beside their one-hot integers."""
+    if not is_raw and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return size(what, space) * (kept + 2 * 8)
     came = 0 if values.dtype in (np.float32, np.uint8) and values.dtype.itemsize == kept else values.dtype.itemsize
-    return (size(what, space) if numbers is None else numbers) * (kept + came)
+    return int(np.prod(space.shape or ())) * (kept + came)
