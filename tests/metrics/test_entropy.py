@@ -20,8 +20,8 @@ def test_entropy_of_known_counts() -> None:
 
 @pytest.mark.parametrize("weights", [np.full(26, 1.0), np.arange(1.0, 27.0), 0.8 ** np.arange(26.0)])
 def test_entropy_is_less_biased_than_plug_in_and_its_interval_covers(weights: np.ndarray) -> None:
-    """2000 draws of 200 rollouts: bias below half the plug-in's, 95 % interval covers in ≥ 90 % (binomial at 95 %
-    nominal: false alarm < 1e-15)."""
+    """2000 draws of 200 rollouts: bias below half the plug-in's (9 standard errors away from it or more), 95 % interval
+    covers in ≥ 90 % (binomial at 95 % nominal): false alarms < 1e-15."""
     p = weights / weights.sum()
     truth = stats.entropy(p) / np.log(26)
     generator = np.random.default_rng(0)
@@ -76,7 +76,8 @@ def test_conditional_entropy_is_the_mean_over_contexts() -> None:
 
 def test_conditional_entropy_is_less_biased_than_plug_in_and_its_interval_covers() -> None:
     """500 draws of 20 contexts with 12 rollouts each over 4 modes, one context in five without success; each has shares
-    of its own. Bias below .3 of the plug-in's, 95 % interval covers in ≥ 90 % (binomial: false alarm < 1e-5)."""
+    of its own. Bias below half the plug-in's (6 standard errors away from it: false alarm < 1e-8), 95 % interval covers
+    in ≥ 90 % (binomial: < 1e-5)."""
     generator = np.random.default_rng(0)
     law = np.full(4, 3.0)
     truth = 0.8 * stats.entropy(generator.dirichlet(law, 200_000), axis=1).mean() / np.log(4)
@@ -87,7 +88,7 @@ def test_conditional_entropy_is_less_biased_than_plug_in_and_its_interval_covers
         estimates.append(metrics.conditional_entropy(counts))
         plug_in.append(stats.entropy(counts[counts.any(1)], axis=1).sum() / 20 / np.log(4))
     bias = np.mean([e.value for e in estimates]) - truth
-    assert abs(bias) < 0.3 * abs(np.mean(plug_in) - truth)
+    assert abs(bias) < 0.5 * abs(np.mean(plug_in) - truth)
     assert np.mean([e.ci[0] <= truth <= e.ci[1] for e in estimates]) > 0.90
 
 

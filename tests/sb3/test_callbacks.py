@@ -159,7 +159,8 @@ def test_information_is_of_latents_as_the_prior_draws_them() -> None:
         seen = with_latents(made, torch.randn(4000, 3))._replace(latent=torch.eye(2)[:1].expand(4000, -1))
         found = usage(policy, seen)
     truth = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) - 0.5 * np.log(2)
-    assert found["information"] == pytest.approx(truth, abs=0.03)  # five standard errors of the share of coins
+    # Five standard errors of the share of coins: a false alarm in 10⁶.
+    assert found["information"] == pytest.approx(truth, abs=0.03)
 
 
 def test_usage_is_logged_and_needs_a_latent() -> None:

@@ -112,7 +112,8 @@ def test_the_bound_approaches_the_information_from_below(skills: int, flip: floa
 
 
 def test_normal_skills() -> None:
-    """I = −½ log(1 − ρ²); the mean over 2000 fresh pairs within 4 standard errors above, and 0.05 below."""
+    """I = −½ log(1 − ρ²); the mean over 2000 fresh pairs, at most 4 standard errors above (false alarm
+    3e-5) and 0.05 more below."""
     env = SkillReward(DummyVecEnv([lambda: Correlated(0.8)] * 16), "skill", **QUICK)
     run(env, 250)
     z = np.random.default_rng(0).standard_normal((2000, 1))
@@ -165,7 +166,8 @@ def test_rewards_are_of_the_state_reached_and_the_skill_played(make: Any) -> Non
 
 
 def test_novelty_is_the_negative_elbo() -> None:
-    """A linear model, of which −log p(x) is a Gaussian's: never below it (4 standard errors), and at most 0.3 above.
+    """A linear model, of which −log p(x) is a Gaussian's: never below it (4 standard errors: false alarm 3e-5),
+    and at most 0.3 above.
 
     States are Gaussian with covariance I + 3·11ᵀ, so that one latent suffices.
     """
