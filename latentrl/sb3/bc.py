@@ -27,7 +27,7 @@ from latentrl.estimators.compatible import single_sample
 from latentrl.files import locked, whole
 from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.bc_run import Run
-from latentrl.sb3.defaults import default_kl_weight, default_noise
+from latentrl.sb3.defaults import as_noise, check_noise, default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.in_place import (
     as_seen,
@@ -38,7 +38,7 @@ from latentrl.sb3.in_place import (
     warn_of_wide_noise,
 )
 from latentrl.sb3.policy import LatentPolicy, State
-from latentrl.sb3.trunk import channels_first, is_vector
+from latentrl.sb3.trunk import channels_first
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
 from latentrl.training.average import check_decay
@@ -148,13 +148,7 @@ class LatentBC(BaseAlgorithm):
         if not 0.0 <= at_least("kl_warmup", kl_warmup, 0.0) <= 1.0:
             raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
         self.kl_warmup = kl_warmup
-        if (
-            noise is not None
-            and not isinstance(noise, CorrectiveNoise)
-            and not (isinstance(noise, str) and noise == "auto")
-        ):
-            raise LatentRLError(f"noise must be a CorrectiveNoise, 'auto' or None, but {noise!r} was given")
-        self.noise = noise
+        self.noise: CorrectiveNoise | Literal["auto"] | None = as_noise(noise)
         if max_grad_norm is not None:
             at_least("max_grad_norm", max_grad_norm, 0.0, infinite=True)
         self.max_grad_norm = max_grad_norm
@@ -225,14 +219,7 @@ class LatentBC(BaseAlgorithm):
         self.demonstrations = in_space(demonstrations, self.observation_space, self.action_space)
         if self._agent is not None:
             begin_statistics(self._agent, self.demonstrations)
-        space = self.demonstrations.observation_space
-        if isinstance(self.noise, CorrectiveNoise) and not is_vector(space):
-            raise LatentRLError(
-                f"corrective noise is added to numbers, but the observations are {space}: set noise=None"
-            )
-        given = isinstance(self.noise, CorrectiveNoise) and self.noise.gain is not None
-        if given and not isinstance(self.action_space, spaces.Box):
-            raise LatentRLError("corrective noise with a gain needs continuous actions: give it without gain")
+        check_noise(self.noise, self.demonstrations.observation_space, self.action_space)
 
     def _seen(self, demonstrations: Demonstrations) -> Demonstrations:
         """Demonstrations as of the policy's spaces, and as the agent sees them that is trained."""

@@ -1,15 +1,18 @@
-"""What :class:`LatentBC` does where nothing is said."""
+"""What :class:`LatentBC` does where nothing is said, and which noise may be given."""
 
 import math
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 
+from latentrl.checks import LatentRLError
 from latentrl.config import LatentConfig
 from latentrl.data import Cuts, Demonstrations
 from latentrl.data.host_segments import MOMENTS
 from latentrl.model import LatentModel
 from latentrl.noise import CorrectiveNoise
+from latentrl.sb3.trunk import is_vector
 from latentrl.schedules import KLRange
 
 LEAST_NATS = 0.5
@@ -34,3 +37,32 @@ def default_noise(demonstrations: Demonstrations, model: LatentModel, config: La
         chosen = np.linspace(0, number - 1, max(1, number * MOMENTS // len(demonstrations)))
         demonstrations = demonstrations.select(np.unique(chosen.astype(np.int64)))
     return CorrectiveNoise.estimate(demonstrations)
+
+
+def as_noise(noise: Any) -> CorrectiveNoise | Literal["auto"] | None:
+    """What was given, if it is one of these.
+
+    :raises LatentRLError: it is not
+    """
+    if noise is None or isinstance(noise, CorrectiveNoise):
+        return noise
+    if isinstance(noise, str) and noise == "auto":
+        return "auto"
+    raise LatentRLError(f"noise must be a CorrectiveNoise, 'auto' or None, but {noise!r} was given")
+
+
+def check_noise(
+    noise: CorrectiveNoise | Literal["auto"] | None, observations: spaces.Space[Any], actions: spaces.Space[Any]
+) -> None:
+    """Whether noise that was given can be added to such observations, and corrected by such actions.
+
+    :raises LatentRLError: it cannot
+    """
+    if not isinstance(noise, CorrectiveNoise):
+        return
+    if not is_vector(observations):
+        raise LatentRLError(
+            f"corrective noise is added to numbers, but the observations are {observations}: set noise=None"
+        )
+    if noise.gain is not None and not isinstance(actions, spaces.Box):
+        raise LatentRLError("corrective noise with a gain needs continuous actions: give it without gain")
