@@ -19,6 +19,7 @@ READERS: dict[str, Callable[[str], Demonstrations]] = {
     "hdf5": Demonstrations.from_hdf5,
     "lerobot": Demonstrations.from_lerobot,
     "pusht": Demonstrations.from_pusht,
+    "pedestrians": Demonstrations.from_pedestrians,
     "npz": Demonstrations.from_npz,
 }
 HELP = f"READER or READER:WHERE, with {', '.join(READERS)}; a path that ends in .npz needs no reader"
