@@ -4,10 +4,11 @@
 
 Every policy has the same data, trainer and number of updates, and those without a transformer or a history the same
 trunk; "diffusion, plans of 8" plans, and its corrective noise leads back over a plan as the others' does step by step.
-Judged from the origin, and from starts all over a square of ±0.3 with 2 % noise on every action; the entropy there is
-of all starts together, so that a policy may have some that does but one thing from each. Open-loop replay of a random
-demonstration is the control for memorising: what it can do asks for no policy. A route is only shown where the episode
-succeeds, and a policy without success has no entropy.
+Diffusion, which learns slowly, is also trained ten times as long. Judged from the origin, around which (±0.1)
+demonstrations start, and from starts all over a square of ±0.3 with 2 % noise on every action; the entropy there is of
+all starts together, so that a policy may have some that does but one thing from each. Open-loop replay of a random
+demonstration, whose last velocity is held, is the control for memorising: what it can do asks for no policy. A route is
+only shown where the episode succeeds, and a policy without success has no entropy.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,18 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from experiments.agents import batch, judge, landmarks, paths
-from experiments.cloning import GAUSSIAN, PRICE, REPLAY, Replay, alternatives, cloned, compared, ways, without
+from experiments.cloning import (
+    GAUSSIAN,
+    NOTE,
+    PRICE,
+    REPLAY,
+    Replay,
+    alternatives,
+    cloned,
+    compared,
+    ways,
+    without,
+)
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Record
@@ -42,11 +54,20 @@ COLUMNS = (
 )
 WITHOUT = alternatives()
 PLANS = "diffusion, plans of 8"
+TIMES = {"diffusion, ten times the updates": 10, f"{PLANS}, ten times the updates": 10}
+"""The others' number of updates."""
+UNITS = {
+    "success": "↑",
+    "entropy": "of 24, at most 1, ↑",
+    "success, disturbed": "↑",
+    "entropy, disturbed": "↑",
+}
 OURS = "latent, VampPrior"
 POLICIES: dict[str, dict[str, Any]] = {
     **WITHOUT,
     "bins and offsets, 5 observations": WITHOUT["bins and offsets"] | {"history": 5},
     PLANS: WITHOUT["diffusion"] | {"chunk": 8, "execute": 8},
+    **dict(zip(TIMES, (WITHOUT["diffusion"], WITHOUT["diffusion"] | {"chunk": 8, "execute": 8}), strict=True)),
     "latent, N(0, I)": {"prior": "normal"},
     "latent, N(0, I), posteriors' latents": {"prior": "normal", "latents": "aggregate"},
     "latent, flow": {"prior": "flow"},
@@ -124,12 +145,12 @@ def run(name: str, seed: int, args: Args) -> Record:
     """Clone one policy and judge it, by the ways in which it plays."""
     shown = demonstrations(args.per_route, seed)
     if name == REPLAY:
-        return {name: judged(Replay(shown, seed), seed, args)}
+        return {name: judged(Replay(shown, seed, stay=True), seed, args)}
     options = POLICIES[name]
     # Plans drawn on their own see as many transitions in an update as segments do.
     size = 64 * 16 if options.get("hold") == 1 else 64
-    noise = {"noise": planned(shown)} if name == PLANS else {}
-    agent, price = cloned(shown, options, seed, args.updates, batch_size=size, **noise)
+    noise = {"noise": planned(shown)} if "chunk" in options else {}
+    agent, price = cloned(shown, options, seed, TIMES.get(name, 1) * args.updates, batch_size=size, **noise)
     return {title: judged(player, seed, args) | price for title, player in ways(agent.policy, name, GAUSSIAN)}
 
 
@@ -182,9 +203,10 @@ def main(args: Args) -> None:
     args = args.smoked()
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
     example = partial(demonstrations, args.per_route, args.seeds[0])
-    found, settings = compared(args, POLICIES, GAUSSIAN, jobs, example)
+    found, settings = compared(args, POLICIES, GAUSSIAN, jobs, example, times=TIMES, control={"stay": True})
     record = {"settings": settings, "runs": without(found, "paths")}
-    write(args.out, "avoiding", ("latentrl",), table(found, COLUMNS) + verdict(found), record, draw(found))
+    text = table(found, COLUMNS, UNITS) + verdict(found) + NOTE.format(seeds=", ".join(map(str, args.seeds)))
+    write(args.out, "avoiding", ("latentrl",), text, record, draw(found))
 
 
 if __name__ == "__main__":

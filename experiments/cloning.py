@@ -21,7 +21,8 @@ from latentrl.training.fingerprint import describe
 
 REPLAY = "open-loop replay"
 PRICE = ("ms per plan", "ms per action", "training (CPU s)", "parameters")
-"""Columns beside every result."""
+"""Columns beside every result; milliseconds are medians of a hundred calls, taken once."""
+NOTE = "\nMeans ± standard deviations over the seeds {seeds}.\n"
 
 
 class Playing(NamedTuple):
@@ -94,26 +95,34 @@ def speeds(
     rounds: int = 100,
 ) -> Record:
     """Median milliseconds of the CPU in ``predict`` for one observation where an episode starts, of one thread, and
-    what each action that is played of the plan costs. Policies take turns, so that a change of the processor's speed
-    is shared by all; what they have learned does not matter."""
+    what each action that is played costs: a share of the plan's, or what is left of it where a latent is held for the
+    episode. Policies take turns, so that a change of the processor's speed is shared by all; what they have learned
+    does not matter."""
     made: dict[str, LatentPolicy] = {}
     for name, options in policies.items():
         agent = LatentBC(demonstrations=demonstrations, policy_kwargs=dict(options), seed=0, device="cpu")
         made |= dict(ways(agent.learn(1).policy, name, playing))
-    space, seconds = demonstrations.observation_space, {name: list[float]() for name in made}
+    space = demonstrations.observation_space
+    first, later = ({name: list[float]() for name in made} for _ in range(2))
     seen = np.zeros((1, *(space.shape or ())), space.dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(rounds):
         for name, policy in made.items():
-            start = time.thread_time()
-            policy.predict(seen)
-            seconds[name].append(time.thread_time() - start)
+            times = [time.thread_time()]
+            _, state = policy.predict(seen)
+            times.append(time.thread_time())
+            policy.predict(seen, state)
+            times.append(time.thread_time())
+            first[name].append(times[1] - times[0])
+            later[name].append(times[2] - times[1])
     torch.set_num_threads(threads)
-    plans = {name: 1000.0 * float(np.median(found)) for name, found in seconds.items()}
-    return {
-        name: {"ms per plan": plan, "ms per action": plan / made[name].config.plays} for name, plan in plans.items()
-    }
+    found: Record = {}
+    for name, policy in made.items():
+        plan, after = (1000.0 * float(np.median(seconds[name])) for seconds in (first, later))
+        held = policy.config.hold == 0 and policy.config.latent_dim > 0
+        found[name] = {"ms per plan": plan, "ms per action": after if held else plan / policy.config.plays}
+    return found
 
 
 def compared(
@@ -135,7 +144,8 @@ def compared(
     for name, value in given.items():
         if isinstance(value, Path):
             given[name] = hashlib.sha256(value.read_bytes()).hexdigest()[:12]
-    settings = given | {"policies": describe(policies), **{name: describe(value) for name, value in more.items()}}
+    ways_to_play = {"policies": describe(policies), "playing": describe(playing)}
+    settings = given | ways_to_play | {name: describe(value) for name, value in more.items()}
     cells = Cells(args.out, settings)
     made = sweep(cells, jobs, args.workers)
     price = cells("speeds", lambda: speeds(example(), policies, playing))
@@ -155,7 +165,7 @@ class Replay:
     """Plays the actions of a demonstration drawn at the start of each episode, whatever it sees; then its last one, or
     zeros.
 
-    :param stay: repeat the last action, where it is a place to go to
+    :param stay: repeat the last action, where it is a place to go to, or a speed that is held
     """
 
     def __init__(self, demonstrations: Demonstrations, seed: int, stay: bool = False) -> None:

@@ -23,7 +23,7 @@ import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.cloning import GAUSSIAN, PRICE, Playing, alternatives, cloned, compared, noisily, ways, without
+from experiments.cloning import GAUSSIAN, NOTE, PRICE, Playing, alternatives, cloned, compared, noisily, ways, without
 from experiments.records import table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Record
@@ -39,6 +39,7 @@ SCENES = {"univ": ("students001", "students003"), "zara1": ("crowds_zara01",), "
 ONLY_TAUGHT = ("crowds_zara03", "uni_examples")
 SCORES = ("ADE", "FDE", "energy", "KDE-NLL")
 COLUMNS = (*SCORES, *(f"{score}, {scene}" for scene in SCENES for score in ("ADE", "FDE")), *PRICE)
+UNITS = dict.fromkeys(COLUMNS[: COLUMNS.index(PRICE[0])], "m, ↓") | {"KDE-NLL": "nats a step, ↓"}
 NETWORK: dict[str, Any] = {"hidden": (256, 256), "encoder_hidden": (256, 256)}
 LATENT = NETWORK | {"hold": 1, "latent_dim": 4, "decoder_scale": "state"}
 POLICIES: dict[str, dict[str, Any]] = {
@@ -50,7 +51,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "latent, flow of the state": LATENT | {"prior": "flow", "prior_sees_state": True},
 }
 PLAYING = GAUSSIAN | {
-    f"{name}, with noise": Playing(name, noisily) for name in POLICIES if name.startswith(("mixture", "latent"))
+    f"{name}, with noise": Playing(name, noisily) for name in POLICIES if name.startswith(("mixture", "bins", "latent"))
 }
 OURS = "latent, flow of the state"
 """Chosen by forecasts of a recording that is not judged, zara03, learned from all others, with a seed that is not
@@ -248,7 +249,8 @@ def main(args: Args) -> None:
         for (name, seed), scenes in by_seed.items()
     ]
     record = {"settings": settings, "published": PUBLISHED, "runs": without(found, "forecasts")}
-    text = table([*found, *published()], COLUMNS) + verdict(found)
+    text = table([*found, *published()], COLUMNS, UNITS) + verdict(found)
+    text += NOTE.format(seeds=", ".join(map(str, args.seeds)))
     write(args.out, "pedestrians", ("latentrl",), text, record, draw(found, args))
 
 

@@ -5,9 +5,10 @@
 People's demonstrations and the task are those of Chi et al. (2023, Diffusion Policy): a pusher moves a T-shaped block
 onto its goal. Every policy sees the last two observations, plans 16 actions and plays 8 of them, with the same decoder,
 trainer and number of updates; posterior and prior of a latent come on top. Judged by the largest reward of an episode,
-the share of the goal that is covered over .95, at most 1: people's mean is .946. Diffusion is also judged with fewer
-passes through its network than ten and with a hundred, as Chi et al. take in simulation, and with the weight decay of
-the others, .1, in place of the optimiser's own, .01. What is called ours and the weight decay were chosen by runs with
+the share of the goal that is covered over .95, at most 1: people's mean is .946. Success is the task's own, a share
+beyond .95. Diffusion is also judged with fewer passes through its network than ten and with a hundred, as Chi et al.
+take in simulation, with the weight decay of the others, .1, in place of the optimiser's own, .01, and trained five
+times as long. What is called ours and the weight decay were chosen by runs with
 seeds that are not reported.
 """
 
@@ -26,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from experiments.cloning import (
     GAUSSIAN,
+    NOTE,
     PRICE,
     REPLAY,
     Playing,
@@ -42,26 +44,35 @@ from latentrl.cells import Record
 from latentrl.estimators import StraightThrough
 from latentrl.sb3 import evaluate_behaviour
 
-COLUMNS = ("largest reward", "success", *PRICE)
-SUCCESS = 0.95
-"""Largest reward of what is called a success here; the task's own asks for 1, which few people reach."""
+NEARLY = "reward of .95"
+COLUMNS = ("largest reward", NEARLY, "success", *PRICE)
+UNITS = {"largest reward": "0 to 1, ↑", NEARLY: "share of episodes, ↑", "success": "coverage > .95, ↑"}
 PLAN: dict[str, Any] = {"history": 2, "chunk": 16, "execute": 8, "hidden": (256, 256, 256)}
 DECAY: dict[str, Any] = {"optimizer_kwargs": {"weight_decay": 0.1, "fused": True}}
 LATENT = PLAN | DECAY | {"hold": 1, "latent_dim": 8, "encoder_hidden": (256, 256)}
 CHOICES = LATENT | {"latent_dim": 64, "prior": "categorical", "posterior": "categorical", "prior_sees_state": True}
 OURS, BASELINE, DECAYED, SHARE = "latent, 64 choices by the state", "diffusion", "diffusion, weight decay", 0.2
-"""What is compared, with the better of both diffusions, and the share of their time for a plan that ours may take."""
+"""What is compared, with the best of all kinds of diffusion, and the share of their time for a plan that ours may
+take."""
+LONGER = "diffusion, five times the updates"
+TIMES = {LONGER: 5}
+"""The others' number of updates."""
 POLICIES: dict[str, dict[str, Any]] = {
     **alternatives(**PLAN, **DECAY, decoder_components=64),
     BASELINE: alternatives(**PLAN)[BASELINE],
     DECAYED: alternatives(**PLAN, **DECAY)[BASELINE],
+    LONGER: alternatives(**PLAN)[BASELINE],
     "latent, N(0, I)": LATENT | {"prior": "normal"},
     "latent, Gaussian of the state": LATENT | {"prior": "gaussian", "prior_sees_state": True},
     "latent, mixture of the state": LATENT | {"prior": "mixture", "n_components": 16, "prior_sees_state": True},
     "latent, flow of the state": LATENT | {"prior": "flow", "prior_sees_state": True},
     OURS: CHOICES,
 }
-PLAYING = GAUSSIAN | {f"diffusion, {n} passes": Playing("diffusion", partial(in_passes, n)) for n in (3, 100)}
+PLAYING = GAUSSIAN | {
+    f"{name}, {n} passes": Playing(name, partial(in_passes, n))
+    for name in (BASELINE, DECAYED, LONGER)
+    for n in (3, 100)
+}
 PEOPLE = 0.946
 SETTINGS = {OURS: {"estimator": StraightThrough(), "num_samples": 1}}
 """What of the training is not as of the others: the score function, the default, tells fewer choices apart."""
@@ -122,8 +133,8 @@ def make() -> gym.Env[Any, Any]:
 def judged(agent: Any, venv: VecEnv, episodes: int, seed: int) -> Record:
     """Largest rewards of episodes from starts that no seed of the demonstrations knows."""
     found = evaluate_behaviour(agent, venv, episodes, seed=100_000 + 1_000 * seed)
-    success = float((found.max_rewards >= SUCCESS).mean())
-    return {"largest reward": float(found.max_rewards.mean()), "success": success}
+    nearly = float((found.max_rewards >= 0.95).mean())
+    return {"largest reward": float(found.max_rewards.mean()), NEARLY: nearly, "success": found.success_rate.value}
 
 
 def run(name: str, seed: int, args: Args) -> Record:
@@ -134,23 +145,29 @@ def run(name: str, seed: int, args: Args) -> Record:
     if name == REPLAY:
         return {name: judged(Replay(shown, seed, stay=True), venv, args.episodes, seed)}
     settings = {"batch_size": 256, "ema_decay": 0.999, **SETTINGS.get(name, {})}
-    agent, price = cloned(shown, POLICIES[name], seed, args.updates, **settings)
+    agent, price = cloned(shown, POLICIES[name], seed, TIMES.get(name, 1) * args.updates, **settings)
     return {
         title: judged(player, venv, args.episodes, seed) | price for title, player in ways(agent.policy, name, PLAYING)
     }
 
 
 def verdict(found: Sequence[Record]) -> str:
-    """Ours beside the baseline, seed by seed, and people."""
-    runs = {name: [r for r in found if r["method"] == name] for name in (OURS, BASELINE, DECAYED)}
-    best = max((BASELINE, DECAYED), key=lambda name: np.mean([record["largest reward"] for record in runs[name]]))
-    ours, theirs = runs[OURS], runs[best]
-    better = sum(a["largest reward"] >= b["largest reward"] for a, b in zip(ours, theirs, strict=True))
-    share = ours[0]["ms per plan"] / theirs[0]["ms per plan"]
-    return (
-        f"\nPeople's mean of the largest reward: {PEOPLE}. {OURS!r} is at least as good as {best!r} in {better} of "
-        f"{len(ours)} seeds, in {share:.2f} of its time for a plan ({SHARE} is asked for).\n"
-    )
+    """Ours beside diffusion in ten passes and beside the best of all its kinds, seed by seed, and people."""
+    names = [name for name in dict.fromkeys(r["method"] for r in found) if name == OURS or name.startswith(BASELINE)]
+    runs = {name: [r for r in found if r["method"] == name] for name in names}
+    theirs = [name for name in names if name != OURS]
+    best = max(theirs, key=lambda name: np.mean([record["largest reward"] for record in runs[name]]))
+    said = [f"\nPeople's mean of the largest reward: {PEOPLE}."]
+    for name in dict.fromkeys((BASELINE, best)):
+        pairs = list(zip(runs[OURS], runs[name], strict=True))
+        better = sum(mine["largest reward"] >= other["largest reward"] for mine, other in pairs)
+        share = pairs[0][0]["ms per plan"] / pairs[0][1]["ms per plan"]
+        which, kept = ", the best of its kinds," if name == best else "", "met" if share <= SHARE else "missed"
+        said.append(
+            f"{OURS!r} is at least as good as {name!r}{which} in {better} of {len(pairs)} seeds, in {share:.3f} of its "
+            f"time for a plan ({SHARE} is asked for: {kept})."
+        )
+    return " ".join(said) + "\n"
 
 
 def draw(found: Sequence[Record]) -> Figure:
@@ -160,7 +177,7 @@ def draw(found: Sequence[Record]) -> Figure:
     for number, name in enumerate(dict.fromkeys(r["method"] for r in found if r["method"] != REPLAY)):
         mine = [record for record in found if record["method"] == name]
         price, score = ([record[key] for record in mine] for key in ("ms per plan", "largest reward"))
-        axis.plot(price, score, "os"[number // 10], color=f"C{number}", label=name, alpha=0.7)
+        axis.plot(price, score, "os^"[number // 10], color=f"C{number}", label=name, alpha=0.7)
     axis.axhline(PEOPLE, color="0.4", linestyle=":", label="people")
     control = np.mean([record["largest reward"] for record in found if record["method"] == REPLAY])
     axis.axhline(control, color="0.7", linestyle="--", label=REPLAY)
@@ -174,9 +191,10 @@ def main(args: Args) -> None:
     args = args.smoked()
     jobs = {f"{name} {seed}": partial(run, name, seed, args) for name in [*POLICIES, REPLAY] for seed in args.seeds}
     example = partial(demonstrations, args.push_t)
-    found, settings = compared(args, POLICIES, PLAYING, jobs, example, training=SETTINGS)
+    found, settings = compared(args, POLICIES, PLAYING, jobs, example, training=SETTINGS, times=TIMES)
     record = {"settings": settings, "runs": found}
-    write(args.out, "pusht", ("latentrl", "gym-pusht"), table(found, COLUMNS) + verdict(found), record, draw(found))
+    text = table(found, COLUMNS, UNITS) + verdict(found) + NOTE.format(seeds=", ".join(map(str, args.seeds)))
+    write(args.out, "pusht", ("latentrl", "gym-pusht"), text, record, draw(found))
 
 
 if __name__ == "__main__":

@@ -14,18 +14,25 @@ from latentrl.report import environment
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds; nothing where there are no values."""
+    """Mean ± standard deviation over the seeds, if there are several values; nothing where there are none."""
     if not values:
         return ""
-    if len(values) == 1:
+    if len(set(values)) == 1:
         return f"{values[0]:.4g}"
-    return f"{np.mean(values):.4g} ± {np.std(values, ddof=1):.1g}"
+    deviation = np.std(values, ddof=1)
+    return (
+        f"{np.mean(values):.4g} ± {deviation:.0f}" if deviation >= 9.5 else f"{np.mean(values):.4g} ± {deviation:.2g}"
+    )
 
 
-def table(runs: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A Markdown table with one row for each ``run["method"]``; a run lacks the columns that do not apply to it."""
+def table(runs: Iterable[Mapping[str, Any]], columns: Sequence[str], units: Mapping[str, str] | None = None) -> str:
+    """A Markdown table with one row for each ``run["method"]``; a run lacks the columns that do not apply to it.
+
+    :param units: of columns, with an arrow to where it is better
+    """
     runs = list(runs)
-    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    heads = [f"{column} ({units[column]})" if units and column in units else column for column in columns]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for method in dict.fromkeys(run["method"] for run in runs):
         mine = [run for run in runs if run["method"] == method]
         cells = [spread([run[column] for run in mine if column in run]) for column in columns]

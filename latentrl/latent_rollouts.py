@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -17,7 +18,7 @@ from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.model import LatentModel
 from latentrl.spaces import size
-from latentrl.tasks import FunctionalTask, going_on
+from latentrl.tasks import FunctionalTask, check_action, first_of, going_on, plainly
 from latentrl.types import Estimate
 
 
@@ -70,7 +71,7 @@ class LatentReturn:
         z is held for all T steps, whatever the policy's ``hold``.
 
         :raises LatentRLError: a model without latent, or one that clips its latents or draws more than them, which has
-            no such gradient; one of other actions than the task's, as those that plan several are
+            no such gradient; one of other actions than the task's, as those that plan several are; a task of choices
         """
         if isinstance(model.decoder, MixtureDecoder | BinsDecoder | DiffusionDecoder) or model.remembered is not None:
             own, data = f"decoder {type(model.decoder).__name__} draws on its own", "model plays latents of its data"
@@ -83,6 +84,8 @@ class LatentReturn:
             what = "has no latent: use ExpectedReturn" if model.prior is None else "clips its latents: set it to None"
             raise LatentRLError(f"the return is differentiated through the latent, but the model {what}")
         called, space = _Called(model), getattr(task, "action_space", None)
+        if isinstance(space, spaces.Discrete):
+            raise LatentRLError("the return is differentiated through the actions, but those of the task are choices")
 
         def call(parameters: dict[str, Tensor], method: str, *inputs: Tensor) -> Any:
             return functional_call(called, {f"model.{n}": value for n, value in parameters.items()}, (method, *inputs))
@@ -117,7 +120,7 @@ class LatentReturn:
 
     def estimate(self, parameters: dict[str, Tensor]) -> Estimate:
         """Returns, averaged over the latents of each start, and surrogates, (N,)."""
-        like = next(iter(parameters.values()))
+        like = first_of(parameters)
         uniforms = torch.rand(self.num_envs, self.task.initial_noise_dim, dtype=like.dtype, device=like.device)
         start = self.task.initial(uniforms)
         q = self.law(parameters, self.task.observation(start))
@@ -125,11 +128,12 @@ class LatentReturn:
 
     def _play(self, parameters: dict[str, Tensor], start: Tensor, z: Tensor) -> Float[Tensor, "S N"]:
         """r of every start and latent."""
-        task = self.task
+        task = plainly(self.task, start.device)
         state = start.expand(*z.shape[:-1], start.shape[-1])
         running, total = ~task.terminal(state), torch.zeros_like(state[..., 0])
         for _ in range(self.horizon):
             action = self.act(parameters, task.observation(state), z)
+            check_action(task, running, action)
             seen, played = going_on(running, state, action)
             following = task.transition(seen, played)
             total = total + task.reward(seen, played, following).where(running, torch.zeros_like(total))

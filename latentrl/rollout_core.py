@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError
 from latentrl.estimators import RolloutEstimator, Trajectories
 from latentrl.noise_tape import INTEGER, NORMAL, Draw, Player, Recorder
-from latentrl.tasks import FunctionalTask, Policy, going_on
+from latentrl.tasks import FunctionalTask, Policy, check_action, going_on
 
 
 class Moment(NamedTuple):
@@ -68,6 +68,7 @@ class Core:
         law = self.policy(parameters, observation.where(running.unsqueeze(-1), observation.new_zeros(())))
         with noise:
             action = self.estimator.draw(law)
+        check_action(task, running, action)
         seen, played = going_on(running, state, action)
         following = task.transition(seen, played)
         reward = task.reward(seen, played, following)

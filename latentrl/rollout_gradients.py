@@ -15,7 +15,7 @@ from torch.func import vjp, vmap
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal
 from latentrl.estimators.combinations import AlphaOrder, Combination, InverseVariance
-from latentrl.tasks import FunctionalTask, Policy, going_on
+from latentrl.tasks import FunctionalTask, Policy, check_action, first_of, going_on
 
 Parameters = Mapping[str, Tensor]
 Cotangents = tuple[Tensor, Tensor]
@@ -56,7 +56,7 @@ class Engine:
 
     def roll_out(self, horizon: int, num_envs: int) -> Rollout:
         """Play ``horizon`` steps; noise comes from torch's global generator."""
-        like = next(iter(self.parameters.values()))
+        like = first_of(self.parameters)
         uniforms = torch.rand(num_envs, self.task.initial_noise_dim, dtype=like.dtype, device=like.device)
         state = self.task.initial(uniforms)
         running = ~self.task.terminal(state)
@@ -73,6 +73,7 @@ class Engine:
 
     def _step(self, running: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         def step(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+            check_action(self.task, running, action)
             seen, played = going_on(running, state, action)
             following = self.task.transition(seen, played)
             reward = self.task.reward(seen, played, following)

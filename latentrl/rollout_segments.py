@@ -138,7 +138,8 @@ class Segments:
         """``function(tensors)``, compiled for their shapes, types and layouts."""
         tensors = [tensor.detach() for tensor in tensors]
         kinds = tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
-        key = function.__name__, type(self.core.estimator), self.names, self.draws, kinds
+        autocast = torch.is_autocast_enabled(tensors[0].device.type)
+        key = function.__name__, type(self.core.estimator), self.names, self.draws, kinds, autocast
         if key not in self.core.compiled:
             self.core.compiled[key] = fused(lambda *flat: function(flat), tensors)
         return self.core.compiled[key](*tensors)

@@ -17,7 +17,7 @@ from latentrl.estimators.rollout import ShortHorizon
 from latentrl.rollout_core import Core
 from latentrl.rollout_gradients import combined_gradient
 from latentrl.rollout_segments import COMPILED_SEGMENT, Recomputed, Segments
-from latentrl.tasks import FunctionalTask, Policy
+from latentrl.tasks import FunctionalTask, Policy, first_of, plainly
 from latentrl.types import Estimate
 
 
@@ -27,7 +27,8 @@ class ExpectedReturn:
 
     Calling it with parameters rolls out once and returns the scalar whose gradient estimates ∇J, ready for
     :func:`latentrl.variance.gradient_variance` or, with its sign turned, for an optimiser. Noise comes from torch's
-    global generator, dtype and device from the first parameter.
+    global generator, dtype and device from the first parameter. A start that is terminal earns nothing, where an
+    environment would play on.
 
     :param task: pure functions; differentiable ones for :class:`~latentrl.estimators.Pathwise`
     :param policy: (parameters, observation (N, O)) -> law with batch_shape (N,)
@@ -39,8 +40,9 @@ class ExpectedReturn:
     :param compiled: fuse the steps of a segment into compiled code (5 steps where ``segment`` is None), for autograd
         alone. The first call compiles for up to a minute. The task and the policy must be pure functions: what else
         they read is read then. A last, shorter segment is compiled too, so let ``segment`` divide the horizon
-    :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1; later, a law that draws otherwise than with
-        torch.rand or torch.randn, where there are segments, or a rollout that cannot be compiled
+    :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1, an estimator of something else; later,
+        actions, rewards or values that are not one for each trajectory; a law that draws otherwise than with
+        torch.rand or torch.randn, where there are segments; a rollout that cannot be compiled
     """
 
     task: FunctionalTask
@@ -56,6 +58,11 @@ class ExpectedReturn:
         count("num_envs", self.num_envs, 1)
         if self.segment is not None:
             count("segment", self.segment, 1)
+        if not isinstance(self.estimator, Combination) and not hasattr(self.estimator, "draw"):
+            raise LatentRLError(
+                "an expected return is differentiated by LikelihoodRatio, Pathwise, ShortHorizon or a combination, "
+                f"not by {self.estimator!r}"
+            )
         if isinstance(self.estimator, Combination) and (self.segment is not None or self.compiled):
             raise LatentRLError(
                 f"{type(self.estimator).__name__} goes back step by step anyway: leave segment and compiled out"
@@ -73,7 +80,7 @@ class ExpectedReturn:
         """Returns and surrogates, one per trajectory, (N,)."""
         if isinstance(self.estimator, Combination):
             returns, gradient = combined_gradient(
-                self.estimator, self.task, self.policy, parameters, self.horizon, self.num_envs
+                self.estimator, self._plain(parameters), self.policy, parameters, self.horizon, self.num_envs
             )
             linear = torch.stack([(parameters[name] * part).sum() for name, part in gradient.items()]).sum()
             return Estimate(returns, linear.expand(returns.shape))
@@ -87,8 +94,8 @@ class ExpectedReturn:
                 "a compiled rollout works with autograd alone, not under torch.func (vmap, grad) and so not in "
                 "gradient_variance: leave compiled out there; segment works"
             )
-        core = Core(self.task, self.policy, estimator, self._kernels)
-        state = core.initial(self.num_envs, next(iter(parameters.values())))
+        core = Core(self._plain(parameters), self.policy, estimator, self._kernels)
+        state = core.initial(self.num_envs, first_of(parameters))
         window = estimator.window if isinstance(estimator, ShortHorizon) else self.horizon
         breaks = set(range(window, self.horizon, window))
         length = self.segment or (COMPILED_SEGMENT if self.compiled else None)
@@ -98,8 +105,11 @@ class ExpectedReturn:
         cuts = sorted({*range(0, self.horizon, length), *breaks, self.horizon})
         segments = Segments(core, cuts, breaks, tuple(parameters), draws, self.compiled)
         _, observations, rewards, alive, *log_probs = Recomputed.apply(segments, state, *parameters.values(), *numbers)
-        seen = [self.task.observation(state), *observations.unbind(0)]
+        seen = [core.task.observation(state), *observations.unbind(0)]
         return Trajectories(log_probs[0] if log_probs else None, rewards, alive, seen)
+
+    def _plain(self, parameters: dict[str, Tensor]) -> FunctionalTask:
+        return plainly(self.task, first_of(parameters).device)
 
     @cached_property
     def _kernels(self) -> dict[Any, Callable[..., Any]]:

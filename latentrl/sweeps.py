@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Literal
 
 import torch
@@ -65,7 +66,7 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
     left, losses = dict(todo), 0
     while left:
         before = len(left)
-        with ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), _begin) as pool:
             keys = {pool.submit(job): key for key, job in left.items()}
             try:
                 for future in as_completed(keys):
@@ -81,6 +82,18 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
         losses = losses + 1 if len(left) == before else 0
         if losses > RETRIES:
             raise _lost(left)
+
+
+def _begin() -> None:
+    """In a new process: one thread of torch, and no life beyond the study's, whose next start would meet what it
+    writes."""
+    torch.set_num_threads(1)
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(study: Any) -> None:
+    study.join()
+    os._exit(1)
 
 
 def _on_ray(todo: Mapping[str, Job], gpus: float) -> Iterator[tuple[str, Record]]:

@@ -1,13 +1,17 @@
 """What a rollout takes: a task of pure functions, and a policy."""
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from latentrl.checks import LatentRLError
+
 Policy: TypeAlias = Callable[[dict[str, Tensor], Tensor], Distribution]
-"""π: parameters, observation (N, O) -> law of the action, batch_shape (N,), event_shape (A,)."""
+"""π: parameters, observation (N, O) -> law of the action, batch_shape (N,), event_shape (A,), or () where the task's
+actions are choices."""
 
 
 class FunctionalTask(Protocol):
@@ -36,5 +40,46 @@ class FunctionalTask(Protocol):
 def going_on(running: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """The same values, without gradient where a trajectory is over: what a task makes of them there is dropped, but a
     derivative that is infinite would make NaN of the zero that comes back."""
-    mask = running.unsqueeze(-1)
-    return tuple(value.where(mask, value.detach()) for value in values)
+    masks = [running.reshape(running.shape + (1,) * (value.ndim - running.ndim)) for value in values]
+    return tuple(value.where(mask, value.detach()) for value, mask in zip(values, masks, strict=True))
+
+
+def check_action(task: FunctionalTask, running: Tensor, action: Tensor) -> None:
+    """Whether there is one action of the task for each trajectory; otherwise it would be spread over all of them.
+
+    :raises LatentRLError: there is not
+    """
+    space = getattr(task, "action_space", None)
+    wanted = tuple(running.shape) + (tuple(action.shape[running.ndim :]) if space is None else tuple(space.shape or ()))
+    if tuple(action.shape) != wanted:
+        what = "an action for each trajectory" if space is None else f"one of {space} for each trajectory"
+        raise LatentRLError(
+            f"actions must have shape {wanted}, {what}, not {tuple(action.shape)}: a Gaussian policy's mean is (N, A), "
+            "also where A is 1, and its law has the event_shape (A,)"
+        )
+
+
+def first_of(parameters: Mapping[str, Tensor]) -> Tensor:
+    """The tensor whose dtype and device a rollout has.
+
+    :raises LatentRLError: there are no parameters
+    """
+    if not parameters:
+        raise LatentRLError("a gradient is by parameters, but there are none: give the policy's, by name")
+    return next(iter(parameters.values()))
+
+
+class _Plain:
+    """A task whose functions are computed as they are written, in no lower precision."""
+
+    def __init__(self, task: Any, device: str) -> None:
+        self._task, self._device = task, device
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._task, name)
+        return torch.autocast(self._device, enabled=False)(found) if callable(found) else found
+
+
+def plainly(task: FunctionalTask, device: torch.device) -> FunctionalTask:
+    """The task without autocast, in which it would be another task; itself where there is none."""
+    return _Plain(task, device.type) if torch.is_autocast_enabled(device.type) else task

@@ -244,7 +244,8 @@ def test_vampprior(folder: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "vampprior" / "smoke" / "records.json").read_text())
     assert [run["method"] for run in record["runs"]] == list(vampprior.METHODS)
     assert all(400 < run["−log p(x)"] < 700 for run in record["runs"])
-    assert {"commit", "environment", "command"} <= record.keys()
+    assert {"environment", "command"} <= record.keys()
+    assert all("commit" in run for run in record["runs"])
     np.savez(folder / mnist.STATIC, train=packed[::-1], valid=packed, test=packed)
     with pytest.raises(LatentRLError, match=r"another study \(data differ\)"):
         vampprior.main(args)
@@ -283,9 +284,10 @@ def test_what_is_said_of_ratios() -> None:
     found[0]["snr"] = found[1]["snr"] = {"plain": [1.5, 1.0, 0.5], "DReG": [1.0, 1.0, 1.0], **flat}
     said = iwae_dreg.note(found)
     assert "linear Gaussian is smaller with K = 500 than with 1 under the plain gradient in 1, and larger" in said
-    assert "larger under DReG in 1; more plain draws give a better model of images in 1" in said
-    assert "| plain | 3 ± 0 | 2 ± 0 | 1.75 ± 1 | 2 ± 2 |" in said
-    assert "| plain | 1.5 ± 0 | 1 ± 0 | 0.5 ± 0 |" in said
+    assert "larger under DReG in 1; on images, with 50 draws, in 2 and 0; more plain draws give a better" in said
+    assert "a better model of images in 1" in said
+    assert "| plain | 3 | 2 | 1.75 ± 1.1 | 2 ± 2.1 |" in said
+    assert "| plain | 1.5 | 1 | 0.5 |" in said
 
 
 def test_more_draws_drown_the_plain_gradient_and_not_dregs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +368,7 @@ def test_forests_find_the_code_of_a_factor() -> None:
 def test_beta_vae(tmp_path: Path) -> None:
     beta_vae.main(beta_vae.Args(smoke=True, seeds=(0,), out=tmp_path, device="cpu"))
     record = json.loads((tmp_path / "beta_vae" / "smoke" / "records.json").read_text())
-    assert len(record["runs"]) == 13
+    assert len(record["runs"]) == 9
     assert all(run["distortion"] > 0 and 0 <= run["informativeness"] <= 1 for run in record["runs"])
 
 

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-def _register(env_id: str, task: str, max_episode_steps: int) -> None:
+def _register(env_id: str, task: str, max_episode_steps: int, reward_threshold: float | None = None) -> None:
     if env_id in gym.registry:  # a reload; Gymnasium would warn
         return
     gym.register(
@@ -49,19 +49,23 @@ def _register(env_id: str, task: str, max_episode_steps: int) -> None:
         entry_point="latentrl_envs.single:TorchEnv",
         vector_entry_point="latentrl_envs.vector:TorchVectorEnv",
         max_episode_steps=max_episode_steps,
+        reward_threshold=reward_threshold,
         kwargs={"func_env": task},
     )
 
 
-_register("latentrl/Acrobot-v1", "latentrl_envs.acrobot:Acrobot", max_episode_steps=500)
+_register("latentrl/Acrobot-v1", "latentrl_envs.acrobot:Acrobot", max_episode_steps=500, reward_threshold=-100.0)
 _register("latentrl/Avoiding-v0", "latentrl_envs.avoiding:Avoiding", max_episode_steps=200)
 _register("latentrl/BallWall-v0", "latentrl_envs.ball_wall:BallWall", max_episode_steps=20)
-_register("latentrl/CartPole-v1", "latentrl_envs.cartpole:CartPole", max_episode_steps=500)
+_register("latentrl/CartPole-v1", "latentrl_envs.cartpole:CartPole", max_episode_steps=500, reward_threshold=475.0)
 _register("latentrl/CartPoleSwingUp-v0", "latentrl_envs.cartpole_swing_up:CartPoleSwingUp", max_episode_steps=240)
 _register("latentrl/DoublePendulum-v0", "latentrl_envs.double_pendulum:DoublePendulum", max_episode_steps=200)
 _register("latentrl/LQR-v0", "latentrl_envs.lqr:LQR", max_episode_steps=50)
 _register(
-    "latentrl/MountainCarContinuous-v0", "latentrl_envs.mountain_car:MountainCarContinuous", max_episode_steps=999
+    "latentrl/MountainCarContinuous-v0",
+    "latentrl_envs.mountain_car:MountainCarContinuous",
+    max_episode_steps=999,
+    reward_threshold=90.0,
 )
 _register("latentrl/MultiGoal-v0", "latentrl_envs.multi_goal:MultiGoal", max_episode_steps=30)
 _register("latentrl/Pendulum-v1", "latentrl_envs.pendulum:Pendulum", max_episode_steps=200)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from latentrl_envs.drawing import Canvas, DrawnTask
-from latentrl_envs.task import checked_number, columns
+from latentrl_envs.task import checked_stiffness, columns
 
 
 class BallWall(DrawnTask):
@@ -58,7 +58,7 @@ class BallWall(DrawnTask):
 
     def __init__(self, stiffness: float = math.inf) -> None:
         super().__init__()
-        self.stiffness = math.inf if stiffness == math.inf else checked_number("stiffness", stiffness, minimum=0.0)
+        self.stiffness = checked_stiffness(stiffness, minimum=0.0)
         self.observation_space = Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (4,), dtype=np.float32)
         self.action_space = Box(-1.0, 1.0, (1,), dtype=np.float32)
 

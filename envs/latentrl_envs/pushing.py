@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from latentrl_envs.drawing import Canvas, DrawnTask
-from latentrl_envs.task import checked_number, columns
+from latentrl_envs.task import checked_stiffness, columns
 
 
 class Pushing(DrawnTask):
@@ -56,7 +56,7 @@ class Pushing(DrawnTask):
 
     def __init__(self, stiffness: float = 100.0) -> None:
         super().__init__()
-        self.stiffness = math.inf if stiffness == math.inf else checked_number("stiffness", stiffness, minimum=1e-3)
+        self.stiffness = checked_stiffness(stiffness, minimum=1e-3)
         self.observation_space = Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (4,), dtype=np.float32)
         self.action_space = Box(-1.0, 1.0, (1,), dtype=np.float32)
 

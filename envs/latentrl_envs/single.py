@@ -60,6 +60,8 @@ class TorchEnv(gym.Env[np.ndarray, Any]):
         super().reset(seed=seed)
         noise = torch.from_numpy(self.np_random.random(self.func_env.initial_noise_dim))
         self._state, self._action = self.func_env.initial(noise), None
+        if self._render_state is not None:
+            self.func_env.render_begin(self._render_state)
         return self._seen(self._state), self._told(self._state)
 
     @torch.no_grad()

@@ -40,6 +40,9 @@ class Task(FuncEnv[Tensor, Tensor, Tensor, Tensor, Tensor, Any, Any]):
         """Return what ``infos`` tell of a state, each (...,): nothing, unless a task says otherwise."""
         return {}
 
+    def render_begin(self, render_state: Any) -> None:
+        """Take note that an episode begins: where pictures add to one another, they do no longer."""
+
     def render_image(
         self, state: Tensor, render_state: Any, params: Any = None, action: Tensor | None = None
     ) -> tuple[Any, np.ndarray]:
@@ -61,8 +64,18 @@ def build_task(func_env: Task | str, **task_kwargs: Any) -> Task:
 
     Raises:
         TypeError: an argument that the task does not know, or arguments for a task that is built already.
+        ValueError: a name that is not of the form "module:Class", or a module without such a class.
     """
-    task = load_env_creator(func_env)(**task_kwargs) if isinstance(func_env, str) else func_env
+    if isinstance(func_env, str):
+        try:
+            creator = load_env_creator(func_env)
+        except (ValueError, AttributeError, ModuleNotFoundError) as error:
+            raise ValueError(
+                f'{func_env!r} names no task ({error}): give "module:Class", such as "latentrl_envs.pendulum:Pendulum"'
+            ) from error
+        task: Any = creator(**task_kwargs)
+    else:
+        task = func_env
     if not isinstance(task, Task):
         raise TypeError(f"func_env must be a latentrl_envs Task or 'module:Class' naming one, got {func_env!r}")
     if task is func_env and task_kwargs:
@@ -78,6 +91,14 @@ def checked_number(name: str, value: float, minimum: float = -math.inf) -> float
         floor = "" if minimum == -math.inf else f" and at least {minimum:g}"
         raise ValueError(f"{name} must be finite{floor}, got {value!r}")
     return float(value)
+
+
+def checked_stiffness(stiffness: float, minimum: float) -> float:
+    """Return the stiffness of a contact, infinite where float32 cannot hold it: 0 times it would be no number."""
+    if stiffness == math.inf:
+        return math.inf
+    found = checked_number("stiffness", stiffness, minimum=minimum)
+    return math.inf if found > 1e30 else found
 
 
 def checked_count(name: str, value: int) -> int:

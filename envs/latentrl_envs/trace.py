@@ -80,6 +80,10 @@ class Trace(DrawnTask):
         """The middle of the sheet."""
         return (-self.edge / 5, -self.edge / 5), (self.edge / 5, self.edge / 5)
 
+    def render_begin(self, render_state: Canvas) -> None:
+        """Take a clean sheet."""
+        render_state.clear()
+
     def render_image(  # type: ignore[override]
         self, state: Tensor, render_state: Canvas, params: Any = None, action: Tensor | None = None
     ) -> tuple[Canvas, np.ndarray | None]:

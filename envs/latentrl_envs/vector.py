@@ -210,7 +210,7 @@ class TorchVectorEnv(VectorEnv[Tensor, Tensor, Tensor]):
         if self._may_ask:
             self._born.numpy()[rows.numpy()] = self._time  # a fifth of the time that masked_fill_ takes
         else:
-            self._born.masked_fill_(rows, self._time)
+            self._born = self._born.masked_fill(rows, self._time)
 
     def _begin_episodes(self, rows: Tensor) -> Tensor:
         """Put the rows of a mask at the start of their next episode; return what is now seen in all rows."""

@@ -116,7 +116,8 @@ def peer_ratio(peers: Path, candidate: str, rounds: int, updates: int) -> Ratio 
     command = [python, "-m", "experiments.benchmarks.bc_worker", candidate, str(rounds), str(updates)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     if done.returncode != 0:
-        print(f"{candidate} is left out, as it failed: {done.stderr.strip().splitlines()[-1]}")
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        print(f"{candidate} is left out, as it failed: {last}")
         return None
     median, low, high = json.loads(done.stdout.splitlines()[-1])
     return median, low, high

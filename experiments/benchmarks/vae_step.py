@@ -108,6 +108,7 @@ def pyro_svi() -> Any:
     import pyro
     import pyro.distributions as dist
 
+    pyro.clear_param_store()  # or the parameters of one made before would be trained in place of these
     nets = Raw()
 
     def model(x: Tensor) -> None:
@@ -125,11 +126,11 @@ def pyro_svi() -> Any:
     return pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), pyro.infer.TraceMeanField_ELBO())
 
 
-def our_step(model: LatentModel, batches: list[Tensor], loss: Any = None) -> Step:
-    """With the fused Adam that LatentBC would have."""
+def our_step(model: LatentModel, batches: list[Tensor], loss: Any = None, fused: bool = True) -> Step:
+    """With the fused Adam that LatentBC would have, or torch's default one."""
     turn = cycle([batch_of(batch) for batch in batches])
     loss = loss or model.elbo
-    return training_step(model, lambda: loss(next(turn), 1.0).loss, fused=True)
+    return training_step(model, lambda: loss(next(turn), 1.0).loss, fused)
 
 
 def epoch(images: Tensor) -> Step:
@@ -189,6 +190,8 @@ def steps(args: Args, images: Tensor) -> None:
     }
     for name, step in peers.items():
         print(row(f"{name} over latentrl", measure(step, our_step(ours(), batches)), ">= 1.20"), flush=True)
+        same = measure(step, our_step(ours(), batches, fused=False))
+        print(row(f"{name} over latentrl, both torch's default Adam", same), flush=True)
     if args.compiled:
         model = ours()
         fast = our_step(model, batches, CompiledElbo(model, None, None))

@@ -98,6 +98,6 @@ def draw(found: Sequence[Record], published: Mapping[str, Mapping[str, float]]) 
     for place, (source, figures) in enumerate(published.items()):
         at = [list(value).index(name) for name in figures]
         right.plot(at, list(figures.values()), "_", color=f"C{place + 1}", markersize=30, label=source)
-    right.set(ylabel=TEST, title="seeds, from one autoencoder each")
+    right.set(ylabel=f"{TEST}; strokes: as the legend says", title="seeds, from one autoencoder each")
     right.legend()
     return figure

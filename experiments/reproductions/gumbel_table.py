@@ -56,6 +56,9 @@ def note(found: Sequence[Record], tried: Sequence[float]) -> str:
             said.append(f"{better} below {worse} in {chain[-1].sum()} of {len(mine)} ({theirs} in the paper)")
         lines.append(f"- {task}: " + ", ".join(said) + f"; both in {np.all(chain, 0).sum()}")
     lines += ["", *at_the_edge(found, tried)]
+    failed = [record["method"] for record in found if record.get("best epoch") == 0]
+    if failed:
+        lines += ["", f"Never better than before training, and not to be read: {'; '.join(failed)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One run of each method with each."""
     quick: bool = False
-    """Minutes on a CPU instead of the paper's scale: honest, smaller numbers."""
+    """An hour or two on a CPU instead of the paper's scale: honest, smaller numbers."""
     smoke: bool = False
     """Seconds; the numbers mean nothing."""
     device: str = "auto"
@@ -91,7 +91,9 @@ def reproduce(
     given = {key: value for key, value in asdict(args).items() if key not in ("data_dir", "out", "workers")}
     record = {"arguments": given, "scale": scale._asdict(), "data": data, "runs": found}
     text = table(found, columns) + note(found)
-    write(folder, f"reproductions.{name}", packages, text, record, draw(found), device=device)
+    options = ("" if args.scale == "full" else f" --{args.scale}") + f" --seeds {' '.join(map(str, args.seeds))}"
+    options += "" if args.data_dir is None else " --data-dir DIR"
+    write(folder, f"reproductions.{name}", packages, text, record, draw(found), options, device)
     return found
 
 

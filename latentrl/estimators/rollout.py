@@ -133,7 +133,7 @@ class ShortHorizon:
         # What an episode ended in need not be finite.
         observations = observations.where(alive.unsqueeze(-1), observations.new_zeros(()))
         to_go = horizon - torch.tensor(ends, dtype=observations.dtype, device=observations.device).unsqueeze(-1)
-        worth = self.critic(observations, to_go) * alive
+        worth = _worth(self.critic, observations, to_go) * alive
         return trajectories.rewards.sum(0) + worth.sum(0)
 
 
@@ -169,4 +169,15 @@ def values(function: Value, trajectories: Trajectories) -> Float[Tensor, "T N"]:
     observations = torch.stack(trajectories.observations[:horizon]).detach()
     observations = observations.where(trajectories.alive.unsqueeze(-1), observations.new_zeros(()))
     to_go = torch.arange(horizon, 0, -1, dtype=observations.dtype, device=observations.device)
-    return function(observations, to_go.unsqueeze(-1))
+    return _worth(function, observations, to_go.unsqueeze(-1))
+
+
+def _worth(function: Value, observations: Float[Tensor, "*T N O"], to_go: Float[Tensor, "*T 1"]) -> Tensor:
+    """One number for each observation, and not one to be spread over others'."""
+    found = function(observations, to_go)
+    if found.shape != observations.shape[:-1]:
+        raise LatentRLError(
+            f"a value function must return {tuple(observations.shape[:-1])}, one number for each observation, not "
+            f"{tuple(found.shape)}: a network's last dimension of 1 is to be squeezed"
+        )
+    return found

@@ -151,6 +151,7 @@ class _Choosing:
 
     def __init__(self, task: Any) -> None:
         self._task = task
+        self.action_space = spaces.Box(0.0, 1.0, (int(task.action_space.n),))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)

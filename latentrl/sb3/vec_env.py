@@ -92,11 +92,14 @@ class TorchVecEnvAdapter(VecEnv):
         """Infos of the batch (arrays or tensors (N,), with masks "_key") as one dictionary for each row."""
         rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for key, values in told.items():
-            if key.startswith("_") or key in ("final_obs", "final_info") or isinstance(values, dict):
-                continue  # a dictionary is what RecordEpisodeStatistics tells
-            for row, value, given in zip(rows, _array(values).tolist(), _array(told[f"_{key}"]), strict=True):
-                if given:
-                    row[key] = value
+            statistics = key == "episode" and isinstance(values, dict)  # of RecordEpisodeStatistics
+            if key.startswith("_") or key in ("final_obs", "final_info") or statistics:
+                continue
+            given = _array(told.get(f"_{key}", np.ones(self.num_envs, bool)))
+            parts = self._rows(values) if isinstance(values, dict) else _parts(_array(values))
+            for row, part, is_told in zip(rows, parts, given, strict=True):
+                if is_told:
+                    row[key] = part
         return rows
 
     def close(self) -> None:
@@ -131,6 +134,11 @@ class TorchVecEnvAdapter(VecEnv):
 def _copied(observations: Any) -> np.ndarray:
     """stable-baselines3 keeps observations over the next step, at which an environment may write over its own."""
     return np.array(_array(observations))
+
+
+def _parts(values: np.ndarray) -> list[Any]:
+    """One for each row: Python's numbers, or arrays."""
+    return values.tolist() if values.ndim == 1 else [np.array(row) for row in values]
 
 
 def _array(values: Any) -> np.ndarray:

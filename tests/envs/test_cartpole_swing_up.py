@@ -136,5 +136,5 @@ def test_the_picture_shows_the_pole(monkeypatch: pytest.MonkeyPatch) -> None:
     height, width, _ = picture.shape
     metre = width / 6
     assert rows.max() == pytest.approx(height / 2 + metre, abs=6)  # hanging by its length of 1 m
-    assert rows.min() > height / 2
+    assert rows.min() > height / 2 - 3  # smooth edges differ between processors
     assert columns.mean() == pytest.approx(width / 2, abs=0.1 * metre)
