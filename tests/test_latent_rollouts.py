@@ -26,7 +26,7 @@ from latentrl.estimators import (
 )
 from latentrl.latent_rollouts import LatentReturn
 from latentrl.variance import gradient_variance
-from latentrl_envs import LQR, Pendulum
+from latentrl_envs import LQR, CartPole, Pendulum
 from tests.test_rollouts import Falls, Walk
 
 STEPS = 3
@@ -133,6 +133,10 @@ REFUSED: dict[str, Callable[[], object]] = {
     "gives 6 numbers, but an action of the task has 2": lambda: LatentReturn.of(
         built(chunk=3, hold=0), LQR(), Pathwise(), 3, 4
     ).estimate(dict(built(chunk=3, hold=0).named_parameters())),
+    "those of the task are choices": lambda: LatentReturn.of(built(), CartPole(), ScoreFunction(), 3, 4),
+    r"actions must have shape \(1, 4, 1\)": lambda: LatentReturn(
+        Pendulum(), normal, lambda _p, _o, z: z[..., 0], ScoreFunction(), 3, 4
+    ).estimate(parameters()),
     "clips its latents": lambda: LatentReturn.of(built(latent_clip=2.0), LQR(), Pathwise(), 3, 4),
 }
 
@@ -159,4 +163,16 @@ def test_an_end_that_is_not_finite_stays_out_of_the_gradient() -> None:
         surrogate = LatentReturn(Falls(edge), normal, act, Pathwise(), 6, 16, 4)(tensors)
         found.append(torch.stack(torch.autograd.grad(surrogate, list(tensors.values()))))
     assert found[0].isfinite().all()
+    torch.testing.assert_close(*found)
+
+
+def test_autocast_leaves_the_task_as_it_is() -> None:
+    def act(p: dict[str, Tensor], observation: Tensor, z: Tensor) -> Tensor:
+        return p["gain"] * (z[..., :1] + observation[..., :2])
+
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            found.append(LatentReturn(LQR(), normal, act, ScoreFunction(), 20, 8).estimate(parameters()).value)
     torch.testing.assert_close(*found)

@@ -182,3 +182,55 @@ def test_a_cluster_of_two_nodes_one_of_whose_workers_is_killed(tmp_path: Path) -
     begun = time.monotonic()
     assert len(sweep(again, {f"job {number}": refuses for number in range(6)})) == 6
     assert time.monotonic() - begun < 5.0
+
+
+def naps(folder: Path, number: int) -> Record:
+    with (folder / f"napping_{number}").open("w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(60)
+    return {}
+
+
+STUDY = """
+import sys
+from functools import partial
+from pathlib import Path
+from latentrl.cells import Cells
+from latentrl.sweeps import sweep
+from tests.test_sweeps import naps
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    sweep(Cells(folder / "study", {}), {str(n): partial(naps, folder, n) for n in range(4)}, 2, label=None)
+"""
+
+
+def test_workers_end_with_a_study_that_is_killed(tmp_path: Path) -> None:
+    """Or they would write beside its next start."""
+    (tmp_path / "study.py").write_text(STUDY)
+    root = str(Path(__file__).parents[1])
+    paths = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    study = subprocess.Popen([sys.executable, tmp_path / "study.py", tmp_path], env=os.environ | {"PYTHONPATH": paths})
+    try:
+        wait_for(lambda: len([path for path in tmp_path.glob("napping_*") if path.read_text()]) == 2)
+    finally:
+        study.kill()
+    study.wait()
+    workers = [int(path.read_text()) for path in tmp_path.glob("napping_*")]
+    wait_for(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() and is_python(worker) for worker in workers))
+    assert len(list(tmp_path.glob("napping_*"))) == 2
+
+
+def is_python(process: int) -> bool:
+    """And not what is left of one that nobody waits for."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

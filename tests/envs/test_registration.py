@@ -92,3 +92,8 @@ def test_a_second_import_neither_warns_nor_changes_the_registry() -> None:
     before = gym.spec("latentrl/Pendulum-v1")
     importlib.reload(latentrl_envs)
     assert gym.spec("latentrl/Pendulum-v1") is before
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "Pendulum-v1"])
+def test_what_counts_as_solved_is_gymnasiums(name: str) -> None:
+    assert gym.spec(f"latentrl/{name}").reward_threshold == gym.spec(name).reward_threshold

@@ -1,5 +1,6 @@
 """Laws of every task's pure functions."""
 
+import math
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentrl_envs import Pendulum, Task, TorchEnv, Trace
+from latentrl_envs import BallWall, Pendulum, Pushing, Task, TorchEnv, Trace
 from latentrl_envs.task import build_task, checked_count, checked_number
 from tests.envs.tasks_table import REGISTERED, TASKS, Row, central_differences, names
 
@@ -151,3 +152,15 @@ def test_checked_count_refuses(value: object) -> None:
     with pytest.raises(ValueError, match="n must be an integer"):
         checked_count("n", value)
     assert checked_count("n", np.int64(2)) == 2
+
+
+@pytest.mark.parametrize("name", ["nonsense", "latentrl_envs.pendulum:Nope", "no_such_module:Pendulum"])
+def test_names_of_no_task_are_explained(name: str) -> None:
+    with pytest.raises(ValueError, match=r'names no task .*: give "module:Class"'):
+        build_task(name)
+
+
+@pytest.mark.parametrize("task", [BallWall, Pushing])
+def test_a_stiffness_beyond_float32_is_infinite(task: type) -> None:
+    """Or nothing times it would be no number."""
+    assert task(1e39).stiffness == math.inf

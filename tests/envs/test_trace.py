@@ -1,5 +1,7 @@
 """Trace: a pen moved by its velocity."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -47,3 +49,22 @@ def test_reward_is_zero_and_nothing_is_terminal() -> None:
 def test_bad_arguments_are_named(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
         Trace(**arguments)
+
+
+def test_an_episode_starts_on_a_clean_sheet() -> None:
+    """Also where its start is not looked at."""
+    pytest.importorskip("pygame")
+
+    def picture(before: int) -> np.ndarray:
+        with gym.make("latentrl_envs:latentrl/Trace-v0", render_mode="rgb_array") as env:
+            env.reset(seed=0)
+            for _ in range(before):
+                env.step(np.float32([3, 2]))
+                env.render()
+            env.reset()
+            for _ in range(3):
+                env.step(np.float32([-3, 2]))
+                shown = env.render()
+        return shown
+
+    np.testing.assert_array_equal(picture(30), picture(0))

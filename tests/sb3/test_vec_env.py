@@ -163,3 +163,36 @@ def test_memory_that_the_environment_writes_to_again_is_not_kept(mode: str) -> N
     for row, length in enumerate(lengths):
         assert [float(o[row, 0]) for o in seen] == [step % length for step in range(7)]
     assert sorted(ends) == [2, 2, 2, 3, 3]
+
+
+class Telling(Counting):
+    """Says things of several shapes."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        *found, _ = super().step(action)
+        return *found, {"parts": {"cost": 0.5 * self.t}, "x": np.arange(3) + self.t}  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_infos_with_parts_are_those_of_dummy_vec_env(mode: str) -> None:
+    makers = [lambda: Telling(2), lambda: Telling(3)]
+    ours = TorchVecEnvAdapter(gym.vector.SyncVectorEnv(makers, autoreset_mode=gym.vector.AutoresetMode(mode)))
+    theirs = DummyVecEnv(makers)
+    ours.reset(), theirs.reset()
+    for _ in range(4):
+        (*_, found), (*_, expected) = (env.step(np.zeros((2, 1))) for env in (ours, theirs))
+        for one, other in zip(found, expected, strict=True):
+            assert one["parts"] == other["parts"]
+            np.testing.assert_array_equal(one["x"], other["x"])
+
+
+def test_infos_without_masks_are_told_to_all() -> None:
+    class Unmasked(gym.vector.VectorWrapper):
+        def step(self, actions: Any) -> Any:
+            *found, told = self.env.step(actions)
+            return *found, told | {"elapsed": np.array([3, 4])}
+
+    made = gym.make_vec("latentrl_envs:latentrl/Pendulum-v1", 2, autoreset_mode="SameStep")
+    env = TorchVecEnvAdapter(Unmasked(made))
+    env.reset()
+    assert [info["elapsed"] for info in env.step(np.zeros((2, 1), np.float32))[3]] == [3, 4]
