@@ -8,7 +8,7 @@ project = "latentrl"
 author = "the latentrl authors"
 project_copyright = f"2026, {author}"
 release = version = version_of("latentrl")
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"latentrl {release}"
