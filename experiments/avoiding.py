@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,7 @@ def draw(found: Sequence[Record]) -> Figure:
         for centre, radius, color in landmarks("Avoiding-v0"):
             axis.add_patch(Circle(centre, radius, color=color))
         axis.set(aspect="equal", xlim=(-2, 2), ylim=(-0.7, 8.7))
-        axis.set_title(f"{name}\n{record['success, disturbed']:.2f} succeed", fontsize=7)
+        axis.set_title(f"{fill(name, 26)}\n{record['success, disturbed']:.2f} succeed", fontsize=7)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     return figure
