@@ -55,7 +55,9 @@ COLUMNS = (
 )
 WITHOUT = alternatives()
 PLANS = "diffusion, plans of 8"
-TIMES = {"diffusion, ten times the updates": 10, f"{PLANS}, ten times the updates": 10}
+PLANNING = WITHOUT["diffusion"] | {"chunk": 8, "execute": 8}
+LONGER = ", ten times the updates"
+TIMES = {f"diffusion{LONGER}": 10, f"{PLANS}{LONGER}": 10}
 """The others' number of updates."""
 UNITS = {
     "success": "↑",
@@ -67,8 +69,9 @@ OURS = "latent, VampPrior"
 POLICIES: dict[str, dict[str, Any]] = {
     **WITHOUT,
     "bins and offsets, 5 observations": WITHOUT["bins and offsets"] | {"history": 5},
-    PLANS: WITHOUT["diffusion"] | {"chunk": 8, "execute": 8},
-    **dict(zip(TIMES, (WITHOUT["diffusion"], WITHOUT["diffusion"] | {"chunk": 8, "execute": 8}), strict=True)),
+    PLANS: PLANNING,
+    f"diffusion{LONGER}": WITHOUT["diffusion"],
+    f"{PLANS}{LONGER}": PLANNING,
     "latent, N(0, I)": {"prior": "normal"},
     "latent, N(0, I), posteriors' latents": {"prior": "normal", "latents": "aggregate"},
     "latent, flow": {"prior": "flow"},

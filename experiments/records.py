@@ -14,15 +14,14 @@ from latentrl.report import environment
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation over the seeds, if there are several values; nothing where there are none."""
+    """Mean ± standard deviation over the seeds, of which equal values have none; nothing where there are no values."""
     if not values:
         return ""
     if len(set(values)) == 1:
         return f"{values[0]:.4g}"
     deviation = np.std(values, ddof=1)
-    return (
-        f"{np.mean(values):.4g} ± {deviation:.0f}" if deviation >= 9.5 else f"{np.mean(values):.4g} ± {deviation:.2g}"
-    )
+    digits = ".0f" if deviation >= 9.5 else ".2g"
+    return f"{np.mean(values):.4g} ± {deviation:{digits}}"
 
 
 def table(runs: Iterable[Mapping[str, Any]], columns: Sequence[str], units: Mapping[str, str] | None = None) -> str:

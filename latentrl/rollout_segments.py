@@ -5,6 +5,7 @@ random numbers are kept; going back, one segment at a time is played again and p
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from latentrl.checks import LatentRLError
 from latentrl.noise_tape import Draw, Player
 from latentrl.rollout_core import Core
+from latentrl.tasks import precision_on
 
 COMPILED_SEGMENT = 5
 """Steps that are compiled together where nobody says how many."""
@@ -138,11 +140,18 @@ class Segments:
         """``function(tensors)``, compiled for their shapes, types and layouts."""
         tensors = [tensor.detach() for tensor in tensors]
         kinds = tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
-        autocast = torch.is_autocast_enabled(tensors[0].device.type)
-        key = function.__name__, type(self.core.estimator), self.names, self.draws, kinds, autocast
+        precision = precision_on(tensors[0].device)
+        key = function.__name__, type(self.core.estimator), self.names, self.draws, kinds, precision
         if key not in self.core.compiled:
             self.core.compiled[key] = fused(lambda *flat: function(flat), tensors)
         return self.core.compiled[key](*tensors)
+
+
+def _precision(device: torch.device, precision: tuple[bool, torch.dtype | None]) -> AbstractContextManager[Any]:
+    """As :func:`latentrl.tasks.precision_on` found it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, precision[1], precision[0])
 
 
 def fused(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
@@ -152,7 +161,9 @@ def fused(function: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tensor
     """
     try:
         with torch.no_grad():
-            return torch._inductor.compile(make_fx(function, DECOMPOSITIONS)(*examples), [*examples])
+            graph = make_fx(function, DECOMPOSITIONS)(*examples)
+            with _precision(examples[0].device, (False, None)):  # what autocast casts is in the graph
+                return torch._inductor.compile(graph, [*examples])
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LatentRLError(
@@ -172,7 +183,7 @@ class Recomputed(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.segments = inputs[0]
+        ctx.segments, ctx.precision = inputs[0], precision_on(inputs[1].device)
         ctx.mark_non_differentiable(output[0], output[3])
         ctx.save_for_backward(output[0], *inputs[2:])
 
@@ -183,5 +194,6 @@ class Recomputed(torch.autograd.Function):
             raise LatentRLError(
                 "a rollout in segments has no second derivatives by autograd: leave segment and compiled out"
             )
-        gradients = ctx.segments.back(starts, tensors, cotangents)
+        with _precision(starts.device, ctx.precision):  # as it was played, wherever this is called
+            gradients = ctx.segments.back(starts, tensors, cotangents)
         return None, None, *gradients, *[None] * (len(tensors) - len(gradients))

@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from threading import Thread
+from multiprocessing import get_context
 from typing import Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from latentrl.cells import Cells, Record
 from latentrl.checks import LatentRLError, at_least, count, one_of, require
 from latentrl.files import locked
+from latentrl.processes import end_with_parent
 
 Backend = Literal["processes", "ray"]
 Job = Callable[[], Record]
@@ -85,15 +85,9 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
 
 
 def _begin() -> None:
-    """In a new process: one thread of torch, and no life beyond the study's, whose next start would meet what it
-    writes."""
+    """In a new process."""
     torch.set_num_threads(1)
-    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
-
-
-def _end_with(study: Any) -> None:
-    study.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _on_ray(todo: Mapping[str, Job], gpus: float) -> Iterator[tuple[str, Record]]:

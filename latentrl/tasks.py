@@ -50,12 +50,13 @@ def check_action(task: FunctionalTask, running: Tensor, action: Tensor) -> None:
     :raises LatentRLError: there is not
     """
     space = getattr(task, "action_space", None)
-    wanted = tuple(running.shape) + (tuple(action.shape[running.ndim :]) if space is None else tuple(space.shape or ()))
+    own = action.shape[running.ndim :] if space is None else space.shape or ()
+    wanted = (*running.shape, *own)
     if tuple(action.shape) != wanted:
-        what = "an action for each trajectory" if space is None else f"one of {space} for each trajectory"
+        hint = ": the policy's mean is (N, A), also where A is 1, and its law has the event_shape (A,)" if own else ""
         raise LatentRLError(
-            f"actions must have shape {wanted}, {what}, not {tuple(action.shape)}: a Gaussian policy's mean is (N, A), "
-            "also where A is 1, and its law has the event_shape (A,)"
+            f"actions must have shape {wanted}, one {'of ' + str(space) if space is not None else 'action'} for each "
+            f"trajectory, not {tuple(action.shape)}{hint}"
         )
 
 
@@ -70,16 +71,30 @@ def first_of(parameters: Mapping[str, Tensor]) -> Tensor:
 
 
 class _Plain:
-    """A task whose functions are computed as they are written, in no lower precision."""
+    """A task whose functions are computed as they are written, in no lower precision than the state's."""
 
     def __init__(self, task: Any, device: str) -> None:
         self._task, self._device = task, device
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._task, name)
-        return torch.autocast(self._device, enabled=False)(found) if callable(found) else found
+        function = getattr(self._task, name)
+        if not callable(function):
+            return function
+
+        def call(state: Tensor, *others: Tensor) -> Any:
+            with torch.autocast(self._device, enabled=False):
+                return function(state, *(part.to(state) if part.is_floating_point() else part for part in others))
+
+        return call
 
 
 def plainly(task: FunctionalTask, device: torch.device) -> FunctionalTask:
     """The task without autocast, in which it would be another task; itself where there is none."""
-    return _Plain(task, device.type) if torch.is_autocast_enabled(device.type) else task
+    return _Plain(task, device.type) if precision_on(device)[0] else task
+
+
+def precision_on(device: torch.device) -> tuple[bool, torch.dtype | None]:
+    """Whether autocast is on for a device, and with which type."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return False, None
+    return True, torch.get_autocast_dtype(device.type)

@@ -46,7 +46,7 @@ def test_pusht(tmp_path: Path) -> None:
     runs = records(tmp_path, "pusht", len(names), 4)
     assert {run["method"] for run in runs} == names
     assert len(runs) == len(names)
-    assert "is at least as good as 'diffusion" in (tmp_path / "table.md").read_text()
+    assert "is at least as good as 'diffusion'" in (tmp_path / "table.md").read_text()
 
 
 def tracks(path: Path) -> Path:

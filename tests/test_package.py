@@ -11,7 +11,7 @@ import latentrl
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    "types": 0, "checks": 0, "tasks": 0, "files": 1, "randomness": 1, "noise_tape": 1, "memory": 1,
+    "types": 0, "checks": 0, "processes": 0, "tasks": 1, "files": 1, "randomness": 1, "noise_tape": 1, "memory": 1,
     "gradient_report": 1, "nets": 1, "distributions": 1, "schedules": 1, "spaces": 1, "cells": 2, "output_jacobian": 2,
     "moments": 3, "sweeps": 3, "encoders": 2, "decoders": 2, "trunks": 2, "estimators": 2, "diagnostics": 2, "data": 2,
     "diffusion": 3, "posteriors": 3, "elbo": 3, "noise": 3, "rollout_core": 3, "rollout_gradients": 3, "priors": 4,

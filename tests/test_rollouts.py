@@ -527,3 +527,32 @@ def test_autocast_leaves_the_task_as_it_is(estimator: Any) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             found.append(ExpectedReturn(LQR(), law, estimator, 20, 8).estimate({"gain": torch.ones(1)}).value)
     torch.testing.assert_close(*found)
+
+
+class Pushed(Walk):
+    """Multiplies actions by a matrix, which takes no two kinds of numbers."""
+
+    def transition(self, state: Tensor, action: Tensor) -> Tensor:
+        return state + action @ torch.eye(1)
+
+
+@COMPILER_WARNS
+@pytest.mark.parametrize("estimator", [LikelihoodRatio(), Pathwise()])
+@pytest.mark.parametrize(
+    "options", [{}, {"segment": 2}, pytest.param({"segment": 2, "compiled": True}, marks=pytest.mark.slow)]
+)
+def test_the_way_back_is_as_precise_inside_and_outside_of_autocast(estimator: Any, options: dict[str, Any]) -> None:
+    """Actions are in bfloat16 there, as a network makes them, and the same in both."""
+    law = lambda p, o: DiagonalNormal(o @ p["gain"], torch.ones_like(o @ p["gain"]))  # noqa: E731
+    found = []
+    for inside in (True, False):
+        torch.manual_seed(0)
+        p = {"gain": torch.full((1, 1), 0.3, requires_grad=True)}
+        with torch.autocast("cpu", torch.bfloat16):
+            surrogate = ExpectedReturn(Pushed(), law, estimator, 4, 8, **options)(p)
+            if inside:
+                surrogate.backward()
+        if not inside:
+            surrogate.backward()
+        found.append(p["gain"].grad)
+    assert torch.equal(*found)

@@ -70,6 +70,9 @@ def build_task(func_env: Task | str, **task_kwargs: Any) -> Task:
         try:
             creator = load_env_creator(func_env)
         except (ValueError, AttributeError, ModuleNotFoundError) as error:
+            missing = getattr(error, "name", None)
+            if isinstance(error, ModuleNotFoundError) and not func_env.startswith(str(missing)):
+                raise  # of a package that the task itself needs
             raise ValueError(
                 f'{func_env!r} names no task ({error}): give "module:Class", such as "latentrl_envs.pendulum:Pendulum"'
             ) from error
@@ -94,7 +97,7 @@ def checked_number(name: str, value: float, minimum: float = -math.inf) -> float
 
 
 def checked_stiffness(stiffness: float, minimum: float) -> float:
-    """Return the stiffness of a contact, infinite where float32 cannot hold it: 0 times it would be no number."""
+    """Return the stiffness of a contact, infinite beyond 1e30, where its products leave float32."""
     if stiffness == math.inf:
         return math.inf
     found = checked_number("stiffness", stiffness, minimum=minimum)

@@ -172,13 +172,16 @@ def note(found: Sequence[Record]) -> str:
     rates = {r["method"]: np.array([s["KL"] for s in found if s["method"] == r["method"]]) for r in found}
     betas = [name for name in gaps_of if name.startswith("β")]
     heads = (
-        "capacity's gap less the constraint's | its KL less the constraint's",
-        "its gap less β's at its rate | seeds",
+        "nats",
+        "capacity's gap less the constraint's",
+        "its KL less the constraint's",
+        "its gap less β's",
+        "seeds",
     )
-    lines = ["", f"| nats | {' | '.join(heads)} |", "|---" * 5 + "|"]
+    lines = ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name in (name for name in gaps_of if name.startswith("capacity")):
         nats, other = name.split()[1], name.replace("capacity", "constraint")
-        less = [spread((found[name] - found[other]).tolist()) for found in (gaps_of, rates)]
+        less = [spread((values[name] - values[other]).tolist()) for values in (gaps_of, rates)]
         between = []
         for seed, (gap, rate) in enumerate(zip(gaps_of[name], rates[name], strict=True)):
             known = sorted((rates[beta][seed], gaps_of[beta][seed]) for beta in betas)

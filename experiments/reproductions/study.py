@@ -28,7 +28,7 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One run of each method with each."""
     quick: bool = False
-    """An hour or two on a CPU instead of the paper's scale: honest, smaller numbers."""
+    """One to three hours of a CPU instead of the paper's scale: honest, smaller numbers."""
     smoke: bool = False
     """Seconds; the numbers mean nothing."""
     device: str = "auto"

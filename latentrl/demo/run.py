@@ -20,6 +20,7 @@ from latentrl.checks import LatentRLError, count, resolve_device
 from latentrl.demo import gradients, handwriting
 from latentrl.demo.tables import print_tables
 from latentrl.files import locked, output_folder, whole
+from latentrl.processes import end_with_parent
 from latentrl.report import environment
 
 
@@ -110,7 +111,7 @@ def _run_jobs(config: DemoConfig, device: str, console: Console) -> dict[str, An
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn())
     with (
         Manager() as manager,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool,
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars,
     ):
         reports = manager.Queue()

@@ -96,11 +96,18 @@ class TorchVecEnvAdapter(VecEnv):
             if key.startswith("_") or key in ("final_obs", "final_info") or statistics:
                 continue
             given = _array(told.get(f"_{key}", np.ones(self.num_envs, bool)))
-            parts = self._rows(values) if isinstance(values, dict) else _parts(_array(values))
+            parts = self._rows(values) if isinstance(values, dict) else self._parts(values)
             for row, part, is_told in zip(rows, parts, given, strict=True):
                 if is_told:
                     row[key] = part
         return rows
+
+    def _parts(self, values: Any) -> list[Any]:
+        """One for each row: Python's numbers, or arrays; what is not one for each is told to all."""
+        array = _array(values)
+        if array.ndim == 0 or len(array) != self.num_envs:
+            return [values] * self.num_envs
+        return array.tolist() if array.ndim == 1 else [np.array(row) for row in array]
 
     def close(self) -> None:
         self.env.close()
@@ -134,11 +141,6 @@ class TorchVecEnvAdapter(VecEnv):
 def _copied(observations: Any) -> np.ndarray:
     """stable-baselines3 keeps observations over the next step, at which an environment may write over its own."""
     return np.array(_array(observations))
-
-
-def _parts(values: np.ndarray) -> list[Any]:
-    """One for each row: Python's numbers, or arrays."""
-    return values.tolist() if values.ndim == 1 else [np.array(row) for row in values]
 
 
 def _array(values: Any) -> np.ndarray:

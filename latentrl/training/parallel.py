@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import pickle
 import socket
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from latentrl.checks import LatentRLError, count, one_of, require
 from latentrl.data.mapped import root
+from latentrl.processes import end_with_parent
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -182,7 +182,7 @@ class _Helper:
 
 def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, device: str, threads: int) -> None:
     """What a helper process runs."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         pipe.send("here")
         job = pipe.recv_bytes()
@@ -198,13 +198,6 @@ def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, devi
             pipe.send_bytes(_dumps(error))
         except Exception:
             pipe.send(RuntimeError("".join(traceback.format_exception(error))))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _free_port() -> int:

@@ -190,9 +190,11 @@ def test_infos_without_masks_are_told_to_all() -> None:
     class Unmasked(gym.vector.VectorWrapper):
         def step(self, actions: Any) -> Any:
             *found, told = self.env.step(actions)
-            return *found, told | {"elapsed": np.array([3, 4])}
+            return *found, told | {"elapsed": np.array([3, 4]), "fps": 3.0, "more": {"name": "a", "few": [1, 2, 3]}}
 
     made = gym.make_vec("latentrl_envs:latentrl/Pendulum-v1", 2, autoreset_mode="SameStep")
     env = TorchVecEnvAdapter(Unmasked(made))
     env.reset()
-    assert [info["elapsed"] for info in env.step(np.zeros((2, 1), np.float32))[3]] == [3, 4]
+    infos = env.step(np.zeros((2, 1), np.float32))[3]
+    assert [info["elapsed"] for info in infos] == [3, 4]
+    assert all(info["fps"] == 3.0 and info["more"] == {"name": "a", "few": [1, 2, 3]} for info in infos)
