@@ -122,13 +122,15 @@ class LatentReturn:
         """Returns, averaged over the latents of each start, and surrogates, (N,)."""
         like = first_of(parameters)
         uniforms = torch.rand(self.num_envs, self.task.initial_noise_dim, dtype=like.dtype, device=like.device)
-        start = self.task.initial(uniforms)
-        q = self.law(parameters, self.task.observation(start))
-        return self.estimator(q, lambda z: self._play(parameters, start, z), self.num_samples)
+        task = plainly(self.task, like.device)
+        start = task.initial(uniforms)
+        q = self.law(parameters, task.observation(start))
+        return self.estimator(q, lambda z: self._play(task, parameters, start, z), self.num_samples)
 
-    def _play(self, parameters: dict[str, Tensor], start: Tensor, z: Tensor) -> Float[Tensor, "S N"]:
+    def _play(
+        self, task: FunctionalTask, parameters: dict[str, Tensor], start: Tensor, z: Tensor
+    ) -> Float[Tensor, "S N"]:
         """r of every start and latent."""
-        task = plainly(self.task, start.device)
         state = start.expand(*z.shape[:-1], start.shape[-1])
         running, total = ~task.terminal(state), torch.zeros_like(state[..., 0])
         for _ in range(self.horizon):

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +165,10 @@ def test_names_of_no_task_are_explained(name: str) -> None:
 def test_a_stiffness_beyond_float32_is_infinite(task: type) -> None:
     """Or nothing times it would be no number."""
     assert [task(stiffness).stiffness for stiffness in (1e29, 1e31, 1e39)] == [1e29, math.inf, math.inf]
+
+
+def test_what_a_task_itself_lacks_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lacking_task.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        build_task("lacking_task:Lacking")
