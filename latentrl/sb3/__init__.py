@@ -6,7 +6,7 @@ from latentrl.sb3.actor_critic import (
     LatentMultiInputActorCriticPolicy,
 )
 from latentrl.sb3.bc import LatentBC
-from latentrl.sb3.callbacks import LatentUsage, ModeCoverage
+from latentrl.sb3.callbacks import ModeCoverage
 from latentrl.sb3.clone_term import CloneTerm
 from latentrl.sb3.evaluation import Evaluation, encode, evaluate_behaviour, held_out
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
@@ -28,6 +28,7 @@ from latentrl.sb3.stopping import HeldOut
 from latentrl.sb3.td3_policy import LatentTD3CnnPolicy, LatentTD3MultiInputPolicy, LatentTD3Policy
 from latentrl.sb3.traversal import LatentTraversal
 from latentrl.sb3.trunk import FeaturesTrunk
+from latentrl.sb3.usage import LatentUsage
 from latentrl.sb3.vec_env import TorchVecEnvAdapter
 
 __all__ = [

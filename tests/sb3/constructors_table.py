@@ -131,7 +131,7 @@ ROWS = {
         _learns,
     ),
     "ModeCoverage": Row(partial(sb3.ModeCoverage, envs()), {"n_modes": 2, "minimum": 1}),
-    "LatentUsage": Row(sb3.LatentUsage, {"states": 2}),
+    "LatentUsage": Row(sb3.LatentUsage, {"states": 2, "eval_freq": 1}),
     "CloneTerm": Row(
         sb3.CloneTerm, {"demonstrations": SHOWN, "coef": 1.0, "share": 1.0, "batch_size": 2, "q_filter": False},
         lambda m, _: len(m.demonstrations),
