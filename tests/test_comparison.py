@@ -43,7 +43,7 @@ def test_reports_are_the_meters_own_by_rising_cost(table: Comparison) -> None:
     assert table.reports["LR"].env_steps_per_gradient == 80
     assert table.reports["LR"].batch_size == 16
     assert table.reports["LR"].bias_p is not None  # beside RP, whose own report has no reference
-    assert table.reports["LR"].bias_p > 1e-4
+    assert table.reports["LR"].bias_p > 1e-4  # the rate of false alarms
     assert table.reports["RP"].bias_p is None
 
 

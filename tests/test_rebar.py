@@ -67,7 +67,7 @@ def test_variance_loss_is_the_second_moment_of_the_gradient(name: str, member: s
     losses = torch.stack([rebar.variance_loss(law(name, logits), f, 1000).detach() for _ in range(20)])
     expected = report.trace + float(exact.square().sum())
     error = math.hypot(report.trace * report.log_trace_se, float(losses.std()) / math.sqrt(20))
-    assert abs(float(losses.mean()) - expected) < 4.5 * error
+    assert abs(float(losses.mean()) - expected) < 6 * error  # 9e-6 for Student's t with 19 degrees of freedom
 
 
 def test_variance_loss_of_one_bit_against_quadrature() -> None:

@@ -40,7 +40,7 @@ def test_flows_shrink_before_they_are_bent(name: str) -> None:
     torch.testing.assert_close(cold.log_prob(z), base + slope - q.scale.log().sum(-1))
     torch.testing.assert_close(cold.mode, q.mode)
     u, _ = q.transform.inv.call_and_ladj((cold.sample((20_000,)) - q.loc) / q.scale)  # type: ignore[attr-defined]
-    assert stats.kstest(u.flatten().numpy(), "norm", (0.0, TAU)).pvalue > 1e-4
+    assert stats.kstest(u.flatten().numpy(), "norm", (0.0, TAU)).pvalue > 1e-4  # the rate of false alarms
     torch.testing.assert_close(cold.expand((2, B)).log_prob(z[:2]), cold.log_prob(z[:2]))
 
 
@@ -123,7 +123,8 @@ def test_nearest_is_meant_in_units() -> None:
 
 
 def test_bins_are_k_means_of_the_actions() -> None:
-    """Four clusters of unequal size and spread, in units a thousand apart."""
+    """Four clusters of unequal size and spread, in units a thousand apart; centers within 3.5 standard errors of the
+    smallest. False alarms: 2e-3."""
     generator = np.random.default_rng(0)
     middles = np.array([[0.0, 0.0], [0.0, 3e3], [5.0, 0.0], [5.0, 3e3]])
     rows = np.concatenate(
@@ -137,8 +138,7 @@ def test_bins_are_k_means_of_the_actions() -> None:
     found.fit(actions)
     raw = (found.centers * actions.std(0, correction=0) + actions.mean(0)).numpy()
     order = np.lexsort((raw[:, 1], raw[:, 0].round()))
-    np.testing.assert_allclose(raw[order], middles, atol=np.array([0.05, 25.0]).max())
-    np.testing.assert_allclose(raw[order][:, 0], middles[:, 0], atol=0.05)
+    np.testing.assert_array_less(np.abs(raw[order] - middles), np.broadcast_to([0.05, 25.0], (4, 2)))
     decoder = BinsDecoder(3, 0, 2, 4, (8,))
     for module in (decoder.raw_units, decoder.bins):
         module.fit(actions)

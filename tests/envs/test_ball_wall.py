@@ -115,9 +115,13 @@ def test_the_mean_pathwise_gradient_is_right_with_a_soft_wall(stiffness: float, 
 
 
 def test_its_spread_grows_as_the_root_of_the_stiffness() -> None:
-    """Until a sample falls on the edge of a stiff wall, it looks like the hard one's: the median does not change."""
-    spreads = [pathwise(stiffness, 100_000).std().item() for stiffness in (10.0, 100.0, 1000.0)]
-    assert spreads == pytest.approx([2.7, 9.1, 29], rel=0.1)
+    """Until a sample falls on the edge of a stiff wall, it looks like the hard one's: the median does not change.
+
+    Kurtosis is about twice the stiffness, so spreads are known to .7, 2.2 and 7 %; 4.5 of these, and 2 % for the digits
+    given. False alarms: 2e-5 per seed.
+    """
+    for stiffness, spread, error in ((10.0, 2.7, 0.007), (100.0, 9.1, 0.022), (1000.0, 29.0, 0.07)):
+        assert pathwise(stiffness, 100_000).std().item() == pytest.approx(spread, rel=4.5 * error + 0.02)
     assert pathwise(1e4, 2001).median().item() == pytest.approx(pathwise(HARD, 2001).median().item(), abs=1e-3)
 
 

@@ -192,6 +192,7 @@ def test_observations_are_no_views() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_can_be_chosen(kind: str) -> None:
     env = VecNormalize(noisy(hold=1, kind=kind, dim=4), norm_obs_keys=["observation"])
+    env.seed(0)
     shared, own = (2, [3, 0]) if kind == "categorical" else (np.full(4, 0.5), np.arange(8).reshape(2, 4))
     for chosen in (shared, own):
         env.hold_noise(chosen)
@@ -204,7 +205,7 @@ def test_noise_can_be_chosen(kind: str) -> None:
         with pytest.raises(LatentRLError, match="noise to hold"):
             env.hold_noise(values)
     noise, _ = seen_by(env, 20)
-    assert len(np.unique(noise)) > 3
+    assert len(np.unique(noise)) > 3  # one of four choices is missed in some 40 draws once in 40 000 times
 
 
 def test_space_of_normal_noise() -> None:
@@ -219,7 +220,7 @@ def test_space_of_normal_noise() -> None:
     assert space != NormalNoise(4)
     assert spaces.MultiBinary(3) not in (space,)
     columns = np.stack([space.sample() for _ in range(2000)]).T
-    assert all(stats.kstest(column, "norm").pvalue > 1e-4 for column in columns)
+    assert all(stats.kstest(column, "norm").pvalue > 1e-4 for column in columns)  # false alarms: 3e-4
 
 
 # --- other wrappers --------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def test_noise_moves_what_the_decoder_sees_and_corrects_the_target(two_ways: Dem
     moved = noisy._perturbed(clean)
     delta = moved.observations - clean.observations
     torch.testing.assert_close(moved.actions - clean.actions, -0.5 * delta, atol=1e-5, rtol=1e-4)
-    # 12 000 draws: the standard deviation is known to 0.65 %, five of which are 3.3 %.
+    # 12 000 draws: the standard deviation is known to 0.65 %, five of which are 3.3 %: a false alarm in 10⁶.
     torch.testing.assert_close(delta.flatten(0, 1).std(0), torch.tensor([1.0, 2.0]), rtol=0.033, atol=0)
     assert moved.context_observations is clean.context_observations
 
