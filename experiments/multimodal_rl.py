@@ -2,9 +2,11 @@
 
     python -m experiments.multimodal_rl
 
-``latentrl/MultiGoal-v0`` is learned from nothing. ``latentrl/Avoiding-v0`` rewards success alone, so there policies are
-cloned from scripted demonstrations of all routes, and then improved by PPO. Agents are judged as they act in training,
-with their noise: mean return, share of successes, and how many goals have at least 5 % of all episodes, or routes .5 %.
+``latentrl/MultiGoal-v0`` is learned from nothing; beside the agent that first learns skills is one with the same
+settings that sees labels without having learned what to do with them. ``latentrl/Avoiding-v0`` rewards success alone:
+there policies are cloned from scripted demonstrations of all routes, and then improved by PPO or SAC. Agents are judged
+as they act in training, with their noise: mean return, share of successes, and how many goals have at least 5 % of all
+episodes, or routes .5 %.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +28,16 @@ from experiments.records import table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.metrics import behaviour_entropy, modes_covered
-from latentrl.sb3 import CriticWarmUp, KLToClone, LatentBC, LatentNoiseWrapper, LatentPPO, SkillReward
+from latentrl.sb3 import (
+    CloneTerm,
+    CriticWarmUp,
+    DemonstrationReplayBuffer,
+    KLToClone,
+    LatentBC,
+    LatentNoiseWrapper,
+    LatentPPO,
+    SkillReward,
+)
 from latentrl.sweeps import sweep
 from latentrl_envs.avoiding import Avoiding
 from latentrl_envs.experts import demonstrate
@@ -64,6 +75,8 @@ class Args:
     """Environment steps of PPO on the routes."""
     routes_envs: int = 256
     """Environments of PPO on the routes; many, so that a rollout shows each route several times."""
+    sac_fine_tuning: int = 24_000
+    """Environment steps of SAC on the routes."""
     episodes: int = 400
     """By which an agent is judged."""
     workers: int = 2
@@ -76,7 +89,7 @@ class Args:
     def smoked(self) -> "Args":
         """The settings that count."""
         small = {"seeds": (0,), "steps": 64, "sac_steps": 64, "updates": 3, "fine_tuning": 64, "episodes": 8}
-        return replace(self, routes_envs=4, **small) if self.smoke else self
+        return replace(self, routes_envs=4, sac_fine_tuning=64, **small) if self.smoke else self
 
 
 class Learned(NamedTuple):
@@ -112,19 +125,22 @@ def goals_by_ppo(seed: int, args: Args, algorithm: type[PPO], policy: str, **pol
     return Learned(agent.learn(args.steps, curve), judged, curve.records)
 
 
-def goals_after_skills(seed: int, args: Args, skills: int = 8) -> Learned:
-    """Skills without reward for the first quarter, then the task's reward alone."""
-    noisy = partial(LatentNoiseWrapper, latent_dim=skills, kind="categorical")
+def goals_by_label(seed: int, args: Args, explores: bool, labels: int = 8) -> Learned:
+    """With a label in sight; told from it without reward for the first quarter, or from the start the task's reward."""
+    noisy = partial(LatentNoiseWrapper, latent_dim=labels, kind="categorical")
     judged = noisy(judging(GOALS, seed, args))
     venv = noisy(batch(GOALS.env_id, 16, seed))
     venv.seed(seed)
-    exploring = SkillReward(venv, extrinsic=0.0, seed=seed, device="cpu")
     settings = {"n_steps": 64, "batch_size": 256, "learning_rate": 1e-3, "ent_coef": 0.01}
+    rewarded = VecNormalize(venv, norm_obs=False)
+    first = SkillReward(venv, extrinsic=0.0, seed=seed, device="cpu") if explores else rewarded
     policy_kwargs = {"log_std_init": -1.0}
-    agent = PPO("MultiInputPolicy", exploring, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
-    agent.learn(args.steps // 4)
-    agent.set_env(VecNormalize(venv, norm_obs=False))
+    agent = PPO("MultiInputPolicy", first, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
     curve = Curve(args.steps // 10, partial(look, venv=judged, task=GOALS, episodes=args.episodes // 4))
+    if not explores:
+        return Learned(agent.learn(args.steps, curve), judged, curve.records)
+    agent.learn(args.steps // 4)
+    agent.set_env(rewarded)
     agent.learn(args.steps - args.steps // 4, [curve, CriticWarmUp(5_000)], reset_num_timesteps=False)
     return Learned(agent, judged, curve.records)
 
@@ -139,20 +155,48 @@ def goals_by_sac(seed: int, args: Args, policy: str, **policy_kwargs: Any) -> Le
     return Learned(agent.learn(args.sac_steps, curve), judged, curve.records)
 
 
-def routes_by_ppo(seed: int, args: Args, algorithm: type[PPO], policy: str, **policy_kwargs: Any) -> Learned:
-    """Cloned from 480 demonstrations, then improved."""
-    demonstrations = Demonstrations.from_arrays(**demonstrate(Avoiding(), 480, seed=seed)._asdict())
-    venv = VecNormalize(batch(ROUTES.env_id, args.routes_envs, seed), norm_reward=False)
+def routes(seed: int, args: Args, num_envs: int) -> tuple[Demonstrations, VecNormalize, VecNormalize]:
+    """480 demonstrations, where to learn and where to judge."""
+    shown = Demonstrations.from_arrays(**demonstrate(Avoiding(), 480, seed=seed)._asdict())
+    venv = VecNormalize(batch(ROUTES.env_id, num_envs, seed), norm_reward=False)
     judged = VecNormalize(judging(ROUTES, seed, args), norm_reward=False, training=False)
     judged.obs_rms = venv.obs_rms
+    return shown, venv, judged
+
+
+def routes_by_ppo(seed: int, args: Args, algorithm: type[PPO], policy: str, **policy_kwargs: Any) -> Learned:
+    """Cloned from demonstrations, then improved."""
+    shown, venv, judged = routes(seed, args, args.routes_envs)
     settings = {"n_steps": 128, "batch_size": 8192, "n_epochs": 8, "learning_rate": 5e-4}
     settings |= {"gamma": 0.999, "gae_lambda": 0.98}  # success comes at the end, after 125 steps
     policy_kwargs = {"log_std_init": -1.5, **policy_kwargs}
     agent = algorithm(policy, venv, seed=seed, device="cpu", policy_kwargs=policy_kwargs, **settings)
-    LatentBC(agent, demonstrations=demonstrations, seed=seed, device="cpu").learn(args.updates)
+    LatentBC(agent, demonstrations=shown, seed=seed, device="cpu").learn(args.updates)
     venv.training = False  # or the clone would see the same places differently from rollout to rollout
     curve = Curve(args.fine_tuning // 10, partial(look, venv=judged, task=ROUTES, episodes=args.episodes))
     agent.learn(args.fine_tuning, [curve, CriticWarmUp(args.fine_tuning // 5), KLToClone(0.03)])
+    return Learned(agent, judged, curve.records)
+
+
+def routes_by_sac(seed: int, args: Args, policy: str, **policy_kwargs: Any) -> Learned:
+    """Cloned from demonstrations, which then make half of each batch and stay in the actor's loss."""
+    shown, venv, judged = routes(seed, args, 16)
+    settings = {"learning_rate": 3e-4, "gamma": 0.999, "gradient_steps": 8, "tau": 0.01, "ent_coef": "auto_0.001"}
+    replay = {"demonstrations": shown, "share": 0.5, "terminated": True}
+    agent = SAC(
+        policy,
+        venv,
+        seed=seed,
+        device="cpu",
+        policy_kwargs=policy_kwargs,
+        replay_buffer_class=DemonstrationReplayBuffer,
+        replay_buffer_kwargs=replay,
+        **settings,
+    )
+    LatentBC(agent, demonstrations=shown, seed=seed, device="cpu").learn(args.updates)
+    venv.training = False
+    curve = Curve(args.sac_fine_tuning // 10, partial(look, venv=judged, task=ROUTES, episodes=args.episodes))
+    agent.learn(args.sac_fine_tuning, [curve, CriticWarmUp(args.sac_fine_tuning // 10), CloneTerm(shown, 0.03, None)])
     return Learned(agent, judged, curve.records)
 
 
@@ -170,7 +214,8 @@ AGENTS: dict[str, tuple[Task, Learn]] = {
         GOALS,
         partial(goals_by_ppo, algorithm=LatentPPO, policy="LatentPolicy", latent_dim=8, prior="categorical"),
     ),
-    "goals: PPO, 8 skills first": (GOALS, goals_after_skills),
+    "goals: PPO, 8 skills first": (GOALS, partial(goals_by_label, explores=True)),
+    "goals: PPO, 8 labels, no skills": (GOALS, partial(goals_by_label, explores=False)),
     "goals: SAC, Gaussian": (GOALS, partial(goals_by_sac, policy="MlpPolicy")),
     "goals: SAC, N(0, I)": (GOALS, partial(goals_by_sac, policy="LatentPolicy")),
     "goals: SAC, mixture of 8": (
@@ -185,6 +230,12 @@ AGENTS: dict[str, tuple[Task, Learn]] = {
     "routes: LatentPPO, mixture of 24": (
         ROUTES,
         partial(routes_by_ppo, algorithm=LatentPPO, policy="LatentPolicy", prior="mixture", n_components=24),
+    ),
+    "routes: SAC, Gaussian": (ROUTES, partial(routes_by_sac, policy="MlpPolicy")),
+    "routes: SAC, N(0, I)": (ROUTES, partial(routes_by_sac, policy="LatentPolicy")),
+    "routes: SAC, mixture of 8": (
+        ROUTES,
+        partial(routes_by_sac, policy="LatentPolicy", prior="categorical", n_components=8),
     ),
 }
 """By title, whose beginning says the task."""

@@ -92,7 +92,8 @@ class LatentActorCriticPolicy(ActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         if self.use_sde:
             raise LatentRLError("gSDE and a latent both explore by noise that is held: leave use_sde at False")
-        self.prior: Prior = self._make_prior(self.features_dim)
+        # stable-baselines3 gives a number of NumPy for choices.
+        self.prior: Prior = self._make_prior(int(self.features_dim))
         super()._build(lr_schedule)
         layers = [*self.mlp_extractor.policy_net, self.action_net]
         first = next(layer for layer in layers if isinstance(layer, nn.Linear))

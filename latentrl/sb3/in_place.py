@@ -142,7 +142,7 @@ def model_of(actor: BasePolicy, config: LatentConfig) -> LatentModel:
         trunk.extractor = extractor
     if prior is None:
         return LatentModel(None, None, decoder, trunk)
-    posterior = config.make_posterior(extractor.features_dim, size("action", actor.action_space))
+    posterior = config.make_posterior(int(extractor.features_dim), size("action", actor.action_space))
     if isinstance(actor, ActorCriticPolicy) and _is_new(actor):
         return LatentModel(posterior, prior, decoder, trunk)
     prior.seeded.fill_(True)

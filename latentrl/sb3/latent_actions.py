@@ -27,6 +27,29 @@ MOMENT_DRAWS = 4096
 Source = LatentBC | LatentPolicy | str | Path
 
 
+class _OfLatents:
+    """Before a space: it equals none of other actions, however alike. Or stable-baselines3 would load an agent where
+    its latents are taken for actions."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OfLatents) and super().__eq__(other)
+
+    def __repr__(self) -> str:
+        return f"Latent{super().__repr__()}"
+
+
+class LatentBox(_OfLatents, spaces.Box):
+    """Continuous latents."""
+
+
+class LatentDiscrete(_OfLatents, spaces.Discrete):
+    """Latents of one choice."""
+
+
+class LatentMultiDiscrete(_OfLatents, spaces.MultiDiscrete):
+    """Latents of several choices."""
+
+
 class LatentActions:
     """What both wrappers share: the space of latents, and a frozen policy that plays them.
 
@@ -74,8 +97,8 @@ class LatentActions:
 
     def _space(self, reach: float) -> spaces.Space[Any]:
         if self.sizes is None:
-            return spaces.Box(-reach, reach, (self.latent_dim,), np.float32)
-        return spaces.Discrete(self.sizes[0]) if len(self.sizes) == 1 else spaces.MultiDiscrete(list(self.sizes))
+            return LatentBox(-reach, reach, (self.latent_dim,), np.float32)
+        return LatentDiscrete(self.sizes[0]) if len(self.sizes) == 1 else LatentMultiDiscrete(list(self.sizes))
 
     def _units(self, name: str, given: ArrayLike | None) -> NDArray[np.float32] | None:
         if given is None:
@@ -147,8 +170,9 @@ class LatentActionWrapper(VecEnvWrapper):
     The action space is a Box [−reach, reach]^Z in units of the prior: action 0 is its mean and 1 a standard deviation
     above. So a new PPO, whose actions are N(0, I), starts as the prior does up to second moments, and SAC's corners are
     where the decoder was still trained. ``loc=0, scale=1`` makes actions the latents themselves. A latent of one choice
-    makes a Discrete space, of several choices a MultiDiscrete one. What the policy sees must be what it was cloned on,
-    so VecNormalize goes outside: ``VecNormalize(LatentActionWrapper(venv, bc))``.
+    makes a Discrete space, of several choices a MultiDiscrete one. None equals a space of other actions: an agent that
+    acts in latents is not loaded to the environment itself. What the policy sees must be what it was cloned on, so
+    VecNormalize goes outside: ``VecNormalize(LatentActionWrapper(venv, bc))``.
 
     Environments in a VecEnv end at different steps and start anew at once, so a plan of several actions could run into
     the next episode. For those (``chunk`` > 1), and to hold a latent over several steps, see :class:`LatentActionEnv`.

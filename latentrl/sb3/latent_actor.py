@@ -68,7 +68,7 @@ class LatentActor(Actor):
             )
         super().__init__(*args, **kwargs)
         self.action_dim: int = bounded(self.action_space)
-        self.hidden_dim: int = self.net_arch[-1] if self.net_arch else self.features_dim
+        self.hidden_dim: int = self.net_arch[-1] if self.net_arch else int(self.features_dim)
         self.latent_spread = latent_spread
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

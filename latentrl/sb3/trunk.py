@@ -78,7 +78,7 @@ class FeaturesTrunk(ObservationTrunk):
         self.extractor: BaseFeaturesExtractor = features_extractor_class(
             self._seen, **(features_extractor_kwargs or {})
         )
-        self.features_dim: int = self.extractor.features_dim
+        self.features_dim: int = int(self.extractor.features_dim)
 
     def forward(self, observations: Shaped[Tensor, "*b O"]) -> Float[Tensor, "*b H"]:
         flat = observations.reshape(-1, observations.shape[-1])

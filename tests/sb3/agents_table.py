@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import A2C, PPO, SAC, TD3
+from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from latentrl.sb3.on_policy import LatentA2C, LatentPPO
@@ -16,7 +17,7 @@ from latentrl.sb3.on_policy import LatentA2C, LatentPPO
 BOX = spaces.Box(-1, 1, (2,))
 VECTOR = spaces.Box(-1, 1, (3,))
 ON_POLICY: dict[str, Any] = {"n_steps": 32, "seed": 0, "device": "cpu"}
-PPO_OPTIONS = {**ON_POLICY, "batch_size": 16}
+PPO_OPTIONS = {**ON_POLICY, "batch_size": 16, "n_epochs": 2}
 
 
 class Toy(gym.Env):
@@ -69,8 +70,10 @@ class Agent:
         return self.algorithm(policy or self.policy, env if wrapped else self.wrap(env), **own)
 
 
-PPO_LESSON: Any = ({"batch_size": 64, "learning_rate": 3e-3}, 5000)
-A2C_LESSON: Any = ({"n_steps": 8, "learning_rate": 3e-3}, 16_000)
+# A2C sees nothing in 64 actions whose noise is as wide as their space, with stable-baselines3's own policy neither.
+NARROW: Any = {"learning_rate": 3e-3, "policy_kwargs": {"log_std_init": -1.0}}
+PPO_LESSON: Any = ({**NARROW, "batch_size": 64, "n_epochs": 10}, 1536)
+A2C_LESSON: Any = ({**NARROW, "n_steps": 8}, 6400)
 OFF_POLICY: dict[str, Any] = {
     "learning_starts": 16,
     "batch_size": 16,
@@ -127,10 +130,11 @@ AGENTS = {
         "LatentPolicy",
         PPO_OPTIONS,
         {"latent_dim": 2, "hold": 1, "prior": "mixture", "n_components": 3},
+        EVERY,
         lesson=PPO_LESSON,
     ),
     "latent A2C, categorical": Agent(
-        LatentA2C, "LatentPolicy", ON_POLICY, {"latent_dim": 4, "prior": "categorical"}, lesson=A2C_LESSON
+        LatentA2C, "LatentPolicy", ON_POLICY, {"latent_dim": 4, "prior": "categorical"}, EVERY, lesson=A2C_LESSON
     ),
     "latent SAC": Agent(
         SAC,
@@ -139,6 +143,7 @@ AGENTS = {
         {"prior": "gaussian", "num_samples": 4, "net_arch": [32, 32]},
         wrong=SAC_CONTINUOUS,
         lesson=OFF_POLICY_LESSON,
+        steps=24,
     ),
     "latent SAC, categorical": Agent(
         SAC,
@@ -147,11 +152,18 @@ AGENTS = {
         {"prior": "categorical", "n_components": 3, "net_arch": [32, 32]},
         wrong=SAC_CATEGORICAL,
         lesson=OFF_POLICY_LESSON,
+        steps=24,
     ),
     "latent TD3": Agent(
-        TD3, "LatentPolicy", OFF_POLICY, {"net_arch": [32, 32]}, wrong=SQUASHED, lesson=OFF_POLICY_LESSON
+        TD3, "LatentPolicy", OFF_POLICY, {"net_arch": [32, 32]}, wrong=SQUASHED, lesson=OFF_POLICY_LESSON, steps=24
     ),
 }
+AGENTS["latent DDPG"] = replace(AGENTS["latent TD3"], algorithm=DDPG)
+if find_spec("sb3_contrib") is not None:
+    from sb3_contrib import TQC
+
+    for _name in ("latent SAC", "latent SAC, categorical"):
+        AGENTS[_name.replace("SAC", "TQC")] = replace(AGENTS[_name], algorithm=TQC)
 SPACES = {
     "box": BOX,
     "asymmetric": spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32)),

@@ -1,36 +1,30 @@
 """Off-policy agents with an actor, stock and latent, and demonstrations for them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 
 from latentrl import Demonstrations
-from tests.sb3.agents_table import AGENTS, OFF_POLICY, SPACES, VECTOR, Agent, Toy
+from tests.sb3.agents_table import AGENTS, SPACES, VECTOR, Toy
 
 BOUNDS = SPACES["asymmetric"]
-_TQC: dict[str, dict[str, Any]] = {
-    "TQC": {},
-    "latent TQC": {"prior": "gaussian", "num_samples": 4},
-    "latent TQC, categorical": {"prior": "categorical", "n_components": 3},
-}
-_STOCK: dict[str, Any] = {"net_arch": [16]}
-_OTHERS = {
-    **{kind.__name__: Agent(kind, "MlpPolicy", OFF_POLICY, _STOCK) for kind in (SAC, TD3, DDPG)},
-    **{name: AGENTS[name] for name in ("latent SAC", "latent SAC, categorical", "latent TD3")},
-}
-OFF = (*_OTHERS, *_TQC)
+_STOCK = ("SAC", "TD3", "DDPG", "TQC")
+_LATENT = ("latent SAC", "latent SAC, categorical", "latent TD3", "latent TQC", "latent TQC, categorical")
+OFF = (*_STOCK, *_LATENT)
 
 
 def off(name: str, env: Any = None, **options: Any) -> Any:
     """The agent, by default in Toy with asymmetric bounds; skips where sb3-contrib is needed and missing."""
-    made = _OTHERS.get(name)
-    if made is None:
-        policy = "LatentPolicy" if _TQC[name] else "MlpPolicy"
-        made = Agent(pytest.importorskip("sb3_contrib").TQC, policy, OFF_POLICY, {**_STOCK, **_TQC[name]})
+    if "TQC" in name:
+        pytest.importorskip("sb3_contrib")
+    if name in _STOCK:
+        made = replace(AGENTS[f"latent {name}"], policy="MlpPolicy", policy_kwargs={"net_arch": [16]})
+    else:
+        made = AGENTS[name]
     return made.make(Toy(action_space=BOUNDS) if env is None else env, **options)
 
 

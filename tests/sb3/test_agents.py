@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3 import TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from torch import Tensor, nn
 
 from latentrl import LatentRLError
 from tests.sb3.agents_table import AGENTS, BOX, CELLS, SPACES, VECTOR, Toy
@@ -53,18 +57,19 @@ def test_learns_and_plays_inside_its_space(name: str, space: str) -> None:
         assert all(SPACES[space].contains(action) for action in actions)
 
 
+def check_optimisers(policy: nn.Module, twice: Iterable[nn.Parameter] = ()) -> None:
+    """Each parameter is in one optimiser; those of targets in none."""
+    found = [optimiser for module in policy.modules() if (optimiser := getattr(module, "optimizer", None))]
+    ours = [id(p) for optimiser in dict.fromkeys(found) for group in optimiser.param_groups for p in group["params"]]
+    wanted = [p for key, p in policy.named_parameters() if "target" not in key]
+    assert sorted(ours) == sorted(map(id, [*wanted, *twice]))
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_parameter_is_trained_by_one_optimiser(name: str) -> None:
     agent = AGENTS[name].make(Toy(), **({"ent_coef": 0.01} if takes(name, "ent_coef") else {}))
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
-    optimisers = [
-        m.optimizer for m in agent.policy.modules() if isinstance(getattr(m, "optimizer", None), torch.optim.Optimizer)
-    ]
-    ours = [
-        id(p) for opt in {id(o): o for o in optimisers}.values() for group in opt.param_groups for p in group["params"]
-    ]
-    wanted = [id(p) for key, p in agent.policy.named_parameters() if "target" not in key]
-    assert sorted(ours) == sorted(wanted)
+    check_optimisers(agent.policy)
     agent.learn(AGENTS[name].steps)
     for key, value in agent.policy.named_parameters():
         assert not torch.equal(value, before[key]), key
@@ -101,6 +106,16 @@ def test_ratio_is_one_of_pictures_and_parts(name: str) -> None:
         for batch in agent.rollout_buffer.get(16):
             _, log_prob, _ = agent.policy.evaluate_actions(batch.observations, batch.actions)
             torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones(16), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_parameters_of_pictures_and_parts_are_in_one_optimiser(name: str) -> None:
+    """With one extractor for both, or two. One that TD3's actor shares is in its critic's as well, which has no
+    gradient for it: so it is in the parent."""
+    for (kind, space), shared in itertools.product(kinds(name).items(), (False, True)):
+        policy = AGENTS[name].make(Toy(space), kind, policy_kwargs={"share_features_extractor": shared}).policy
+        twice = shared and issubclass(AGENTS[name].algorithm, TD3)
+        check_optimisers(policy, policy.actor.features_extractor.parameters() if twice else ())
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -186,13 +201,73 @@ def test_modes_of_dropout_and_the_like(name: str) -> None:
     assert agent.policy.training
 
 
+class Unsettled(FlattenExtractor):
+    """Depends on its mode twice, by running statistics and by chance."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.layers = nn.Sequential(nn.BatchNorm1d(self.features_dim), nn.Dropout(0.5))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.layers(super().forward(observations))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_gradient_steps_alone_drop_and_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_the_start = {"learning_starts": 0} if takes(name, "learning_starts") else {}
+    agent = AGENTS[name].make(Toy(), policy_kwargs={"features_extractor_class": Unsettled}, **from_the_start)
+    seen = observations(agent)
+
+    def statistics() -> dict[str, Tensor]:
+        assert same_actions(agent, agent, seen)
+        return {key: value.clone() for key, value in agent.policy.state_dict().items() if "running" in key}
+
+    before = statistics()
+    with monkeypatch.context() as patch:
+        patch.setattr(agent, "train", lambda *_, **__: None)
+        agent.learn(AGENTS[name].steps)
+    played = statistics()
+    assert all(torch.equal(value, before[key]) for key, value in played.items())
+    agent.learn(AGENTS[name].steps)
+    assert not any(torch.equal(value, before[key]) for key, value in statistics().items())
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_observations_of_other_kinds(name: str) -> None:
     (cnn, picture), (multi, both) = kinds(name).items()
     first = spaces.Box(0, 255, (3, 36, 36), np.uint8)
-    for policy, space in ((cnn, picture), (cnn, first), (multi, both), ("", spaces.Discrete(5))):
+    for policy, space in ((cnn, picture), (cnn, first), (multi, both)):
         agent = AGENTS[name].make(Toy(space), policy).learn(AGENTS[name].steps)
         assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_observations_of_all_flat_spaces(name: str, tmp_path: Path) -> None:
+    for space in ("choice", "choices", "bits", "float64", "two-dimensional"):
+        # With a seed, what is loaded would draw again what a file forgot.
+        agent = AGENTS[name].make(Toy(SPACES[space]), seed=None).learn(AGENTS[name].steps)
+        seen = observations(agent)
+        assert all(BOX.contains(a) for a in agent.predict(seen)[0])
+        agent.save(tmp_path / "agent.zip")
+        loaded = AGENTS[name].algorithm.load(tmp_path / "agent.zip", env=agent.get_env())
+        assert same_actions(agent, loaded, seen)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_plays_the_same_with_loaded_statistics(name: str, tmp_path: Path) -> None:
+    def environments() -> Any:
+        return AGENTS[name].wrap(make_vec_env(Toy, 2, seed=0))
+
+    agent = AGENTS[name].make(VecNormalize(environments()), wrapped=True, seed=None).learn(AGENTS[name].steps)
+    agent.save(tmp_path / "agent.zip")
+    agent.get_vec_normalize_env().save(str(tmp_path / "statistics.pkl"))
+    env = VecNormalize.load(str(tmp_path / "statistics.pkl"), environments())
+    loaded = AGENTS[name].algorithm.load(tmp_path / "agent.zip", env=env)
+    raw = 3.0 + observations(agent)
+    seen = agent.get_vec_normalize_env().normalize_obs(raw)
+    np.testing.assert_array_equal(loaded.get_vec_normalize_env().normalize_obs(raw), seen)
+    assert same_actions(agent, loaded, seen)
+    loaded.learn(AGENTS[name].steps)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -234,12 +309,42 @@ def test_bad_input(name: str) -> None:
         AGENTS[name].make(Toy()).set_parameters(other.get_parameters())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", AGENTS)
-def test_learns_what_the_reward_asks_for(name: str) -> None:
+ENDS: dict[str, Any] = {"box": (-0.5, 0.5), "choice": (0, 3), "choices": (0, [2, 1]), "bits": (0, 1)}
+"""Between which two a reward chooses, by name of the space."""
+
+
+class Sided(Toy):
+    """Each action should be at one of two ends, by the sign of the first number that is seen.
+
+    In units of their distance, an action at x costs x² or (1 − x)²: with eyes closed, a quarter at least.
+    """
+
+    def __init__(self, space: str) -> None:
+        super().__init__(action_space=SPACES[space])
+        self.ends = np.array(np.broadcast_arrays(*ENDS[space]), float)
+
+    def reset(self, **options: Any) -> Any:
+        self.seen, info = super().reset(**options)
+        return self.seen, info
+
+    def step(self, action: Any) -> Any:
+        side = int(self.seen[0] > 0)
+        miss = (action - self.ends[side]) / np.ptp(self.ends, 0)
+        self.seen, _, *ends, info = super().step(action)
+        return self.seen, -float(np.square(miss).mean()), *ends, info
+
+
+QUICK = [("mixture PPO", "choice"), ("latent PPO, episode", "choice")]
+
+
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [cell if cell in QUICK else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS if cell[1] in ENDS],
+)
+def test_learns_what_the_reward_asks_for(name: str, space: str) -> None:
+    """Seeds 0 of environments and agent. A blind policy costs .25 a step at least, and less than half of that in 160
+    steps once in 10¹⁷ (Hoeffding, whatever its actions)."""
     options, steps = AGENTS[name].lesson
-    env = make_vec_env(Toy, 8, seed=0)
-    agent = AGENTS[name].make(env, gamma=0.0, **options)
-    before = evaluate_policy(agent, env, 20)[0]
-    agent.learn(steps)
-    assert evaluate_policy(agent, env, 20)[0] > 0.3 * before
+    env = make_vec_env(lambda: Sided(space), 8, seed=0)
+    agent = AGENTS[name].make(env, gamma=0.0, **options).learn(steps)
+    assert evaluate_policy(agent, env, 20)[0] > -0.125 * 8

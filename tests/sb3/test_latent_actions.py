@@ -1,5 +1,6 @@
 """Latents as actions: what is played is what the cloned policy plays, by whole plans and to the end of the episode."""
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,22 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentBC, LatentPolicy
-from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
+from latentrl.sb3.latent_actions import (
+    LatentActionEnv,
+    LatentActionWrapper,
+    LatentBox,
+    LatentDiscrete,
+    LatentMultiDiscrete,
+)
 from tests.sb3.agents_table import AGENTS, BOX, VECTOR, Toy
 from tests.sb3.off_policy_table import shown
 
@@ -77,7 +86,7 @@ def test_plays_what_predict_plays(options: dict[str, Any]) -> None:
     if cloned.config.prior_sees_state:  # it starts out the same for all states
         torch.nn.init.normal_(cloned.model.prior.numbers.from_features.weight)  # type: ignore[union-attr]
     env = LatentActionWrapper(told(3), cloned)
-    assert env.action_space == spaces.Box(-3, 3, (2,))
+    assert env.action_space == LatentBox(-3, 3, (2,))
     seen = env.reset()
     generator = np.random.default_rng(0)
     for _ in range(3):
@@ -131,7 +140,7 @@ def test_units_of_a_prior_without_moments() -> None:
 def test_units_can_be_given() -> None:
     cloned = policy(prior="gaussian")
     env = LatentActionWrapper(told(2), cloned, reach=1.5, loc=[1.0, -1.0], scale=2.0)
-    assert env.action_space == spaces.Box(-1.5, 1.5, (2,))
+    assert env.action_space == LatentBox(-1.5, 1.5, (2,))
     actions = np.array([[0.0, 0.0], [1.5, -1.0]], np.float32)
     np.testing.assert_array_equal(env.latent_actions.latents(None, actions), [[1, -1], [4, -3]])
 
@@ -143,10 +152,10 @@ def test_choices(factors: int) -> None:
     single = LatentActionEnv(Told(), cloned)
     assert env.action_space == single.action_space
     if factors == 1:
-        assert env.action_space == spaces.Discrete(6)
+        assert env.action_space == LatentDiscrete(6)
         actions, z = np.array([0, 5, 2]), np.eye(6)[[0, 5, 2]]
     else:
-        assert env.action_space == spaces.MultiDiscrete([3, 3])
+        assert env.action_space == LatentMultiDiscrete([3, 3])
         actions = np.array([[0, 0], [2, 1], [1, 2]])
         z = np.concatenate([np.eye(3)[actions[:, 0]], np.eye(3)[actions[:, 1]]], -1)
     seen = env.reset()
@@ -287,6 +296,43 @@ def test_agents_learn_and_leave_the_decoder_alone(algorithm: Any, tmp_path: Path
     algorithm.load(tmp_path / "agent", env=env, device="cpu")
     with pytest.raises(ValueError, match="Action spaces do not match"):
         algorithm.load(tmp_path / "agent", env=told(2), device="cpu")
+
+
+FINITE: dict[str, Any] = {"posterior": "categorical", "prior": "categorical"}
+
+
+@pytest.mark.parametrize(
+    ("actions", "options"),
+    [
+        (BOX, {}),
+        (spaces.Discrete(4), {"latent_dim": 4, **FINITE}),
+        (spaces.MultiDiscrete([2, 2]), {"latent_dim": 4, "factors": 2, **FINITE}),
+    ],
+    ids=["Box", "Discrete", "MultiDiscrete"],
+)
+def test_latents_are_no_actions_even_where_they_look_alike(
+    actions: spaces.Space, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """An agent of either is not loaded to the other; a copy, as processes and files make them, is the same space."""
+    cloned = policy(VECTOR, actions, **options)
+    inside = DummyVecEnv([lambda: Toy(VECTOR, actions)])
+    env = LatentActionWrapper(inside, cloned, reach=1.0)
+    space = env.action_space
+    for twin in (copy.deepcopy(space), pickle.loads(pickle.dumps(space))):
+        assert twin == space
+        assert type(twin) is type(space)
+        assert twin.contains(twin.sample())
+    for one, other in ((env, inside), (inside, env)):
+        PPO("MlpPolicy", one, device="cpu").save(tmp_path / "agent")
+        PPO.load(tmp_path / "agent", env=one, device="cpu")
+        with pytest.raises(ValueError, match=r"Action spaces do not match: .*Latent"):
+            PPO.load(tmp_path / "agent", env=other, device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:.*different from the unwrapped version", "ignore:.*alternative render modes")
+@pytest.mark.parametrize("check", [gymnasium_check, sb3_check])
+def test_environment_checkers(check: Any) -> None:
+    check(LatentActionEnv(Told(), policy(), reach=1.0))
 
 
 def test_a_copy_is_taken_and_no_random_number() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -21,26 +21,28 @@ from torch import Tensor, nn
 
 from latentrl import LatentRLError
 from latentrl.sb3 import CriticWarmUp, GradientVariance, LatentA2C, LatentActorCriticPolicy, LatentPPO
+from latentrl.sb3.actor_critic import PRIORS
 from latentrl.sb3.held import WithLatent
-from tests.sb3.agents_table import Toy
+from latentrl.sb3.on_policy import LatentDictRolloutBuffer, LatentRolloutBuffer
+from tests.sb3.agents_table import VECTOR, Toy
 from tests.sb3.off_policy_table import Each
 from tests.sb3.test_gradient_noise import Lines
 
 STEPS, ENVS, Z = 12, 3, 2
 
 
-def agent(length: int = 5, truncates: bool = False, **policy_kwargs: Any) -> LatentPPO:
+def agent(length: int = 5, truncates: bool = False, algorithm: Any = LatentPPO, **policy_kwargs: Any) -> Any:
     def make() -> gym.Env:
         return gym.wrappers.TimeLimit(Toy(steps=10**9), length) if truncates else Toy(steps=length)
 
-    return LatentPPO(
+    return algorithm(
         "LatentPolicy",
         make_vec_env(make, ENVS, seed=0),
         n_steps=STEPS,
-        batch_size=9,
         seed=0,
         device="cpu",
         policy_kwargs={"latent_dim": Z, **policy_kwargs},
+        **({"batch_size": 9} if algorithm is LatentPPO else {}),
     )
 
 
@@ -86,6 +88,22 @@ def test_log_probability_is_that_of_the_joint_law(hold: int) -> None:
         of_action = torch.distributions.Normal(means, policy.log_std.exp()).log_prob(actions).sum(-1)
     expected = of_action + drawn * of_latent
     torch.testing.assert_close(torch.from_numpy(buffer.log_probs.reshape(-1)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", [LatentPPO, LatentA2C])
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("hold", [0, 1, 3])
+def test_ratio_is_one_before_the_first_update(algorithm: Any, prior: str, hold: int) -> None:
+    """Where actions depend on latents, and latents on states; in the second rollout, into which some are held."""
+    made = agent(algorithm=algorithm, prior=prior, hold=hold)
+    with torch.no_grad():
+        made.policy.action_net.weight *= 100.0
+        for parameter in made.policy.prior.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    collect(made, rollouts=2)
+    for batch in made.rollout_buffer.get(9):
+        _, log_prob, _ = made.policy.evaluate_actions(batch.observations, batch.actions)
+        torch.testing.assert_close((log_prob - batch.old_log_prob).exp(), torch.ones(9), atol=1e-5, rtol=0)
 
 
 def test_the_prior_is_asked_where_a_latent_is_due_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +269,26 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     stock = PPO(LatentActorCriticPolicy, env, n_steps=32, batch_size=32)
     with pytest.raises(LatentRLError, match="use LatentPPO"):
         stock.learn(32)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_buffers_that_do_not_fit_are_refused_before_training(algorithm: Any) -> None:
+    parts = spaces.Dict(numbers=VECTOR)
+    for policy, space, buffer in (
+        ("MlpPolicy", VECTOR, LatentRolloutBuffer),
+        ("MultiInputPolicy", parts, LatentDictRolloutBuffer),
+    ):
+        made = algorithm(policy, Toy(space), rollout_buffer_class=buffer, device="cpu")
+        with pytest.raises(LatentRLError, match=f"{buffer.__name__} keeps latents, but .*use it with LatentPPO or"):
+            made.learn(64)
+        assert made.num_timesteps == 1
+    latent = {PPO: LatentPPO, A2C: LatentA2C}[algorithm]
+    for policy, space, buffer, fitting in (
+        ("LatentMultiInputPolicy", parts, LatentRolloutBuffer, LatentDictRolloutBuffer),
+        ("LatentPolicy", VECTOR, LatentDictRolloutBuffer, LatentRolloutBuffer),
+    ):
+        with pytest.raises(LatentRLError, match=f"leave it out, or derive from {fitting.__name__}$"):
+            latent(policy, Toy(space), rollout_buffer_class=buffer, device="cpu")
 
 
 def test_goes_on_with_other_environments() -> None:
