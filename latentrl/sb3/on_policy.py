@@ -151,8 +151,8 @@ class _RemembersRollouts(OnPolicyAlgorithm):
         chosen = self.rollout_buffer_class
         if chosen is not None and not (isinstance(chosen, type) and issubclass(chosen, fitting)):
             raise LatentRLError(
-                f"rollout_buffer_class {chosen!r} does not keep latents: leave it out, or derive from "
-                f"{fitting.__name__}"
+                f"rollout_buffer_class {chosen!r} does not keep latents beside such observations: leave it out, or "
+                f"derive from {fitting.__name__}"
             )
         self.rollout_buffer_class: type[RolloutBuffer] | None = chosen or fitting
         super()._setup_model()
