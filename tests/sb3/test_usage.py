@@ -177,11 +177,11 @@ def test_components_of_bits_are_told_apart() -> None:
 def test_replay_buffers_are_looked_at_and_learning_does_not_notice(name: str) -> None:
     """Every eighth call, and not before learning starts, after 16 steps: at 24, 32, 48 and 64 steps."""
     agents = [off(name, VecNormalize(make_vec_env(Toy, 2, seed=0))) for _ in range(2)]
-    agents[1].set_logger(Lines())
+    lines = Lines()
+    agents[1].set_logger(lines)
     for made, callback in zip(agents, (None, LatentUsage(eval_freq=8)), strict=True):
         made.set_random_seed(0)
         made.learn(64, callback=callback)
-    lines: Lines = agents[1].logger  # type: ignore[assignment]
     for what in ("information", "active_units"):
         assert len(lines.of(f"latent/{what}")) == 4
     same: list[tuple[Tensor, Tensor]] = list(zip(*(made.policy.state_dict().values() for made in agents), strict=True))
