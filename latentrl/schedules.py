@@ -138,9 +138,7 @@ class Multiplier:
     def __init__(self, rate: float, initial: float = 1.0, limits: tuple[float, float] = (1e-4, 1e4)) -> None:
         self.rate: float = at_least("rate", rate, 0.0)
         if not isinstance(limits, Sequence) or len(limits) != 2:
-            raise LatentRLError(
-                f"limits are the smallest and the largest β, such as (0.1, 10), but {limits!r} was given"
-            )
+            raise LatentRLError(f"limits are the smallest and largest β, such as (0.1, 10), but {limits!r} was given")
         low = at_least("the smallest β", limits[0], 1e-30)
         self.limits: tuple[float, float] = low, at_least("the largest β", limits[1], low)
         self.initial: float = at_least("initial", initial, 1e-30)

@@ -85,12 +85,9 @@ class SkillReward(ExplorationBonus):
             "wrap the environment in LatentNoiseWrapper(env, n_skills, kind='categorical'), or give skill_key="
         )
 
-    def _leaves(self) -> dict[str, spaces.Space[Any]]:
-        return {name: leaf for name, leaf in super()._leaves().items() if name != self.skill_key}
-
-    def _feature_dim(self) -> int:
+    def _hidden_parts(self) -> tuple[str, ...]:
         self._skill_space()
-        return super()._feature_dim()
+        return (*super()._hidden_parts(), self.skill_key)
 
     def _context_of(self, observations: Any) -> Float[Tensor, "N Z"]:
         space = self._skill_space()

@@ -1,38 +1,32 @@
 """What rewards for exploration share: a model that is learned on the way, from the states that were reached."""
 
-import copy
 import json
 import pickle
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, is_vecenv_wrapped
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor, nn
 
-from latentrl.checks import LatentRLError, at_least, count, dimension, instance, layer_sizes, resolve_device
+from latentrl.checks import LatentRLError, at_least, count, dimension, layer_sizes, resolve_device
 from latentrl.files import whole
 from latentrl.randomness import same_randomness
 from latentrl.sb3.latent_noise import NOISE
-from latentrl.spaces import features as flat_features
-from latentrl.spaces import size
+from latentrl.sb3.reached_states import Features, StateFeatures, length, reached_states
 
 CLIP = 5.0
 """Standard deviations at which features and bonuses are cut, as by Burda et al. (2019, section 2.4)."""
-MOST_FEATURES = 4096
-"""Features of an observation that are kept and modelled as they are."""
 
-Features = Callable[[Any], ArrayLike]
 SelfBonus = TypeVar("SelfBonus", bound="ExplorationBonus")
 
 
@@ -97,8 +91,8 @@ class ExplorationBonus(VecEnvWrapper):
         self.hidden: tuple[int, ...] = layer_sizes("hidden", hidden)
         self.random_seed: int = int(torch.randint(2**31, ())) if seed is None else count("seed", seed, 0)
         self.device: torch.device = resolve_device(device)
-        self._features = None if features is None else instance("features", features, Callable)
-        self.feature_dim: int = self._feature_dim()
+        self._features = StateFeatures(self.observation_space, features, self._hidden_parts())
+        self.feature_dim: int = self._features.size
         self.seen: int = 0
         self.updates: int = 0
         self._steps = 0
@@ -115,12 +109,16 @@ class ExplorationBonus(VecEnvWrapper):
     _context_dim = 0
     """Numbers that go with a transition beside the state it leads to."""
 
+    def _hidden_parts(self) -> tuple[str, ...]:
+        """Names of parts of the observation that the model does not look at."""
+        return (NOISE,)
+
     def _make_model(self) -> nn.Module:
         raise NotImplementedError
 
     def _context_of(self, observations: Any) -> Float[Tensor, "N C"]:
         """What goes with a transition, of the observation that it starts from."""
-        return torch.zeros(_length(observations), 0, device=self.device)
+        return torch.zeros(length(observations), 0, device=self.device)
 
     def _nats(self, context: Float[Tensor, "B C"], inputs: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
         """What the model says of standardised states; its mean is what training raises or lowers."""
@@ -149,7 +147,7 @@ class ExplorationBonus(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
         if self.training:
-            bonus = self.scale * self._learned(_reached(observations, dones, infos))
+            bonus = self.scale * self._learned(reached_states(observations, dones, infos))
             self._context = self._context_of(observations)
             self._note(bonus=bonus.mean(), reward=rewards.mean())
             rewards = (self.extrinsic * rewards + bonus).astype(np.float32)
@@ -158,11 +156,11 @@ class ExplorationBonus(VecEnvWrapper):
     def nats(self, observations: Any) -> NDArray[np.float64]:
         """What the model says of observations, as the environments give them, (N,); the same at each call."""
         with self._own_randomness():
-            return self._said(self._context_of(observations), self._tensor(self._numbers(observations)))
+            return self._said(self._context_of(observations), self._tensor(self._features(observations)))
 
     def _learned(self, reached: Any) -> NDArray[np.float64]:
         """The bonus of the states that were reached, from which the model then learns."""
-        numbers = self._numbers(reached)
+        numbers = self._features(reached)
         self._statistics["features"].update(numbers)
         values, bonus = self._tensor(numbers), np.zeros(len(numbers))
         self._steps += 1
@@ -211,46 +209,8 @@ class ExplorationBonus(VecEnvWrapper):
         with same_randomness(self.device, int(seed)):
             yield
 
-    # -- observations ------------------------------------------------------------------------------------------
-
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
-
-    def _leaves(self) -> dict[str, spaces.Space[Any]]:
-        """Parts of the observation that the model looks at."""
-        space = self.observation_space
-        if not isinstance(space, spaces.Dict):
-            return {"": space}
-        return {name: leaf for name, leaf in space.spaces.items() if name != NOISE}
-
-    def _feature_dim(self) -> int:
-        if self._features is None:
-            found = sum(size("observation", leaf) for leaf in self._leaves().values())
-        else:
-            one = copy.deepcopy(self.observation_space).sample()  # a copy, as drawing moves the space's generator
-            one = {name: np.asarray(part)[None] for name, part in one.items()} if isinstance(one, dict) else one[None]
-            found = np.shape(self._features(one))[-1]
-        if not 0 < found <= MOST_FEATURES:
-            raise LatentRLError(
-                f"{type(self).__name__} finds {found} features in {self.observation_space}: give features=, a function "
-                f"of a batch of observations that returns an array (N, D) with D from 1 to {MOST_FEATURES}"
-            )
-        return found
-
-    def _numbers(self, observations: Any) -> NDArray[np.floating[Any]]:
-        """What the model looks at, (N, D)."""
-        if self._features is not None:
-            found = np.asarray(self._features(observations))
-        else:
-            parts = observations if isinstance(observations, dict) else {"": observations}
-            columns = [flat_features(leaf, torch.as_tensor(parts[name])) for name, leaf in self._leaves().items()]
-            found = torch.cat(columns, -1).numpy()
-        if found.ndim != 2 or found.shape[1] != self.feature_dim or not np.isfinite(found).all():
-            raise LatentRLError(
-                f"features of observations must be finite and of shape (N, {self.feature_dim}), but they have shape "
-                f"{found.shape} or are not finite: look at the environment, or at the function given as features"
-            )
-        return found
 
     # -- figures and files -------------------------------------------------------------------------------------
 
@@ -316,33 +276,6 @@ class ExplorationBonus(VecEnvWrapper):
             state.setdefault(int(index), {})[name] = torch.as_tensor(value)
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _reached(observations: Any, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> Any:
-    """The states that the last actions led to: the last of an episode, where one ended."""
-    ended = np.flatnonzero(dones)
-    if any("terminal_observation" not in infos[i] for i in ended):
-        raise LatentRLError(
-            "an episode ended without infos[i]['terminal_observation'], the state that its last action led to: every "
-            "VecEnv of stable-baselines3 tells it, so a wrapper inside must have taken it away"
-        )
-    lasts = {int(i): infos[i]["terminal_observation"] for i in ended}
-    if isinstance(observations, dict):
-        return {
-            name: _replaced(part, {i: last[name] for i, last in lasts.items()}) for name, part in observations.items()
-        }
-    return _replaced(observations, lasts)
-
-
-def _replaced(values: NDArray[Any], rows: dict[int, Any]) -> NDArray[Any]:
-    made = np.array(values)
-    for i, row in rows.items():
-        made[i] = row
-    return made
-
-
-def _length(observations: Any) -> int:
-    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
 
 
 def _under(name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

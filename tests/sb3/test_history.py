@@ -13,7 +13,7 @@ from latentrl import Demonstrations, LatentRLError
 from latentrl.data import Segments
 from latentrl.noise import CorrectiveNoise
 from latentrl.sb3 import LatentBC, LatentPolicy
-from latentrl.sb3.latent_actions import LatentActions
+from latentrl.sb3.latent_space import LatentActions
 
 BOX = spaces.Box(-1.0, 1.0, (3,))
 SMALL = {"latent_dim": 2, "hidden": (8,), "encoder_hidden": (8,), "prior": "normal", "context_length": 4}

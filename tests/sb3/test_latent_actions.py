@@ -20,13 +20,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTrans
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentBC, LatentPolicy
-from latentrl.sb3.latent_actions import (
-    LatentActionEnv,
-    LatentActionWrapper,
-    LatentBox,
-    LatentDiscrete,
-    LatentMultiDiscrete,
-)
+from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
+from latentrl.sb3.latent_space import LatentBox, LatentDiscrete, LatentMultiDiscrete
 from tests.sb3.agents_table import AGENTS, BOX, VECTOR, Toy
 from tests.sb3.off_policy_table import shown
 
