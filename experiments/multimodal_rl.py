@@ -133,6 +133,7 @@ def goals_by_label(seed: int, args: Args, explores: bool, kept: float = 0.0, lab
     """
     noisy = partial(LatentNoiseWrapper, latent_dim=labels, kind="categorical")
     judged = noisy(judging(GOALS, seed, args))
+    judged.seed(10_000 + seed)  # as `judging` does, and of the labels, too
     venv = noisy(batch(GOALS.env_id, 16, seed))
     venv.seed(seed)
     settings = {"n_steps": 64, "batch_size": 256, "learning_rate": 1e-3, "ent_coef": 0.01}
