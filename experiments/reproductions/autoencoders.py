@@ -53,14 +53,20 @@ def negative_elbo(model: LatentModel, data: Tensor) -> tuple[float, float]:
     return float((kls - likelihoods).mean()), float(kls.mean())
 
 
-def judge(model: LatentModel, test: Tensor, draws: int) -> Record:
-    """The test likelihood by importance-weighted estimates, and how the latent is used."""
+def log_likelihood(model: LatentModel, test: Tensor, draws: int) -> tuple[float, float]:
+    """The importance-weighted bound of so many draws, averaged over the data, and its standard error."""
     found = [model.log_likelihood(batch_of(part), draws) for part in test.split(max(1, AT_ONCE // draws))]
     values, errors = (torch.cat([getattr(part, name) for part in found]) for name in ("value", "error"))
+    return float(values.mean()), float(errors.square().sum().sqrt()) / len(test)
+
+
+def judge(model: LatentModel, test: Tensor, draws: int) -> Record:
+    """The test likelihood by importance-weighted estimates, and how the latent is used."""
+    likelihood, error = log_likelihood(model, test, draws)
     value, kl = negative_elbo(model, test)
     return {
-        "−log p(x)": -float(values.mean()),
-        "Monte Carlo error": float(errors.square().sum().sqrt()) / len(test),
+        "−log p(x)": -likelihood,
+        "Monte Carlo error": error,
         "−ELBO": value,
         "KL": kl,
         "active units": model.diagnostics(batch_of(test[:1_000])).active_units,

@@ -58,7 +58,7 @@ def note(found: Sequence[Record], tried: Sequence[float]) -> str:
     lines += ["", *at_the_edge(found, tried)]
     failed = [record["method"] for record in found if record.get("best epoch") == 0]
     if failed:
-        lines += ["", f"Never better than before training, and not to be read: {'; '.join(failed)}."]
+        lines += ["", f"Never finite, and not to be read: {'; '.join(failed)}."]
     return "\n".join(lines) + "\n"
 
 

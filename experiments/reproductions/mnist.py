@@ -66,9 +66,9 @@ def static_bits(folder: Path | None) -> Bits:
         return Bits(*drawn.split([len(images.train) - HELD_OUT, HELD_OUT, len(images.test)]))
     try:
         with np.load(path, allow_pickle=False) as file:
-            bits = Bits(
-                *(torch.from_numpy(np.unpackbits(file[name], axis=1)).float()[:, :784] for name in Bits._fields)
-            )
+            # The file's columns lie one after another; minibatches gather rows.
+            packed = {name: np.ascontiguousarray(file[name]) for name in Bits._fields}
+            bits = Bits(*(torch.from_numpy(np.unpackbits(packed[n], axis=1)[:, :784]).float() for n in Bits._fields))
         # They come digit by digit, and the first thousand would be zeros.
         order = torch.randperm(len(bits.test), generator=torch.Generator().manual_seed(0))
         return bits._replace(test=bits.test[order])

@@ -1,5 +1,6 @@
 """What the reproductions share: their arguments, three scales, and the files that they leave."""
 
+import math
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -62,8 +63,33 @@ def commit() -> str:
 
 
 def with_commit(job: Callable[[], Record]) -> Record:
-    """A run's record, with the commit that made it: a study may go on with later code."""
-    return {**job(), "commit": commit()}
+    """A run's record, with the commit that made it: a study may go on with later code. Numbers that are not finite,
+    which JSON does not know, are None."""
+    return {name: _kept(value) for name, value in job().items()} | {"commit": commit()}
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _kept(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_kept(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def whole_seeds(found: Sequence[Record], columns: Sequence[str]) -> tuple[list[Record], str]:
+    """Without the seeds of which a run diverged, as methods are compared seed by seed; what to say of it.
+
+    :raises LatentRLError: no seed is left
+    """
+    diverged = [record for record in found if any(record.get(column, 0.0) is None for column in columns)]
+    if not diverged:
+        return list(found), ""
+    lost = {record["seed"] for record in diverged}
+    left = [record for record in found if record["seed"] not in lost]
+    runs = ", ".join(f"{record['method']} {record['seed']}" for record in diverged)
+    if not left:
+        raise LatentRLError(f"with every seed a run diverged ({runs}): lower the learning rate in SCALES")
+    return left, f"\nDiverged, and their seeds left out of all above: {runs}.\n"
 
 
 def reproduce(
@@ -75,6 +101,7 @@ def reproduce(
     draw: Callable[[Sequence[Record]], Figure],
     note: Callable[[Sequence[Record]], str] = lambda _: "",
     data: str = "",
+    device: str = "",
 ) -> list[Record]:
     """Make what is missing of the runs, tabulate all, and write table, records and picture.
 
@@ -82,18 +109,24 @@ def reproduce(
     :param jobs: one for each "method seed"
     :param note: what stands below the table
     :param data: fingerprint of what is learned from, if that is given: a study is not gone on with on other data
+    :param device: on which it runs, where that is not the one asked for
     """
     folder = args.out / name / args.scale
-    device, packages = str(args.torch_device), ["latentrl", *(["scikit-learn"] if find_spec("sklearn") else [])]
+    device, packages = (
+        device or str(args.torch_device),
+        ["latentrl", *(["scikit-learn"] if find_spec("sklearn") else [])],
+    )
     here = {key: partial(with_commit, job) for key, job in jobs.items()}
     made = sweep(Cells(folder, {"scale": scale._asdict(), "data": data}), here, args.workers)
-    found = [{"method": key.rpartition(" ")[0], **record} for key, record in zip(jobs, made, strict=True)]
+    keys = [key.rpartition(" ") for key in jobs]
+    found = [{"method": key[0], "seed": int(key[2]), **record} for key, record in zip(keys, made, strict=True)]
+    whole, said = whole_seeds(found, columns)
     given = {key: value for key, value in asdict(args).items() if key not in ("data_dir", "out", "workers")}
     record = {"arguments": given, "scale": scale._asdict(), "data": data, "runs": found}
-    text = table(found, columns) + note(found)
+    text = table(whole, columns) + note(whole) + said
     options = ("" if args.scale == "full" else f" --{args.scale}") + f" --seeds {' '.join(map(str, args.seeds))}"
     options += "" if args.data_dir is None else " --data-dir DIR"
-    write(folder, f"reproductions.{name}", packages, text, record, draw(found), options, device)
+    write(folder, f"reproductions.{name}", packages, text, record, draw(whole), options, device)
     return found
 
 
