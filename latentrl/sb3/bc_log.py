@@ -58,13 +58,15 @@ def _warn_of_collapse(agent: "LatentBC", diagnostics: Diagnostics) -> None:
 class UpdateBar(ProgressBarCallback):
     """stable-baselines3's progress bar, counting updates (its own counts environments and needs one).
 
-    It shows the ELBO of a batch, in nats, once a second: to ask for it waits for the device.
+    It shows the ELBO of a batch, in nats, once a second: to ask for it waits for the device. Where the decoder has no
+    density it is what is maximised in its place, without a unit.
     """
 
     _shown = 0.0
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        self._unit = " nats" if getattr(self.model.policy.model.decoder, "has_density", True) else ""
         if self.model.num_timesteps:
             print(f"going on from update {self.model.num_timesteps} of {self.locals['total_timesteps']}")
 
@@ -73,6 +75,7 @@ class UpdateBar(ProgressBarCallback):
         if now - self._shown > 1.0:
             self._shown = now
             terms = self.locals["terms"]
-            self.pbar.set_description(f"{float((terms.reconstruction - terms.kl).detach()):.2f} nats", refresh=False)
+            value = float((terms.reconstruction - terms.kl).detach())
+            self.pbar.set_description(f"{value:.2f}{self._unit}", refresh=False)
         self.pbar.update(1)
         return True

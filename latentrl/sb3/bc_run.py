@@ -140,14 +140,13 @@ class Run:
             set_random_state(self._random, self._agent.device)
 
     def save(self, finished: bool = False) -> None:
-        """Write a checkpoint, if there is a folder for it.
+        """Look whether training is still finite, and write a checkpoint if there is a folder for it.
 
         :raises FloatingPointError: losses or weights are not finite; the last checkpoint stays
         """
-        self.trainer.check_losses()
+        self.trainer.check_finite()
         if self._folder is None:
             return
-        self.trainer.check_finite()
         self._folder.write(
             {
                 "trainer": trainer_state(self.trainer),

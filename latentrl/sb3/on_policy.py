@@ -41,14 +41,15 @@ class _RemembersLatents(RolloutBuffer):
         """As the parent.
 
         :param log_prob: (n_envs, 2 + Z): log-probability, the share of z's steps that are left, z
-        :raises LatentRLError: log-probabilities alone; rewards or values that are not finite
+        :raises LatentRLError: log-probabilities alone; rewards, observations or weights that are not finite
         """
         if log_prob.dim() != 2:
             raise LatentRLError(
                 f"{type(self).__name__} keeps latents, but the policy gives none: use it with LatentPPO or LatentA2C"
             )
         finite("rewards", reward)
-        finite("values of observations", value.numpy(force=True))
+        if not bool(value.isfinite().all()):
+            _refuse(obs)
         if self.pos == 0:
             self.latents = np.zeros((self.buffer_size, self.n_envs, log_prob.shape[1] - 1), np.float32)
         self.latents[self.pos] = log_prob[:, 1:].cpu().numpy()
@@ -63,6 +64,16 @@ class _RemembersLatents(RolloutBuffer):
         samples = super()._get_samples(batch_inds, env)
         latents: Tensor = self.to_torch(self.latents[batch_inds])
         return samples._replace(observations=WithLatent(samples.observations, latents[:, 1:], latents[:, 0]))  # type: ignore[arg-type]
+
+
+def _refuse(observations: Any) -> None:
+    """:raises LatentRLError: values are not finite: by observations, or else by weights"""
+    for part in observations.values() if isinstance(observations, dict) else [observations]:
+        finite("observations", part)
+    raise LatentRLError(
+        "the values of finite observations are NaN or infinite, as the weights of the policy are: lower learning_rate "
+        "or max_grad_norm, and look for extreme rewards"
+    )
 
 
 class LatentRolloutBuffer(_RemembersLatents):

@@ -315,9 +315,21 @@ def test_a_batch_that_breaks_the_loss_is_kept(two_ways: Demonstrations, tmp_path
             20, log_interval=100, checkpoint=tmp_path, checkpoint_every=2
         )
     (path,) = tmp_path.glob("non_finite_*.npz")
-    assert np.load(path)["observations"].shape == (8, 16, 2)
+    assert np.load(path)["observations"].shape == np.load(path)["before_observations"].shape == (8, 16, 2)
     kept = torch.load(tmp_path / "last.pt", weights_only=True)
     assert all(bool(value.isfinite().all()) for value in kept["trainer"]["model"].values())
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_last_gradient_that_is_not_finite_is_found(
+    two_ways: Demonstrations, tmp_path: Path, checkpoint: bool
+) -> None:
+    """No loss comes after it that could tell."""
+    agent = small(two_ways)
+    weight = next(agent.policy.model.decoder.parameters())
+    weight.register_hook(lambda gradient: gradient * (torch.nan if agent.num_timesteps == 4 else 1.0))
+    with pytest.raises(FloatingPointError, match="the weights are not finite, though the last loss was"):
+        agent.learn(5, checkpoint=tmp_path if checkpoint else None)
 
 
 def test_a_run_of_files_learns_as_of_arrays(two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -71,6 +72,17 @@ def test_learning(algorithm: type[LatentPPO], what: str, value: float) -> None:
     with pytest.raises(LatentRLError, match=rf"{what} hold NaN .*VecCheckNan"):
         agent.learn(64)
     assert all(bool(weight.isfinite().all()) for weight in agent.policy.parameters())
+
+
+@pytest.mark.parametrize("algorithm", [LatentPPO, LatentA2C])
+def test_weights(algorithm: type[LatentPPO]) -> None:
+    """It is not the environment that is to be looked at."""
+    agent = algorithm("LatentPolicy", Broken("nothing"), n_steps=64, device="cpu")
+    weight = next(agent.policy.value_net.parameters())
+    with torch.no_grad():
+        weight.fill_(torch.nan)
+    with pytest.raises(LatentRLError, match=r"values of finite observations are NaN .* lower learning_rate"):
+        agent.learn(64)
 
 
 def test_an_exploration_bonus() -> None:
