@@ -35,7 +35,7 @@ class EvaluateConfig:
     deterministic: bool = False
     """The likeliest latent and the mean action, the same every time."""
     modes: int | None = None
-    """Number of modes that info["mode"] tells, for their entropy."""
+    """Number of modes that info["mode"] tells: how many are shown by five successes or more, and their entropy."""
     seed: int = 0
     """Of environments and latents."""
     device: str = "auto"
@@ -80,7 +80,9 @@ def evaluate(config: EvaluateConfig, console: Console | None = None) -> dict[str
         figures["success"] = asdict(found.success_rate)
     if config.modes is not None:
         counts, entropy = found.counts(config.modes), found.entropy(config.modes)
-        figures |= {"modes": int((counts > 0).sum()), "counts": counts.tolist(), "entropy": asdict(entropy)}
+        figures |= {"modes": found.covered(config.modes), "counts": counts.tolist(), "entropy": asdict(entropy)}
+        if found.contexts is not None:
+            figures["conditional entropy"] = asdict(found.conditional_entropy(config.modes))
     figures["steps"] = float(found.lengths.mean())
     figures["milliseconds per action"] = found.ms_per_action
     _print(figures, f"{config.episodes} episodes of {name}", console)

@@ -8,7 +8,7 @@ from latentrl.sb3.actor_critic import (
 from latentrl.sb3.bc import LatentBC
 from latentrl.sb3.callbacks import ModeCoverage
 from latentrl.sb3.clone_term import CloneTerm
-from latentrl.sb3.evaluation import Evaluation, encode, evaluate_behaviour, held_out
+from latentrl.sb3.evaluation import Evaluation, evaluate_behaviour
 from latentrl.sb3.exploration import ExplorationCallback, NoveltyReward, SkillReward
 from latentrl.sb3.export import ActingPolicy, export_onnx, export_program
 from latentrl.sb3.fine_tuning import CriticWarmUp, KLToClone
@@ -16,6 +16,7 @@ from latentrl.sb3.from_demonstrations import DemonstrationDictReplayBuffer, Demo
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
 from latentrl.sb3.latent_noise import LatentNoiseExtractor, LatentNoiseWrapper
+from latentrl.sb3.likelihood import encode, held_out
 from latentrl.sb3.mixture_policy import (
     MixtureActorCriticCnnPolicy,
     MixtureActorCriticPolicy,

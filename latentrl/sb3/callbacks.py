@@ -20,7 +20,8 @@ class ModeCoverage(EvalCallback):
     Environments say in the last ``info`` of an episode which "mode" it showed, 0 … n_modes − 1, and, where there is
     such a thing, "success" (or "is_success"); without, every episode counts. Logs ``eval/modes``,
     ``eval/behaviour_entropy`` (0 one mode, 1 all alike; bias-corrected) and the ends of its 95 % interval, ``…_low``
-    and ``…_high``. Random numbers of learning are as they would be without.
+    and ``…_high``; and where episodes say in which "context" they were, ``eval/conditional_entropy``, the mean of that
+    in each. Random numbers of learning are as they would be without.
 
     :param eval_env: one environment or several
     :param n_modes: number of modes that there are
@@ -65,3 +66,5 @@ class ModeCoverage(EvalCallback):
         self.logger.record("eval/behaviour_entropy", entropy.value)
         self.logger.record("eval/behaviour_entropy_low", entropy.ci[0])
         self.logger.record("eval/behaviour_entropy_high", entropy.ci[1])
+        if shown.contexts is not None:
+            self.logger.record("eval/conditional_entropy", shown.conditional_entropy(self.n_modes).value)

@@ -1,4 +1,4 @@
-"""What an agent does when it is left to play, and how likely it finds what others did."""
+"""What an agent does when it is left to play."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,22 +6,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from latentrl import metrics
 from latentrl.checks import LatentRLError, count, dimension, finite
-from latentrl.data import Demonstrations, Played, played
-from latentrl.metrics import Entropy, HeldOut, Mean
-from latentrl.model import LatentModel
-from latentrl.randomness import same_randomness
-from latentrl.sb3.bc import LatentBC
-from latentrl.sb3.in_place import as_seen, in_space
-from latentrl.sb3.policy import LatentPolicy
+from latentrl.metrics import Entropy, Mean
 from latentrl.sb3.seeding import frozen, seeded
-from latentrl.training.held_out import groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +32,9 @@ class Evaluation:
     """(N,) what the last info called "success" (or "is_success"); None where no episode said."""
     modes: NDArray[np.int64] | None = None
     """(N,) what the last info called "mode", −1 where it was silent; None where no episode said."""
+    contexts: NDArray[np.int64] | None = None
+    """(N,) what the last info called "context", which of several situations the episode was in, −1 where it was silent;
+    None where no episode said."""
     trajectories: list[Any] | None = None
     """N arrays (T, *shape), or dicts of them, if asked for: what was seen before each action, as demonstrations hold
     it, before VecNormalize."""
@@ -67,19 +62,38 @@ class Evaluation:
 
         :raises LatentRLError: one of them names no mode, or one outside 0 … n_modes − 1
         """
+        return self._counts(n_modes, np.zeros(len(self.returns), np.int64))[0]
+
+    def _counts(self, n_modes: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(R, n_modes), those of each row apart, given the row of each episode."""
         modes = np.full(len(self.returns), -1) if self.modes is None else self.modes
-        shown = modes if self.successes is None else modes[self.successes]
-        wrong = shown[(shown < 0) | (shown >= n_modes)]
+        counted = np.ones(len(modes), bool) if self.successes is None else self.successes
+        wrong = modes[counted & ((modes < 0) | (modes >= n_modes))]
         if len(wrong):
             named = "no info['mode']" if wrong[0] == -1 else f"info['mode'] = {wrong[0]}"
             raise LatentRLError(
                 f"an episode ended with {named}: the environment must name one of 0 … {n_modes - 1} where it succeeds"
             )
-        return np.bincount(shown, minlength=n_modes)
+        found = np.zeros((rows.max() + 1, n_modes), np.int64)
+        np.add.at(found, (rows[counted], modes[counted]), 1)
+        return found
 
     def entropy(self, n_modes: int) -> Entropy:
         """:func:`latentrl.metrics.behaviour_entropy` of the counts."""
         return metrics.behaviour_entropy(self.counts(n_modes))
+
+    def conditional_entropy(self, n_modes: int) -> Entropy:
+        """:func:`latentrl.metrics.conditional_entropy` of the counts in each context: whether one situation sees
+        several modes, or others see others.
+
+        :raises LatentRLError: as :meth:`counts`; an episode that named no context
+        """
+        if self.contexts is None or (self.contexts < 0).any():
+            raise LatentRLError(
+                "an episode ended with no info['context']: the environment must say in which of several situations it "
+                "was, by a whole number from 0"
+            )
+        return metrics.conditional_entropy(self._counts(n_modes, np.unique(self.contexts, return_inverse=True)[1]))
 
     def covered(self, n_modes: int, minimum: int = 5) -> int:
         """Modes shown by at least ``minimum`` successful episodes."""
@@ -201,7 +215,7 @@ class Recorder:
         if not step["done"] or (step["is_monitor_wrapped"] and "episode" not in info):
             return False
         told = info["episode"] if step["is_monitor_wrapped"] else {"r": sum(running.rewards), "l": len(running.rewards)}
-        kept = {key: info[key] for key in ("mode", "success", "is_success") if info.get(key) is not None}
+        kept = {key: info[key] for key in ("mode", "context", "success", "is_success") if info.get(key) is not None}
         self._ended.append((float(told["r"]), int(told["l"]), max(running.rewards), row, kept, running.seen))
         del self._running[row]
         return True
@@ -210,7 +224,7 @@ class Recorder:
         """What has ended so far."""
         returns, lengths, most, rows, told, seen = zip(*self._ended, strict=True)
         successes = [info.get("success", info.get("is_success")) for info in told]
-        modes = [info.get("mode") for info in told]
+        modes, contexts = ([info.get(name) for info in told] for name in ("mode", "context"))
         seconds = [] if self.watched is None else self.watched.seconds
         seconds = seconds[1:] or seconds  # the first has things to set up
         return Evaluation(
@@ -219,7 +233,8 @@ class Recorder:
             max_rewards=np.array(most, np.float64),
             environments=np.array(rows, np.int64),
             successes=None if _none(successes) else np.array([bool(success) for success in successes]),
-            modes=None if _none(modes) else np.array([-1 if mode is None else int(mode) for mode in modes]),
+            modes=_numbers(modes),
+            contexts=_numbers(contexts),
             trajectories=[_stacked(path) for path in seen] if self.watched is not None and self.watched.keep else None,
             ms_per_action=1e3 * float(np.mean(seconds)) / self.watched.num_envs if self.watched and seconds else 0.0,
         )
@@ -229,72 +244,12 @@ def _none(values: list[Any]) -> bool:
     return all(value is None for value in values)
 
 
+def _numbers(values: list[Any]) -> NDArray[np.int64] | None:
+    """−1 where there is none; None where there are none at all."""
+    return None if _none(values) else np.array([-1 if value is None else int(value) for value in values])
+
+
 def _stacked(path: list[Any]) -> Any:
     if isinstance(path[0], dict):
         return {name: np.stack([seen[name] for seen in path]) for name in path[0]}
     return np.stack(path)
-
-
-def held_out(
-    agent: LatentBC | LatentPolicy, demonstrations: Demonstrations, num_samples: int = 100, seed: int = 0
-) -> HeldOut:
-    """How likely a cloned policy finds demonstrations: :func:`latentrl.metrics.held_out`, cut as the policy plays.
-
-    They are taken as in training: in the policy's spaces, normalised as those of the agent whose policy is trained.
-
-    :raises LatentRLError: another kind of agent; demonstrations of other spaces, shorter than a chunk; ``num_samples``
-        below 1
-    """
-    cut, model = _as_played("held_out", agent, demonstrations)
-    return metrics.held_out(model, cut, num_samples, seed)
-
-
-@torch.no_grad()
-def encode(agent: LatentBC | LatentPolicy, demonstrations: Demonstrations) -> NDArray[np.float32]:
-    """The latents of demonstrations: what to give to ``predict(…, latent=z)`` for more of the same.
-
-    (S, Z), the posterior's mode of each segment over which the policy holds a latent, in their order: one for each
-    episode where ``hold = 0``. Demonstrations are taken as in training, whether they were seen there or not.
-
-    :raises LatentRLError: another kind of agent, or one without a latent; demonstrations of other spaces, shorter than
-        a chunk
-    """
-    cut, model = _as_played("encode", agent, demonstrations)
-    if model.posterior is None:
-        raise LatentRLError("the policy has no latent to encode demonstrations in: set latent_dim to 1 or more")
-    segments = cut.segments
-    found = torch.empty(len(segments), model.latent_dim)
-    with same_randomness(segments.device):
-        for index in groups(segments):
-            found[index.cpu()] = model.infer(segments.batch(index)).mode.cpu()
-    return found.numpy()
-
-
-def _as_played(
-    caller: str, agent: LatentBC | LatentPolicy, demonstrations: Demonstrations
-) -> tuple[Played, LatentModel]:
-    """Demonstrations as in training, cut as the policy plays, and its model, which evaluates."""
-    policy = agent.policy if isinstance(agent, LatentBC) else agent
-    if not isinstance(policy, LatentPolicy):
-        raise LatentRLError(
-            f"{caller} is for a LatentBC or its LatentPolicy, not for {type(agent).__name__}: of an agent that was "
-            "cloned into, give the LatentBC"
-        )
-    if policy is agent and policy._in_place:
-        raise LatentRLError(f"{caller} needs to know what the agent that was cloned into sees: give the LatentBC")
-    shown = in_space(demonstrations, policy.observation_space, policy.action_space)
-    if isinstance(agent, LatentBC) and agent._agent is not None:
-        shown = as_seen(agent._agent, shown)
-    policy.set_training_mode(False)
-    model, config = policy.model, policy.config
-    cut = played(
-        shown,
-        config.hold,
-        config.context_length,
-        policy.device,
-        chunk=config.chunk,
-        pads=config.pads,
-        raw_observations=model.trunk is not None,
-        history=config.history,
-    )
-    return cut, model

@@ -62,9 +62,18 @@ def test_random_actions_of_dqn_are_not_noticed_either() -> None:
     np.testing.assert_array_equal(*found)
 
 
-def test_figures_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+class Situated(Sided):
+    """All in one situation."""
+
+    def step(self, action: Any) -> Any:
+        *result, info = super().step(action)
+        return *result, {**info, "context": 7}
+
+
+@pytest.mark.parametrize("kind", [Sided, Situated])
+def test_figures_are_those_of_the_counts(kind: type[Sided], monkeypatch: pytest.MonkeyPatch) -> None:
     agent = PPO("MixturePolicy", make_vec_env(Sided, 2, seed=0), **OPTIONS)
-    watch = ModeCoverage(make_vec_env(Sided, 2, seed=1), 2, n_eval_episodes=40, eval_freq=1, minimum=3, verbose=0)
+    watch = ModeCoverage(make_vec_env(kind, 2, seed=1), 2, n_eval_episodes=40, eval_freq=1, minimum=3, verbose=0)
     watch.init_callback(agent)
     agent._setup_learn(10)
     lines: dict[str, float] = {}
@@ -75,6 +84,7 @@ def test_figures_are_those_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines["eval/behaviour_entropy"] == expected.value
     assert (lines["eval/behaviour_entropy_low"], lines["eval/behaviour_entropy_high"]) == expected.ci
     assert lines["eval/modes"] == (watch.counts >= 3).sum()
+    assert lines.get("eval/conditional_entropy") == (expected.value if kind is Situated else None)
 
 
 class Failing(Sided):

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 
 from latentrl import Demonstrations, LatentRLError, metrics
 from latentrl.data import played
-from latentrl.metrics import behaviour_entropy
+from latentrl.metrics import behaviour_entropy, conditional_entropy
 from latentrl.sb3 import Evaluation, LatentBC, ModeCoverage, encode, evaluate_behaviour, evaluation, held_out
 
 LINE = spaces.Box(-100.0, 100.0, (1,))
@@ -206,6 +206,23 @@ def test_modes_of_successes_are_counted(name: str) -> None:
     assert found.covered(4, minimum=3) == 3
     with pytest.raises(LatentRLError, match=r"info\['mode'\] = 3: the environment must name one of 0 … 2"):
         found.counts(3)
+
+
+def test_entropy_is_that_of_one_situation() -> None:
+    """Each environment is a context; in the first one mode, in the second two alike, in the third nothing succeeds."""
+    told = {
+        "mode": lambda env: env.number * (1 + env.episode % 2),
+        "context": lambda env: env.number,
+        "success": lambda env: env.number != 2,
+    }
+    found = evaluate_behaviour(Still(), counting(0, 1, 2, **told), 24)
+    assert found.contexts is not None
+    assert sorted(found.contexts) == [0] * 8 + [1] * 8 + [2] * 8
+    wanted = np.array([[8, 0, 0], [0, 4, 4], [0, 0, 0]])
+    assert found.conditional_entropy(3) == conditional_entropy(wanted)
+    assert found.conditional_entropy(3).value < found.entropy(3).value
+    with pytest.raises(LatentRLError, match=r"no info\['context'\]: the environment must say"):
+        evaluate_behaviour(Still(), counting(0, 1, mode=1), 4).conditional_entropy(2)
 
 
 def test_what_was_not_told() -> None:
