@@ -26,7 +26,7 @@ from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.files import locked, whole
 from latentrl.sb3.bc_log import UpdateBar
-from latentrl.sb3.bc_run import Run
+from latentrl.sb3.bc_run import Run, hand_on, train_along
 from latentrl.sb3.defaults import as_noise, check_noise, default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.in_place import (
@@ -42,6 +42,7 @@ from latentrl.sb3.trunk import channels_first
 from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
 from latentrl.training.average import check_decay
+from latentrl.training.launched import Launched, devices_here, launched
 from latentrl.training.parallel import Precision, check_processes
 
 SelfBC = TypeVar("SelfBC", bound="LatentBC")
@@ -76,7 +77,8 @@ class LatentBC(BaseAlgorithm):
         then predicts and is saved in place of the last weights; None is off
     :param precision: "32-true", or "bf16-mixed" with matrix products in bfloat16
     :param devices: GPUs, or processes on a CPU, that share each batch and average their gradients; more than one in a
-        script need ``learn`` below ``if __name__ == "__main__":``. Callbacks and logs are in this process alone
+        script need ``learn`` below ``if __name__ == "__main__":``. Callbacks and logs are in this process alone. Under
+        ``torchrun``: all processes that it started, on one machine or several; callbacks and logs are in the first
     :param compile: compile the loss with ``torch.compile``
     :param policy_kwargs: fields of :class:`latentrl.LatentConfig`, ``action_noise``, ``optimizer_class``, …
     :param tensorboard_log: folder for TensorBoard, or None
@@ -89,6 +91,7 @@ class LatentBC(BaseAlgorithm):
     policy: LatentPolicy
     num_timesteps: int
     _agent: BaseAlgorithm | None = None
+    _group: Launched | None = None
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class LatentBC(BaseAlgorithm):
         if gradient_variance_every is not None:
             count("gradient_variance_every", gradient_variance_every, 1)
         self.gradient_variance_every = gradient_variance_every
-        check_processes(devices, precision, batch_size, self.device)
+        check_processes(devices, precision, batch_size, self.device, devices_here(devices))
         self.precision: Precision = precision
         self.devices: int = devices
         self.compile: bool = compile
@@ -287,6 +290,9 @@ class LatentBC(BaseAlgorithm):
         total_timesteps = count("total_timesteps", total_timesteps, 1)
         if self.demonstrations is None:
             raise LatentRLError("there is nothing to learn from: give demonstrations= to LatentBC or to load")
+        self._group = launched(self.devices, self.precision, self.device)
+        if self._group is not None and self._group.rank > 0:
+            return train_along(self, total_timesteps + (0 if reset_num_timesteps else self.num_timesteps), self._group)
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -296,7 +302,12 @@ class LatentBC(BaseAlgorithm):
             run = Run(self, callback, total_timesteps, log_interval, checkpoint, checkpoint_every)
             if not run.finished:
                 self._update(run, callback, total_timesteps, checkpoint)
-        return run.conclude()
+            elif self._group is not None:
+                self._group.tell(None)
+        made = run.conclude()
+        if self._group is not None:
+            hand_on(self, self._group)
+        return made
 
     def _update(self, run: Run, callback: BaseCallback, total_timesteps: int, checkpoint: Any) -> None:
         """All updates of one call of :meth:`learn`; callbacks see its arguments."""
@@ -370,7 +381,7 @@ class LatentBC(BaseAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, latent)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "demonstrations", "_agent"]
+        return [*super()._excluded_save_params(), "demonstrations", "_agent", "_group"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnNoModelImprovement,
 )
 
-from latentrl.checks import count
+from latentrl.checks import LatentRLError, count
 from latentrl.elbo import Elbo
 from latentrl.memory import enough_memory
 from latentrl.randomness import random_state, set_random_state
@@ -29,6 +29,7 @@ from latentrl.training.checkpoints import RunFolder
 from latentrl.training.fingerprint import describe, digest
 from latentrl.training.finite import NonFiniteLossError
 from latentrl.training.help import follow
+from latentrl.training.launched import Launched
 from latentrl.training.parallel import together
 from latentrl.training.state import State, is_resident, load_trainer_state, trainer_state
 
@@ -188,6 +189,8 @@ class Run:
         # An agent whose networks these are may have changed their mode by itself.
         if not agent.policy.training or agent._agent is not None:
             agent.policy.set_training_mode(True)
+        if agent._group is not None:
+            agent._group.goes_on()
         agent._update_current_progress_remaining(agent.num_timesteps, self._total)
         for group in agent.policy.optimizer.param_groups:
             group["lr"] = agent.lr_schedule(agent._current_progress_remaining)
@@ -210,10 +213,15 @@ class Run:
             agent.policy.remember = self.trainer.remember
         try:
             with enough_memory(advice), ExitStack() as stack:
-                if agent.devices > 1 or agent.precision != "32-true":
+                if (group := agent._group) is not None:
+                    group.tell(self._task())
+                    self.trainer.settle(self.trainer.segments, group)
+                elif agent.devices > 1 or agent.precision != "32-true":
                     processes = together(agent.devices, agent.precision, agent.device, self._job())
                     self.trainer.settle(self.trainer.segments, stack.enter_context(processes))
                 yield
+                if group is not None and agent.num_timesteps < self._total:
+                    group.goes_on(False)
         except NonFiniteLossError as error:
             if self._folder is not None:
                 self._folder.keep_batch(error)
@@ -233,6 +241,42 @@ class Run:
             self.trainer.draw_data_seed()
         segments_on = agent._segments_on(self._shown, is_resident(self.trainer))
         return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
+
+    def _task(self) -> dict[str, Any]:
+        """What processes that torchrun started need to know; data they have read themselves."""
+        self.trainer.draw_data_seed()
+        resident, start = is_resident(self.trainer), self._agent.num_timesteps
+        return {"trainer": self.trainer, "resident": resident, "start": start, "data": digest(self._shown)}
+
+
+def train_along(agent: "LatentBC", total: int, group: Launched) -> "LatentBC":
+    """What ``learn`` is in all processes of torchrun but the first: the same updates, and the policy that it made.
+
+    :raises LatentRLError: this process has read other demonstrations
+    """
+    assert agent.demonstrations is not None
+    shown = agent.demonstrations if agent._agent is None else as_seen(agent._agent, agent.demonstrations)
+    if (task := group.tell()) is not None:  # nothing is left to do in a run that is finished
+        if task["data"] != digest(shown):
+            raise LatentRLError(
+                f"process {group.rank} of torchrun has other demonstrations than the first one: let every process "
+                "read the same ones, in the same order"
+            )
+        segments_on = agent._segments_on(shown, task["resident"])
+        follow(task["trainer"], segments_on, agent.lr_schedule, task["start"], total, group)
+    made = group.tell()
+    agent.policy.set_training_mode(False)
+    agent.policy.load_state_dict(made["policy"])
+    for name in COUNTERS:
+        setattr(agent, name, made["counters"][name])
+    return agent
+
+
+def hand_on(agent: "LatentBC", group: Launched) -> None:
+    """Let the other processes of torchrun have the policy."""
+    agent.policy.set_training_mode(False)
+    counters = {name: getattr(agent, name) for name in COUNTERS}
+    group.tell({"policy": agent.policy.state_dict(), "counters": counters})
 
 
 def _state_of(part: BaseCallback) -> Any:

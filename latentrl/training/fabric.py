@@ -1,12 +1,13 @@
 """The only place that imports lightning-fabric: which device and precision a process works in, and its group."""
 
 import logging
+import os
 from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import ClusterEnvironment
+from lightning_fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
 # It tells of each process that it exists.
@@ -54,15 +55,25 @@ class Local(ClusterEnvironment):
         return 0
 
 
-def make_fabric(device: torch.device, precision: Any, rank: int = 0, size: int = 1, port: int = 0) -> Fabric:
-    """One process, in its group where there are several; waits there until all have come."""
+def make_fabric(device: torch.device, precision: Any, rank: int = 0, size: int = 1, port: int | None = 0) -> Fabric:
+    """One process, in its group where there are several; waits there until all have come.
+
+    :param port: None where ``torchrun`` started the processes, which tells the rest
+    """
     accelerator = "cuda" if device.type == "cuda" else "cpu"
     if size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     # While the first process evaluates, the others wait, for as long as it takes.
     strategy = DDPStrategy(timeout=timedelta(days=7))
+    where = TorchElasticEnvironment() if port is None else Local(rank, size, port)
+    here = size if port is not None else int(os.environ["LOCAL_WORLD_SIZE"])
     fabric = Fabric(
-        accelerator=accelerator, devices=size, strategy=strategy, precision=precision, plugins=[Local(rank, size, port)]
+        accelerator=accelerator,
+        devices=here,
+        num_nodes=size // here,
+        strategy=strategy,
+        precision=precision,
+        plugins=[where],
     )
     fabric.launch()
     return fabric

@@ -29,6 +29,8 @@ def follow(
     trainer.optimizer.load_state_dict(trainer.optimizer.state_dict())  # its numbers go to where the weights are
     trainer.settle(segments_on(processes.device), processes)
     for step in range(start, stop):
+        if not processes.goes_on():
+            return
         for group in trainer.optimizer.param_groups:
             group["lr"] = learning_rate(1.0 - step / stop)
         trainer.update(step)

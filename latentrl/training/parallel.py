@@ -36,10 +36,12 @@ class Processes:
     :param precision: "32-true", or "bf16-mixed": weights and their updates in float32, matrix products in bfloat16
     :param rank: 0 is the one that calls ``learn``
     :param size: how many there are
-    :param port: where they meet on this machine
+    :param port: where they meet on this machine; None where ``torchrun`` started them
     """
 
-    def __init__(self, device: torch.device, precision: Precision, rank: int = 0, size: int = 1, port: int = 0) -> None:
+    def __init__(
+        self, device: torch.device, precision: Precision, rank: int = 0, size: int = 1, port: int | None = 0
+    ) -> None:
         require("lightning_fabric", "scale")
         from latentrl.training.fabric import make_fabric
 
@@ -51,6 +53,10 @@ class Processes:
     def autocast(self) -> AbstractContextManager[Any]:
         """Operations in the block run in this precision."""
         return self._fabric.autocast()
+
+    def goes_on(self, more: bool = True) -> bool:
+        """Whether the first process makes another update: what it says is what all others get."""
+        return more
 
     def mean(self, values: Tensor) -> Tensor:
         """The average over all processes, the same number everywhere."""
@@ -86,8 +92,11 @@ class Processes:
                 torch.distributed.broadcast(tensor, 0)
 
 
-def check_processes(devices: Any, precision: str, batch_size: int, device: torch.device) -> None:
-    """:raises LatentRLError: precision, or a number of devices, that is not there or does not divide the batch"""
+def check_processes(devices: Any, precision: str, batch_size: int, device: torch.device, here: int) -> None:
+    """:raises LatentRLError: precision, or a number of devices, that is not there or does not divide the batch
+
+    :param here: how many of the devices are to be on this machine
+    """
     one_of("precision", precision, get_args(Precision))
     count("devices", devices, 1)
     if precision == "bf16-mixed" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -99,14 +108,15 @@ def check_processes(devices: Any, precision: str, batch_size: int, device: torch
         )
     if devices == 1 and (precision == "32-true" or device.type in ("cpu", "cuda")):
         return
-    if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise LatentRLError(f"devices={devices}, but there are {torch.cuda.device_count()} GPUs: use as many at most")
+    if device.type == "cuda" and here > torch.cuda.device_count():
+        raise LatentRLError(f"devices={here}, but there are {torch.cuda.device_count()} GPUs: use as many at most")
     if device.type not in ("cpu", "cuda") or device.index not in (None, 0):
         raise LatentRLError(
             f"several devices are CPU processes or the first GPUs, and bfloat16 is for CPU and CUDA, but the device is "
             f"{device}: use device='cuda' or 'cpu', or devices=1 and precision='32-true'"
         )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    alone = not torch.distributed.is_available() or torch.distributed.is_torchelastic_launched()
+    if not alone and torch.distributed.is_initialized():
         raise LatentRLError(f"devices={devices} starts processes of its own, but this is one of a group: use devices=1")
 
 
