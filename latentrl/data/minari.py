@@ -68,8 +68,8 @@ def _load(minari: Any, name: str, download: bool) -> Any:
         return minari.load_dataset(name, download=download)
     except FileNotFoundError as error:
         raise LatentRLError(
-            f"there is no Minari dataset {name!r} on this machine: give download=True, or one of "
-            f"{', '.join(minari.list_local_datasets()) or 'none so far'}"
+            f"there is no Minari dataset {name!r} on this machine: give download=True, fetch it with `minari download "
+            f"{name}`, or give one of {', '.join(minari.list_local_datasets()) or 'none so far'}"
         ) from error
     except Exception as error:  # a damaged dataset, a bad id, no network: minari raises many kinds
         raise LatentRLError(f"Minari dataset {name!r} cannot be loaded ({type(error).__name__}: {error})") from error

@@ -1,7 +1,7 @@
 """NumPy archives, and folders of NumPy files, without ever opening a pickle; large arrays stay in them."""
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,31 +10,32 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError
-from latentrl.data.mapped import BLOCK, blocks, too_large
+from latentrl.data.mapped import BLOCK, blocks, release, room, too_large
 from latentrl.data.reading import reading
 from latentrl.files import whole
 
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def load_npz(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, NDArray[Any]]:
+def load_npz(path: Path, wanted: Callable[[list[str]], Iterable[str]] = lambda names: names) -> dict[str, NDArray[Any]]:
     """All arrays by name: of an archive, or of a folder of .npy files, in which a/b.npy is "a/b".
 
     An array that is too large for memory is mapped, read-only: its pages are read when they are asked for. Its checksum
-    is not looked at. In an archive that needs arrays that are not compressed.
+    is not looked at. One that is compressed goes to a temporary file first (:func:`~latentrl.data.mapped.room`).
 
-    :param wanted: by its name, whether an array is looked at
+    :param wanted: of all names, those whose arrays are looked at
     :raises LatentRLError: where there is no such file, it is damaged, or it holds pickled objects
     """
     if path.is_dir():
         files = {file.relative_to(path).with_suffix("").as_posix(): file for file in sorted(path.rglob("[!.]*.npy"))}
-        return {name: _load_npy(file) for name, file in files.items() if wanted(name)}
+        with reading(path, "a folder of .npy files"):
+            return {name: _load_npy(files[name]) for name in wanted(list(files))}
     if not path.is_file():
         raise LatentRLError(f"there is no file {str(path)!r}: give the path of an .npz archive")
     with reading(path, "an .npz archive of plain arrays"), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist() if info.filename.endswith(".npy")}
         named = {filename.removesuffix(".npy"): info for filename, info in members.items()}
-        return {name: _member(path, archive, file, info) for name, info in named.items() if wanted(name)}
+        return {name: _member(path, archive, file, named[name]) for name in wanted(list(named))}
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
@@ -44,29 +45,38 @@ def _load_npy(path: Path) -> NDArray[Any]:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, file: IO[bytes], info: zipfile.ZipInfo) -> NDArray[Any]:
-    if not too_large(info.file_size):
-        with archive.open(info) as member:
+    with reading(info.filename, "a plain array"), archive.open(info) as member:
+        if not too_large(info.file_size):
             array = npy.read_array(member, allow_pickle=False)
             if member.read(1):
-                raise LatentRLError(f"{str(path)!r}: {info.filename} is longer than its shape {array.shape} says")
+                raise LatentRLError(f"it is longer than its shape {array.shape} says")
             return array
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise LatentRLError(
-            f"{str(path)!r}: {info.filename} takes {info.file_size / 1e9:.1f} GB, too much for memory, and cannot be "
-            "mapped as it is compressed: save it with numpy.savez or Demonstrations.save"
-        )
-    with archive.open(info) as member:
         shape, fortran, dtype = HEADERS[npy.read_magic(member)](member)
         header = member.tell()
-    if dtype.hasobject:
-        raise LatentRLError(f"{str(path)!r}: {info.filename} holds pickled objects, which are never opened")
+        if dtype.hasobject:
+            raise LatentRLError("it holds pickled objects, which are never opened")
+        if info.file_size != header + int(np.prod(shape)) * dtype.itemsize:
+            raise LatentRLError(f"it has another size than its shape {shape} says")
+        if info.compress_type != zipfile.ZIP_STORED:
+            # What is in Fortran's order is, turned over, in the usual one.
+            return _filled(member, shape[::-1], dtype).T if fortran else _filled(member, shape, dtype)
     # Before the array stand the zip's own header of 30 bytes, which tells how long a name and what else follow it.
     file.seek(info.header_offset + 26)
     name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     first = info.header_offset + 30 + name + extra + header
-    if info.file_size != header + int(np.prod(shape)) * dtype.itemsize:
-        raise LatentRLError(f"{str(path)!r}: {info.filename} has another size than its shape {shape} says")
     return np.memmap(path, dtype, "r", first, shape, "F" if fortran else "C")
+
+
+def _filled(member: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array with the bytes that follow, a few megabytes at a time."""
+    array = room(shape, dtype)
+    values = array.reshape(-1).view(np.uint8)
+    for first in range(0, len(values), BLOCK):
+        part = values[first : first + BLOCK]
+        if member.readinto(part) != len(part):  # type: ignore[attr-defined]
+            raise LatentRLError("it ends before its shape says")
+        release(array)
+    return array
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -33,12 +33,12 @@ some can be judged on another."""
 def pedestrian_arguments(path: Path, scenes: str | Sequence[str] | None, observe: int, predict: int) -> dict[str, Any]:
     """Arguments of ``Demonstrations.from_arrays``; for parameters see ``Demonstrations.from_pedestrians``."""
     count("observe", observe, 1), count("predict", predict, 1)
-    arrays = load_npz(path)
+    arrays = load_npz(path, lambda names: chosen(names, scenes, "scenes", "scenes"))
     with reading(path, "tracks of pedestrians"):
         found = [
             (f"{scene}, pedestrian {who:g} from frame {track[0, 0]:g}", track[:, 2:])
-            for scene in chosen(arrays, scenes, "scenes", "scenes")
-            for who, track in _tracks(scene, arrays[scene])
+            for scene, rows in arrays.items()
+            for who, track in _tracks(scene, rows)
             if len(track) >= observe + predict
         ]
         if not found:

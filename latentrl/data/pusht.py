@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from latentrl.checks import LatentRLError, one_of
-from latentrl.data.checks import as_integers
+from latentrl.data.checks import as_array, as_integers
 from latentrl.data.npz import load_npz
 from latentrl.data.reading import reading
 
@@ -25,13 +25,15 @@ def pusht_arguments(path: Path, observations: str) -> dict[str, Any]:
     """Arguments of ``Demonstrations.from_arrays``; for parameters see ``Demonstrations.from_pusht``."""
     one_of("observations", observations, ("state", "keypoints"))
     shapes = {"state": (5,), "action": (2,)} | ({"keypoint": (9, 2)} if observations == "keypoints" else {})
-    arrays = load_npz(path)
+    arrays = load_npz(path, lambda names: [name for name in names if name in {*shapes, "episode_ends"}])
     lengths = lengths_of(path, arrays)
     for name, shape in shapes.items():
         needed = (int(lengths.sum()), *shape)
         if name not in arrays or arrays[name].shape != needed:
             given = f"of shape {arrays[name].shape}" if name in arrays else "missing"
             raise LatentRLError(f"{path} holds no Push-T: {name} is {given}, but needs {needed}")
+        with reading(path, "Push-T"):
+            arrays[name] = as_array(name, arrays[name])
     seen = arrays["state"]
     if observations == "keypoints":
         seen = np.concatenate([arrays["keypoint"].reshape(-1, 18), seen[:, :2]], axis=1)

@@ -140,7 +140,7 @@ class Readers(ABC):
             recorded, from many starts to one goal, the origin
         :raises LatentRLError: without the package, or on a damaged file; another ``align``
         """
-        return cls.from_arrays(**lasa_arguments(path, steps, align))
+        return _named(cls, path, lasa_arguments(path, steps, align))
 
     @classmethod
     def from_pusht(cls, path: str | Path, observations: str = "state") -> Self:

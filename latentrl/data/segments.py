@@ -12,6 +12,7 @@ from torch import Tensor
 from latentrl.data.cuts import Cuts
 from latentrl.data.demonstrations import Demonstrations
 from latentrl.data.mapped import blocks
+from latentrl.nets import TRUNK_ROWS, evenly
 from latentrl.spaces import features, raw
 
 
@@ -47,14 +48,13 @@ class Segments(Cuts):
     ) -> None:
         data = demonstrations
         super().__init__(data.episode_lengths, hold, context_length, device, chunk, pads, history, memory)
+        self._raw = raw_observations
         flatten = raw if raw_observations else features
         self.observations: Tensor = flatten(data.observation_space, _tensors(data.observations, device))
         self.actions: Tensor = features(data.action_space, _tensors(data.actions, device))
         if self._place is not None:
             steps = self._place[:, None] + torch.arange(chunk, device=device)
             self.actions = _gather(self.actions, steps).flatten(1)
-            if history == 1:
-                self.observations, self._place = _gather(self.observations, self._place), None
         self.device: torch.device = self.observations.device
         self.observation_dim: int = self.observations.shape[1]
         self.action_dim: int = self.actions.shape[1]
@@ -66,9 +66,11 @@ class Segments(Cuts):
         return _gather(self.actions, rows)
 
     def sample_rows(self) -> tuple[Tensor, Tensor]:
-        """All of them."""
-        seen = self.observations if self._place is None else self._observations_at(self._place)
-        return seen, self.actions
+        """All of them; with chunks for a trunk fewer observations, as many as count."""
+        if self._place is None:
+            return self.observations, self.actions
+        rows = evenly(len(self._place), TRUNK_ROWS if self._raw else len(self._place))
+        return self._observations_at(self._place[rows]), self.actions
 
 
 def _tensors(values: Any, device: torch.device | str) -> Any:

@@ -64,7 +64,7 @@ def _of_objects(trajectories: list[Any]) -> Episodes:
 
 
 def _of_npz(path: Path) -> Episodes:
-    arrays = load_npz(path, lambda name: name != "infos")
+    arrays = load_npz(path, lambda names: [name for name in names if name != "infos"])
     with reading(path, "trajectories"):
         if missing := {"obs", "acts", "indices"} - arrays.keys():
             raise LatentRLError(f"lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(arrays)) or 'nothing'}")

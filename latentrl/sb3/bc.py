@@ -292,7 +292,8 @@ class LatentBC(BaseAlgorithm):
             raise LatentRLError("there is nothing to learn from: give demonstrations= to LatentBC or to load")
         self._group = launched(self.devices, self.precision, self.device)
         if self._group is not None and self._group.rank > 0:
-            return train_along(self, total_timesteps + (0 if reset_num_timesteps else self.num_timesteps), self._group)
+            train_along(self, total_timesteps + (0 if reset_num_timesteps else self.num_timesteps), self._group)
+            return self
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )

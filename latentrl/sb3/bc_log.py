@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import ProgressBarCallback
 
@@ -66,7 +66,8 @@ class UpdateBar(ProgressBarCallback):
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
-        self._unit = " nats" if getattr(self.model.policy.model.decoder, "has_density", True) else ""
+        policy: Any = self.model.policy
+        self._unit = " nats" if getattr(policy.model.decoder, "has_density", True) else ""
         if self.model.num_timesteps:
             print(f"going on from update {self.model.num_timesteps} of {self.locals['total_timesteps']}")
 

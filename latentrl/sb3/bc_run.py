@@ -249,7 +249,7 @@ class Run:
         return {"trainer": self.trainer, "resident": resident, "start": start, "data": digest(self._shown)}
 
 
-def train_along(agent: "LatentBC", total: int, group: Launched) -> "LatentBC":
+def train_along(agent: "LatentBC", total: int, group: Launched) -> None:
     """What ``learn`` is in all processes of torchrun but the first: the same updates, and the policy that it made.
 
     :raises LatentRLError: this process has read other demonstrations
@@ -269,7 +269,6 @@ def train_along(agent: "LatentBC", total: int, group: Launched) -> "LatentBC":
     agent.policy.load_state_dict(made["policy"])
     for name in COUNTERS:
         setattr(agent, name, made["counters"][name])
-    return agent
 
 
 def hand_on(agent: "LatentBC", group: Launched) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from hypothesis import strategies as st
 
+from latentrl import Demonstrations
+
 SHAPES = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 
 
@@ -50,6 +52,18 @@ def same(first: Any, second: Any) -> None:
             same(first[name], second[name])
         return
     np.testing.assert_array_equal(first, second, strict=True)
+
+
+def sound(made: Demonstrations) -> None:
+    """What demonstrations promise, whatever was read."""
+    seen = made.observations if isinstance(made.observations, dict) else {"": made.observations}
+    assert made.episode_lengths.min() > 0
+    for array in (*seen.values(), made.actions):
+        assert len(array) == made.episode_lengths.sum()
+        assert array.dtype.kind in "fiu"
+        assert np.isfinite(array).all()
+    assert made.rewards is None or made.rewards.shape == (len(made),)
+    assert made.modes is None or made.modes.shape == (made.num_episodes,)
 
 
 def cut(file: Path, share: float) -> None:

@@ -154,6 +154,19 @@ def test_files_that_are_cut_off_are_refused(tmp_path: Path, share: float) -> Non
         Demonstrations.from_hdf5(path)
 
 
+def test_a_damaged_picture_names_its_demonstration(tmp_path: Path) -> None:
+    path = write(tmp_path / "lift.hdf5", contents())
+    with h5py.File(path, "r") as file:
+        place = file["data/demo_1/obs/agentview_image"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    for where in range(place + 20, place + 40):
+        content[where] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(LatentRLError, match=r"lift\.hdf5': 'data/demo_1' cannot be read as a demonstration \(OSError"):
+        Demonstrations.from_hdf5(path)
+    assert len(Demonstrations.from_hdf5(path, "robot0_eef_pos")) == 14
+
+
 @pytest.mark.parametrize("without", ["demo_0", "demo_2"])
 def test_rewards_are_there_for_all_or_none(tmp_path: Path, without: str) -> None:
     demos = contents()

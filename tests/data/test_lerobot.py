@@ -179,6 +179,34 @@ def test_bad_datasets_are_named(tmp_path: Path, arrays: dict[str, Any], descript
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("damage", ["cut off", "a byte", "no picture"])
+def test_damaged_pictures_are_named(tmp_path: Path, damage: str) -> None:
+    file = write(tmp_path, contents()) / "data" / "chunk-000" / "file-000.parquet"
+    table, name = pq.read_table(file), "observation.images.top"
+    cells = table[name].to_pylist()
+    good = cells[4]["bytes"]
+    middle = good.index(b"IDAT") + 12
+    changed = good[:middle] + bytes([good[middle] ^ 0xFF]) + good[middle + 1 :]
+    cells[4]["bytes"] = {"cut off": good[:60], "a byte": changed, "no picture": b"none"}[damage]
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array(cells)), file)
+    where = r"file-000\.parquet.*'episode 1: observation\.images\.top, row 1' cannot be read as a picture"
+    with pytest.raises(LatentRLError, match=where):
+        Demonstrations.from_lerobot(tmp_path)
+
+
+def test_checksums_are_looked_at_where_there_are_any(tmp_path: Path) -> None:
+    file = write(tmp_path, contents()) / "data" / "chunk-000" / "file-000.parquet"
+    pq.write_table(pq.read_table(file), file, write_page_checksum=True, compression="none", use_dictionary=False)
+    group = pq.read_metadata(file).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    actions = next(one for one in columns if one.path_in_schema.startswith("action"))
+    content = bytearray(file.read_bytes())
+    content[actions.data_page_offset + actions.total_compressed_size - 1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(LatentRLError, match=r"file-000\.parquet' cannot be read as Parquet"):
+        Demonstrations.from_lerobot(tmp_path)
+
+
 def test_other_folders(tmp_path: Path) -> None:
     with pytest.raises(LatentRLError, match=r"there is no file .*info\.json"):
         Demonstrations.from_lerobot(tmp_path)

@@ -1,5 +1,8 @@
-"""Archives with one array replaced by any other: refused by an error that names the file, or sound."""
+"""Archives with one array replaced by any other, and other files with one byte: refused by an error that names the
+file, or sound."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentrl import Demonstrations, LatentRLError
+from tests.data.strategies import sound
 
 GENERATOR = np.random.default_rng(0)
 LENGTHS = np.array([3, 2, 4])
@@ -48,6 +52,10 @@ KINDS: dict[str, tuple[Callable[..., Demonstrations], dict[str, Any]]] = {
     "pedestrians": (
         lambda path: Demonstrations.from_pedestrians(path, None, 2, 2),
         {"scene": np.array([[10.0 * frame, 1, frame, frame] for frame in range(9)])},
+    ),
+    "LASA": (
+        lambda path: Demonstrations.from_lasa(path, 5),
+        {"names": np.array(["a", "b"]), "pos": GENERATOR.uniform(-4, 4, (2, 3, 2, 9))},
     ),
 }
 
@@ -88,11 +96,13 @@ def test_any_array_in_place_of_another(tmp_path: Path, kind: str, data: st.DataO
     except LatentRLError as error:
         assert str(path) in str(error)  # noqa: PT017  (either is right)
         return
-    seen = made.observations if isinstance(made.observations, dict) else {"": made.observations}
-    assert made.episode_lengths.min() > 0
-    for array in (*seen.values(), made.actions):
-        assert len(array) == made.episode_lengths.sum()
-        assert array.dtype.kind in "fiu"
-        assert np.isfinite(array).all()
-    assert made.rewards is None or made.rewards.shape == (len(made),)
-    assert made.modes is None or made.modes.shape == (made.num_episodes,)
+    sound(made)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("hdf5", "h5py"), ("parquet", "pyarrow")])
+def test_a_changed_byte_is_found_and_nothing_hangs(kind: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    command = [sys.executable, "-m", "tests.data.flips", kind, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from latentrl import Demonstrations, LatentRLError
 from latentrl.data import mapped
 from latentrl.data.mapped import Rows, is_mapped, room, take
 from latentrl.data.reading import Episodes
+from latentrl.training.parallel import _dumps
 
 
 @pytest.fixture
@@ -67,6 +70,39 @@ def test_a_full_disk_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(LatentRLError, match=r"temporary file of .* \(No space left on device\): let .* TMPDIR name"):
         room((3, 2), np.dtype(np.float32))
+
+
+READ = "import pickle, sys; print(int(pickle.load(sys.stdin.buffer)[1:, ::2].sum()))"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["open here", "with a name"])
+def test_other_processes_read_the_temporary_file(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It travels by how it is found, not by what is in it, and goes with the last view of it."""
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(mapped.tempfile, "tempdir", None)
+    if known and not mapped.PROCESSES.exists():
+        pytest.skip("the system does not show what a process has open")
+    if not known:
+        monkeypatch.setattr(mapped, "PROCESSES", tmp_path / "none")
+    array: Any = room((1000, 50), np.dtype(np.int64))
+    array[:] = np.arange(50_000).reshape(1000, 50)
+    place, expected = Path(array.filename), int(array[1:, ::2].sum())
+    assert len(list(tmp_path.iterdir())) == (not known)
+    view = np.asarray(array)[:]
+    del array
+    packed = _dumps(view)
+    assert len(packed) < 2000
+    run = subprocess.run([sys.executable, "-c", READ], input=packed, capture_output=True, check=True)
+    assert int(run.stdout) == expected
+    assert place.exists()
+    del view
+    assert not place.exists()
+
+
+def test_an_array_of_nothing_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    assert room((3, 0), np.dtype(np.float32), taken=8).shape == (3, 0)
 
 
 def test_what_fits_alone_need_not_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,9 +183,8 @@ def test_writing_is_whole_or_not_at_all(
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     stored(spaces.Box(-1, 1, (3,)), [3])
-    with pytest.raises(
-        LatentRLError, match="'tests/other-v1' on this machine: give download=True, or one of tests/some-v0"
-    ):
+    advice = r"'tests/other-v1' on this machine: give download=True, .*`minari download tests/other-v1`.*tests/some-v0"
+    with pytest.raises(LatentRLError, match=advice):
         Demonstrations.from_minari("tests/other-v1")
     with pytest.raises(LatentRLError, match="list is no Minari dataset"):
         Demonstrations.from_minari([1])
@@ -204,6 +203,37 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (file.parent / "metadata.json").write_text("{")
     with pytest.raises(LatentRLError, match="'tests/some-v0' cannot be loaded"):
         Demonstrations.from_minari("tests/some-v0")
+
+
+def test_what_is_not_there_can_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, episodes = stored(spaces.Box(-1, 1, (3,)), [3])
+
+    def load(name: str, download: bool) -> Any:
+        assert name == "tests/far-v0"
+        if not download:
+            raise FileNotFoundError(name)
+        return dataset
+
+    monkeypatch.setattr(minari, "load_dataset", load)
+    same(Demonstrations.from_minari("tests/far-v0", download=True).actions, episodes[0].actions)
+    with pytest.raises(LatentRLError, match=r"`minari download tests/far-v0`"):
+        Demonstrations.from_minari("tests/far-v0")
+
+
+def test_pictures_as_jpeg_are_nearly_as_they_were() -> None:
+    """Which is how Minari stores them by default."""
+    height, width, step = np.ogrid[:40, :36, :7]
+    slopes = [height * 6 + 0 * (width + step), width * 7 + 0 * (height + step), 100 + 20 * step + 0 * (height + width)]
+    pictures = np.stack(slopes, -1).transpose(2, 0, 1, 3).astype(np.uint8)
+    data = Demonstrations.from_arrays(pictures, np.zeros((7, 1)), [3, 4])
+    dataset = data.to_minari("tests/jpeg-v0", author="nobody", description="slopes", jpeg_encoding=True)
+    assert dataset.storage.jpeg_encoding
+    again = Demonstrations.from_minari("tests/jpeg-v0")
+    assert again.observation_space == data.observation_space
+    assert again.observations.dtype == np.uint8
+    wrong = np.abs(again.observations.astype(int) - pictures)
+    assert 0 < wrong.max() <= 24
+    assert wrong.mean() < 3
 
 
 def test_shorter_observations_are_named() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.data import mapped
+from latentrl.data import npz as npz_files
 from latentrl.data.npz import load_npz, save_npz
 from latentrl.memory import PEAK, available_memory, peak_memory
 from tests.data.strategies import CHOICES, OBSERVATIONS, boxes, cut, same, values
@@ -123,21 +124,73 @@ def test_folder_of_files(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("everything_stays")
 def test_what_cannot_be_mapped(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "small.npz", actions=np.zeros((9, 2)))
-    with pytest.raises(LatentRLError, match="cannot be mapped as it is compressed"):
-        load_npz(tmp_path / "small.npz")
-    np.savez(tmp_path / "pickled.npz", actions=np.array([{"run": "code"}], dtype=object))
-    with pytest.raises(LatentRLError, match="never opened"):
-        load_npz(tmp_path / "pickled.npz")
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "pickled.npz", actions=np.array([{"run": "code"}], dtype=object))
+        with pytest.raises(LatentRLError, match=r"pickled\.npz.*actions\.npy.*never opened"):
+            load_npz(tmp_path / "pickled.npz")
     np.savez(tmp_path / "fortran.npz", a=np.asfortranarray(np.arange(6.0).reshape(2, 3)), b=np.ones(()))
     read = load_npz(tmp_path / "fortran.npz")
     assert isinstance(read["a"], np.memmap)
     assert read["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:
-        np.save(tmp_path / "a.npy", np.ones(9))
-        archive.writestr("a.npy", (tmp_path / "a.npy").read_bytes()[:-8])
-    with pytest.raises(LatentRLError, match="another size than its shape"):
+    np.save(tmp_path / "a.npy", np.ones(9))
+    for packed in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "short.npz", "w", packed) as archive:
+            archive.writestr("a.npy", (tmp_path / "a.npy").read_bytes()[:-8])
+        with pytest.raises(LatentRLError, match=r"short\.npz.*a\.npy.*another size than its shape"):
+            load_npz(tmp_path / "short.npz")
+    # The table of contents says that nothing is missing.
+    content = bytearray((tmp_path / "short.npz").read_bytes())
+    content[content.index(b"PK\1\2") + 24] += 8
+    (tmp_path / "short.npz").write_bytes(content)
+    with pytest.raises(LatentRLError, match=r"short\.npz.*a\.npy.*ends before its shape says"):
         load_npz(tmp_path / "short.npz")
+
+
+@pytest.mark.usefixtures("everything_stays")
+def test_compressed_arrays_go_to_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz_files, "BLOCK", 100)
+    numbers = np.arange(60.0).reshape(5, 4, 3)
+    arrays = {
+        "usual": numbers,
+        "turned": np.asfortranarray(numbers),
+        "backwards": numbers.astype(">f4"),
+        "bytes": numbers.astype(np.uint8),
+        "one": np.ones(()),
+        "none": np.ones((0, 3)),
+    }
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    read = load_npz(tmp_path / "a.npz")
+    for name, array in arrays.items():
+        same(np.asarray(read[name]), array)
+        assert mapped.is_mapped(read[name]) == (name != "none")
+    made = {"observations": numbers, "actions": numbers[:, 0], "episode_lengths": [2, 3]}
+    np.savez_compressed(tmp_path / "demos.npz", **made)
+    data = Demonstrations.from_npz(tmp_path / "demos.npz")
+    assert mapped.is_mapped(data.observations)
+    same(np.asarray(data.observations), numbers)
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["mapped", "in memory"])
+def test_what_is_wrong_in_a_compressed_array_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """Each byte of one is changed: it is noticed, or the array is as it was."""
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0 if stays else 0.1)
+    path, array = tmp_path / "demos.npz", np.random.default_rng(0).integers(0, 9, 150)
+    np.savez_compressed(path, a=array)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        last = archive.start_dir
+    noticed = 0
+    for where in range(60, last):
+        path.write_bytes(content[:where] + bytes([content[where] ^ 0x55]) + content[where + 1 :])
+        try:
+            same(np.asarray(load_npz(path)["a"]), array)
+        except LatentRLError as error:
+            noticed += 1
+            assert str(path) in str(error)  # noqa: PT017  (either is right)
+            assert "a.npy" in str(error)  # noqa: PT017
+    assert noticed > 0.9 * (last - 60)
 
 
 def test_an_array_that_is_longer_than_it_says_is_refused(tmp_path: Path) -> None:

@@ -65,12 +65,13 @@ def test_windows(tmp_path: Path, seed: int, observe: int, predict: int) -> None:
 
 
 def test_scenes_can_be_chosen(tmp_path: Path) -> None:
-    np.savez(tmp_path / "people.npz", a=scene(0), b=scene(1))
+    """Others are not looked at."""
+    np.savez(tmp_path / "people.npz", a=scene(0), b=scene(1), c=np.array([{}]))
     parts = [Demonstrations.from_pedestrians(tmp_path / "people.npz", name, 2, 3) for name in ("a", "b")]
     both = Demonstrations.from_pedestrians(tmp_path / "people.npz", ["b", "a"], 2, 3)
     np.testing.assert_array_equal(both.actions, np.concatenate([parts[1].actions, parts[0].actions]))
     assert parts[0].action_space == parts[1].action_space
-    with pytest.raises(LatentRLError, match=r"people\.npz.*scenes are named a, b, but zoo was asked for: give scenes="):
+    with pytest.raises(LatentRLError, match=r"people\.npz.*named a, b, c, but zoo was asked for: give scenes="):
         Demonstrations.from_pedestrians(tmp_path / "people.npz", "zoo")
 
 

@@ -42,6 +42,7 @@ def test_state_and_keypoints(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"state": None}, r"state is missing, but needs \(9, 5\)"),
+        ({"keypoint": np.zeros((9, 9, 2), "M8[s]")}, "keypoint has dtype datetime64"),
         ({"keypoint": np.ones((9, 18))}, r"keypoint is of shape \(9, 18\), but needs \(9, 9, 2\)"),
         ({"action": np.ones((8, 2))}, "action is of shape"),
         ({"action": np.full((9, 2), 513.0)}, "9 of 9 actions lie outside"),
@@ -59,6 +60,14 @@ def test_bad_archives_are_named(tmp_path: Path, change: dict[str, Any], message:
     arrays = {name: part for name, part in (contents() | change).items() if part is not None}
     np.savez(tmp_path / "pusht.npz", **arrays)
     with pytest.raises(LatentRLError, match=rf"(?s)pusht\.npz.*{message}"):
+        Demonstrations.from_pusht(tmp_path / "pusht.npz", "keypoints")
+
+
+def test_what_nobody_asked_for_is_not_looked_at(tmp_path: Path) -> None:
+    unwanted = {"img": np.array([{}]), "keypoint": np.array([{}])}
+    np.savez(tmp_path / "pusht.npz", **(contents() | unwanted))
+    assert len(Demonstrations.from_pusht(tmp_path / "pusht.npz")) == 9
+    with pytest.raises(LatentRLError, match=r"pusht\.npz.*keypoint"):
         Demonstrations.from_pusht(tmp_path / "pusht.npz", "keypoints")
 
 

@@ -7,6 +7,8 @@ from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentConfig, LatentRLError
 from latentrl.data import Segments
+from latentrl.data import segments as segment_files
+from latentrl.nets import evenly
 from latentrl.spaces import features
 
 
@@ -155,6 +157,20 @@ def test_chunks_lie_inside_the_steps_of_a_latent() -> None:
     padded = Segments(counted([5, 4]), hold=4, context_length=8, chunk=2, pads=True).batch(torch.tensor([1]))
     assert padded.context_lengths is not None
     assert (padded.context_lengths.tolist(), padded.context_observations[0, :, 0].tolist()) == ([3], [1, 2, 3, 3])
+
+
+def test_pictures_are_not_copied_for_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for batches, and not all of them for a look at what a trunk makes of them."""
+    pictures = np.arange(90, dtype=np.uint8)[:, None, None, None] + np.zeros((1, 3, 2, 2), np.uint8)
+    data = Demonstrations.from_arrays(pictures, np.arange(90.0)[:, None], [60, 30])
+    segments = Segments(data, hold=1, context_length=2, chunk=2, raw_observations=True)
+    assert segments.observations.data_ptr() == pictures.ctypes.data
+    batch = segments.batch(torch.tensor([58, 59, 87]))
+    assert batch.observations[:, 0].tolist() == batch.actions[:, 0].tolist() == [58, 60, 88]
+    assert len(segments.sample_rows()[0]) == len(segments) == 88
+    monkeypatch.setattr(segment_files, "TRUNK_ROWS", 5)
+    seen, actions = segments.sample_rows()
+    assert seen[:, 0].tolist() == actions[evenly(88, 5), 0].tolist()
 
 
 def test_chunks_of_choices_lie_side_by_side() -> None:

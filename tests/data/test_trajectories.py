@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from latentrl import Demonstrations, LatentRLError
+from latentrl.data import mapped
 from tests.data.strategies import cut, same
 
 DRAWN = settings(
@@ -60,6 +61,36 @@ def test_sequences_and_old_files(tmp_path: Path, lengths: list[int], shape: tupl
     made = rollouts(lengths, shape)
     check(Demonstrations.from_trajectories(made), made)
     check(Demonstrations.from_trajectories(save_old(tmp_path / "old.npz", made)), made)
+
+
+@pytest.mark.parametrize("form", ["objects", "old file", "folder"])
+def test_pictures(form: str, tmp_path: Path) -> None:
+    """Bytes stay bytes, and are taken for pictures."""
+    made, generator = rollouts([3, 1]), np.random.default_rng(0)
+    for one in made:
+        one.obs = generator.integers(0, 256, (len(one.acts) + 1, 6, 5, 3), dtype=np.uint8)
+    given: Any = made
+    if form == "old file":
+        given = save_old(tmp_path / "old.npz", made)
+    if form == "folder":
+        pa = pytest.importorskip("pyarrow", reason="the extra 'trajectories' is not installed")
+        kind = pa.uint8()
+        for _ in range(4):
+            kind = pa.list_(kind)
+        columns: Any = columns_of(made) | {"obs": pa.array([one.obs.tolist() for one in made], kind)}
+        given = save_new(tmp_path / "rollouts", columns)
+    data = Demonstrations.from_trajectories(given)
+    check(data, made)
+    assert data.observation_space == spaces.Box(0, 255, (6, 5, 3), np.uint8)
+
+
+def test_old_files_that_are_too_large_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are compressed, always."""
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    made = rollouts([3, 1, 4])
+    data = Demonstrations.from_trajectories(save_old(tmp_path / "old.npz", made))
+    check(data, made)
+    assert mapped.is_mapped(data.observations)
 
 
 def test_given_spaces_and_named_observations() -> None:
@@ -168,7 +199,7 @@ def test_whole_batches_that_are_missing_are_noticed(tmp_path: Path) -> None:
         ({"indices": np.array([[3], [4]])}, "indices do not increase to 8"),
         ({"rews": np.zeros(7)}, "as many rews as acts"),
         ({"acts": np.full(8, np.nan)}, "trajectory 0: actions holds NaN"),
-        ({"acts": np.array([{"run": "code"}] * 8)}, "cannot be read as an .npz"),
+        ({"acts": np.array([{"run": "code"}] * 8)}, "acts.npy' cannot be read as a plain array"),
     ],
 )
 def test_bad_old_files_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

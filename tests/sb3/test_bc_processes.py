@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from latentrl import Demonstrations
+from latentrl.data import mapped
 from latentrl.sb3 import HeldOut, LatentBC
 from tests.sb3.test_bc_runs import Killed, small, weights
 
@@ -19,17 +21,25 @@ def learn(data: Demonstrations, folder: Path, **options: Any) -> LatentBC:
     return agent.learn(6, [HeldOut(test, every=2), Killed()], log_interval=3, checkpoint=folder, checkpoint_every=2)
 
 
-def test_two_processes_train_this_agent(two_ways: Demonstrations, tmp_path: Path) -> None:
-    """A schedule of this file's own, callbacks and checkpoints here; its weights moved, and it acts."""
+def test_two_processes_train_this_agent(
+    two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule of this file's own, callbacks and checkpoints here; its weights moved, and it acts. What the helper
+    reads of the data is in a temporary file."""
+    with monkeypatch.context() as patched:
+        patched.setattr(mapped, "MAPPED_SHARE", 0.0)
+        kept = mapped.room(two_ways.observations.shape, two_ways.observations.dtype)
+    kept[:] = two_ways.observations
+    two_ways = replace(two_ways, observations=kept)
     fresh = weights(small(two_ways))
     agent = learn(two_ways, tmp_path)
     assert agent.num_timesteps == 6
     assert float((weights(agent) - fresh).abs().max()) > 1e-3
     assert agent.predict(two_ways.observations[:3])[0].shape == (3, 2)
     assert not torch.distributed.is_initialized()
-    kept = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert kept["finished"]
-    assert kept["trainer"]["data_seed"] is not None
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["finished"]
+    assert state["trainer"]["data_seed"] is not None
     assert (tmp_path / "best.zip").exists()
 
 

@@ -79,6 +79,41 @@ def test_rollouts(made: Any) -> None:
     check(Demonstrations.from_sb3_agent(Copycat(), venv, 7), [0, 1, 2, 100, 101, 200, 201])
 
 
+class Camera(Corridor):
+    observation_space: Any = spaces.Box(0, 255, (4, 5, 3), np.uint8)
+
+    def see(self) -> Any:
+        return np.full((4, 5, 3), 20 * self.episode + self.step_number, np.uint8)
+
+
+def test_pictures() -> None:
+    """Of rollouts and of a buffer: as the environment gave them."""
+    shown = 20 * np.repeat(np.arange(3), [2, 3, 4]) + [0, 1, 0, 1, 2, 0, 1, 2, 3]
+    buffer = ReplayBuffer(50, Camera.observation_space, Camera.action_space, "cpu")
+    venv = DummyVecEnv([Camera])
+    seen: Any = venv.reset()
+    for _ in range(9):
+        following, rewards, dones, infos = venv.step(np.zeros((1, 2), np.float32))
+        buffer.add(seen, following, np.zeros((1, 2), np.float32), rewards, dones, infos)
+        seen = following
+    for data in (
+        Demonstrations.from_sb3_agent(Still(), Camera(), 3),
+        Demonstrations.from_replay_buffer(buffer, Camera.action_space),
+    ):
+        assert data.observation_space == Camera.observation_space
+        assert data.observations.dtype == np.uint8
+        assert (data.observations == shown[:, None, None, None]).all()
+        assert data.episode_lengths.tolist() == [2, 3, 4]
+
+
+class Still:
+    """Does nothing, whatever it sees."""
+
+    def predict(self, observation: Any, state: Any, episode_start: Any, deterministic: bool) -> Any:
+        del state, episode_start, deterministic
+        return np.zeros((len(observation), 2), np.float32), None
+
+
 def test_observations_are_stored_as_they_were() -> None:
     venv = VecNormalize(DummyVecEnv([lambda: Corridor(0), lambda: Corridor(100)]))
     venv.reset()
