@@ -73,7 +73,7 @@ knocks: .venv/.installed ## processes killed, files damaged, disks full: what is
 	@echo "==> hard knocks"
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.reliability
 
-soak: .venv/.installed ## a day's work in one process: its memory (20 minutes)
+soak: .venv/.installed ## a day's work in one process: its memory (46 minutes on 2 cores)
 	@echo "==> soak"
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.soak
 

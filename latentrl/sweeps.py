@@ -32,7 +32,7 @@ def sweep(
     """The records of all jobs, in their order; those that ``cells`` lacks are made, and kept as soon as they are there.
 
     Jobs are pickled, and run with one thread of torch each; with one worker they run in this process, with its threads.
-    The error of a job is passed on; in processes, once what others have begun is kept.
+    The error of a job is passed on as it is; in processes, once what others have begun is kept.
     On a Ray cluster only records travel back, so that machines need not share a folder.
 
     :param jobs: for each cell's name, what makes its record
@@ -108,6 +108,8 @@ def _on_ray(todo: Mapping[str, Job], gpus: float) -> Iterator[tuple[str, Record]
                 record = ray.get(done)
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
                 raise _lost(list(left.values())) from error
+            except ray.exceptions.RayTaskError as error:  # whose text is a whole traceback
+                raise error.cause from error
             yield left.pop(done), record
     finally:
         for reference in left:

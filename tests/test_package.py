@@ -17,7 +17,7 @@ FLOORS = {
     "diffusion": 3, "posteriors": 3, "elbo": 3, "noise": 3, "rollout_core": 3, "rollout_gradients": 3, "priors": 4,
     "rollout_segments": 4, "model": 5, "config": 6, "objectives": 6, "rollouts": 6, "latent_rollouts": 6, "metrics": 6,
     "training": 6, "variance": 6, "comparison": 7, "per_sample": 7, "sb3": 7, "plots": 7, "report": 7,
-    "runs": 8, "demo": 8, "gradients": 8, "page": 9, "commands": 10, "cli": 11,
+    "runs": 8, "demo": 8, "gradients": 9, "page": 9, "commands": 10, "cli": 11,
 }  # fmt: skip
 FILES = sorted((ROOT / "latentrl").rglob("*.py"))
 
@@ -73,6 +73,13 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "latentrl.sb3.bc" in run.stdout.split()
     assert not set(heavy.split()) & set(run.stdout.split())
+
+
+def test_help_needs_no_agents() -> None:
+    code = "import sys, latentrl.cli; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "latentrl.gradients.run" in run.stdout.split()
+    assert not {"stable_baselines3", "latentrl.sb3"} & set(run.stdout.split())
 
 
 @pytest.mark.slow

@@ -119,6 +119,28 @@ def test_what_is_not_finite_is_left_out(runs: Path, tmp_path: Path) -> None:
     assert "Infinity" not in content[1]
 
 
+def test_rows_of_a_log_that_are_torn_are_left_out(runs: Path, tmp_path: Path) -> None:
+    """By a full disk or a kill: the last line, even where what is left of it is a number, and others."""
+    copy = tmp_path / "run"
+    shutil.copytree(runs / "first", copy)
+    shutil.rmtree(copy / "policy")
+    whole = collect(copy)["curves"]
+    text = "time/total_timesteps,train/elbo,train/kl\n1000,1.5,2\n1\0\0,0.-,1,7\n1100,2.5,3\n"
+    for last in ("1200,3.5,0.0", "1200,-", "\0\0\0"):
+        (copy / "progress_9.csv").write_text(text + last)
+        curves = collect(copy)["curves"]
+        assert [column[-2:] for column in curves["train/elbo"]] == [[1000.0, 1100.0], [1.5, 2.5]]
+        assert curves["train/kl"][1][-2:] == [2.0, 3.0]
+    (copy / "progress_9.csv").write_text("time/total_ti")
+    assert collect(copy)["curves"] == whole
+
+
+def test_gradients_that_are_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("estimators: [lr]\n")
+    assert run("report", tmp_path, "-o", tmp_path / "report.html") == 2
+    assert f"is not finished: latentrl gradients --resume {tmp_path} goes on" in capsys.readouterr().err
+
+
 def test_gradients_as_rows(runs: Path) -> None:
     rows = collect(runs / "gradients")["gradients"]
     assert len(rows) == 12
@@ -190,6 +212,16 @@ def test_names_do_not_end_scripts() -> None:
     assert "<script>alert(1)" not in text
     assert "\\u003c/script>" in text
     assert text.count('id="data"') == 1
+
+
+DEMO = {
+    "name": "demo",
+    "kind": "demo",
+    "options": {"seed": 0},
+    "missing": {},
+    "scores": [{"policy": "latent, VampPrior", "modes": 26, "success": 0.99}, {"policy": "replay", "success": 0.5}],
+    "ratios": [{"horizon": 5, "variance_ratio": 321.0, "ci": [300.0, 340.0], "cosine": 0.9, "trustworthy": True}],
+}
 
 
 # -- in a browser --------------------------------------------------------------------------------------------------
@@ -288,6 +320,19 @@ def test_numbers_are_shown_and_sorted_as_such(tab: Any) -> None:
     ascending = ["-3 … -2", "0.05 … 0.07", "0.1 … 0.2", "0.25 … 1"]
     for sign, expected in ((1, [*ascending, ""]), (-1, [*reversed(ascending), ""])):
         assert tab.evaluate(f"{json.dumps(cells)}.sort((a, b) => compare(a, b, {sign}))") == expected
+
+
+def test_the_demo_is_tabulated(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "demo.html").write_text(render([DEMO]))
+    opened, complaints = browser.new_page(), list[str]()
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto((tmp_path / "demo.html").as_uri())
+    assert opened.eval_on_selector_all("h2", "all => all.map(one => one.textContent)") == ["Runs", "Cloned strokes"]
+    cells = opened.eval_on_selector_all("#demo td", "all => all.map(one => one.textContent)")
+    assert cells[:4] == ["demo", "latent, VampPrior", "26", "0.99"]
+    assert cells[-6:] == ["demo", "5", "321", "300 … 340", "0.9", "yes"]
+    opened.close()
+    assert complaints == []
 
 
 def test_light_and_dark(tab: Any) -> None:

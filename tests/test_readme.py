@@ -1,9 +1,12 @@
 """What the README shows is executed: its Python blocks run one after another, in one namespace."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from latentrl.cli import main
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -26,6 +29,32 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     right = (observation[:, 1] < -0.3).mean()
     assert left > 0.2
     assert right > 0.2
+
+
+SMALLER = {
+    "episodes=192": "episodes=24",
+    "--out runs/routes": "--out runs/routes --updates 2 --policy.hidden 8 --policy.latent-dim 1 --device cpu",
+    "--episodes 100": "--episodes 2 --device cpu",
+    "seed=0,1,2": "seed=0 --workers 1",
+}
+
+
+def test_the_command_line_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command after another, as they are copied, with tiny numbers."""
+    pytest.importorskip("plotly", reason="the extra 'report' is not installed")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```bash\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    for given, small in SMALLER.items():
+        assert given in block
+        block = block.replace(given, small)
+    first, *commands = re.split(r"\n(?=latentrl )", block)
+    python, option, code = shlex.split(first)
+    assert (python, option) == ("python", "-c")
+    exec(compile(code, "README.md", "exec"), {})
+    assert len(commands) == 4
+    for command in commands:
+        assert main(shlex.split(command, comments=True)[1:]) == 0, command
+    assert (tmp_path / "report.html").exists()
 
 
 def test_readme_table_is_the_committed_result() -> None:

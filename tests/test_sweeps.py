@@ -146,6 +146,7 @@ import os, signal, sys, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
+from latentrl import LatentRLError
 from latentrl.cells import Cells
 from latentrl.sweeps import sweep
 
@@ -167,6 +168,14 @@ def job(number):
 from functools import partial
 found = sweep(Cells(folder / "study", {}), {f"job {n}": partial(job, n) for n in range(6)}, backend="ray")
 print([record["square"] for record in found], len({record["node"] for record in found}))
+
+def refuses():
+    raise LatentRLError("not with this")
+
+try:
+    sweep(Cells(folder / "refused", {}), {"bad": refuses}, backend="ray")
+except LatentRLError as error:
+    print(error)
 ray.shutdown()
 cluster.shutdown()
 """
@@ -177,7 +186,7 @@ def test_a_cluster_of_two_nodes_one_of_whose_workers_is_killed(tmp_path: Path) -
     run = subprocess.run([sys.executable, "-c", CLUSTER, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "died").exists()
-    assert run.stdout.splitlines()[-1] == "[0, 1, 4, 9, 16, 25] 2"
+    assert run.stdout.splitlines()[-2:] == ["[0, 1, 4, 9, 16, 25] 2", "not with this"]
     again = Cells(tmp_path / "study", {})
     begun = time.monotonic()
     assert len(sweep(again, {f"job {number}": refuses for number in range(6)})) == 6

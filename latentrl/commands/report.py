@@ -17,8 +17,9 @@ from latentrl.runs import runs_of
 class ReportConfig:
     """Compare runs on one interactive page that works offline.
 
-    Folders of `latentrl train` and `latentrl gradients`: options, learning curves, evaluations, gradient variances with
-    their ranking, latents of the demonstrations, and what each dimension of a latent does.
+    Folders of `latentrl train`, `latentrl gradients` and `latentrl demo`: options, learning curves, evaluations,
+    gradient variances with their ranking, latents of the demonstrations, what each dimension of a latent does, and the
+    demo's scores.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -36,7 +37,7 @@ def report(config: ReportConfig, console: Console | None = None) -> None:
     """
     console = console or Console()
     if not config.runs:
-        raise LatentRLError("there is nothing to report: give folders of `latentrl train` or `latentrl gradients`")
+        raise LatentRLError("there is nothing to report: give folders of `latentrl train`, gradients or demo")
     folders = [run for folder in config.runs for run in (runs_of(folder) or [folder])]
     records = [collect(folder) for folder in folders]
     names = [record["name"] for record in records]

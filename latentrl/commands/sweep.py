@@ -1,9 +1,7 @@
 """``latentrl sweep``: train with every combination of some options, and rank them by what is held out."""
 
-import contextlib
 import csv
 import hashlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from latentrl.cells import MOST_LETTERS, Cells, Record
 from latentrl.checks import LatentRLError, at_least, count
+from latentrl.commands.parsing import parsed
 from latentrl.commands.train import TrainConfig, fit, played
 from latentrl.files import locked, whole
 from latentrl.runs import RUNS, flags_of, options_of, read_source
@@ -72,7 +70,7 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     shared, varied = options_of(config.base), _values(config.grid)
     shared.pop("out", None)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
-    jobs = _jobs(shared, combinations, out.resolve() / RUNS)
+    jobs = _jobs(config.base, shared, combinations, out.resolve() / RUNS)
     with locked(out):
         cells = Cells(out, {"shared": shared})
         _look_through(cells, jobs)
@@ -95,7 +93,9 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     return records
 
 
-def _jobs(shared: dict[str, Any], combinations: Sequence[dict[str, str]], folder: Path) -> dict[str, partial[Record]]:
+def _jobs(
+    base: Path, shared: dict[str, Any], combinations: Sequence[dict[str, str]], folder: Path
+) -> dict[str, partial[Record]]:
     """What makes the record of each run, by its name; arguments are its options and the digest of its data.
 
     :raises LatentRLError: as :func:`run_sweep`
@@ -104,7 +104,7 @@ def _jobs(shared: dict[str, Any], combinations: Sequence[dict[str, str]], folder
     denoises, digests = set[bool](), dict[str, Record]()
     for chosen in combinations:
         key = " ".join(f"{name}={value}" for name, value in chosen.items())
-        made = _parsed(shared, chosen)
+        made = _parsed(base, shared, chosen)
         if not made.held_out:
             raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
         denoises.add(made.policy.decoder == "diffusion")
@@ -152,22 +152,21 @@ def _values(grid: Sequence[str]) -> dict[str, list[str]]:
     for entry in grid:
         name, _, values = entry.lstrip("-").partition("=")
         name, listed = name.replace("_", "-"), re.split(r",(?![^\[]*\])", values)
-        if not name or "" in listed or name in found or len(set(listed)) < len(listed):
+        if name in ("", "help") or "" in listed or name in found or len(set(listed)) < len(listed):
             raise LatentRLError(f"{entry!r} is no option with different values: give each once, as kl-weight=0.5,1")
         found[name] = listed
     return found
 
 
-def _parsed(shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
+def _parsed(base: Path, shared: dict[str, Any], chosen: dict[str, str]) -> TrainConfig:
     """Options of one run, as the command line reads them."""
     typed = flags_of({name: yaml.safe_load(value) for name, value in chosen.items()})
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            return tyro.cli(TrainConfig, args=[*flags_of(shared), *typed])
-    except SystemExit as error:
-        words, _, _ = " ".join(word for word in said.getvalue().split() if word.strip("╭╮╰╯─│-")).partition(" For full")
-        raise LatentRLError(f"latentrl train does not take {' '.join(typed)} with this base: {words}") from error
+        return parsed(TrainConfig, [*flags_of(shared), *typed], prog="latentrl train")
+    except LatentRLError as error:
+        raise LatentRLError(
+            f"latentrl train does not take {' '.join(typed)} with the options of {str(base)!r}: {error}"
+        ) from error
 
 
 def _train(config: TrainConfig, data: Record) -> Record:

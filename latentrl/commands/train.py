@@ -1,7 +1,6 @@
 """``latentrl train``: clone demonstrations, into a folder that a killed run goes on in."""
 
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,8 +28,8 @@ class TrainConfig:
     """
 
     data: str = ""
-    """What to clone: READER or READER:WHERE, with lasa, minari, trajectories, hdf5, lerobot, pusht or npz; a path that
-    ends in .npz needs no reader."""
+    """What to clone: READER or READER:WHERE, with lasa, minari, trajectories, hdf5, lerobot, pusht, pedestrians, npz; a
+    path that ends in .npz needs no reader."""
     out: Path = Path("runs/train")
     """Folder of the run: config.yaml, last.pt and best.zip, logs as CSV and, with latentrl[tensorboard], for
     TensorBoard, and the policy as safe files."""
@@ -108,7 +107,11 @@ def played(held_out: "HeldOut") -> "tuple[Bound | None, int | None]":
 
 
 def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | None]":
-    """The agent, and what looked at held-out episodes; without a bar where the console is quiet."""
+    """The agent, and what looked at held-out episodes; without a bar where the console is quiet.
+
+    :raises LatentRLError: as :func:`train`; a file or the log cannot be written
+    """
+    from latentrl.commands.log import run_log
     from latentrl.sb3 import HeldOut, LatentBC
     from latentrl.schedules import Cosine
 
@@ -141,9 +144,8 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
     callback = None if others is None else HeldOut(others, config.every, config.patience)
     with locked(config.out):
         write_options(config.out / OPTIONS, asdict(config))
-        logger = _logger(config.out)
-        agent.set_logger(logger)
-        try:
+        with run_log(config.out) as log:
+            agent.set_logger(log)
             agent.learn(
                 config.updates,
                 callback,
@@ -151,8 +153,6 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
                 checkpoint=config.out,
                 checkpoint_every=config.every,
             )
-        finally:
-            logger.close()
         agent.policy.save_pretrained(config.out / POLICY, about=f"Cloned from `{config.data}` by `latentrl train`.")
     return agent, callback
 
@@ -169,14 +169,3 @@ def _refuse_another(config: TrainConfig) -> None:
             f"{str(config.out)!r} is of another run ({', '.join(other)} differ), whose options stay as they were: give "
             f"another --out, or --resume {config.out} alone to go on with its own"
         )
-
-
-def _logger(folder: Path) -> Any:
-    """CSV, and TensorBoard where it is installed; a run that goes on has its own CSV file, as the old would be lost."""
-    from stable_baselines3.common.logger import Logger, make_output_format
-
-    number = len(list(folder.glob("progress*.csv")))
-    outputs = [make_output_format("csv", str(folder), f"_{number}" if number else "")]
-    if find_spec("tensorboard") is not None:
-        outputs.append(make_output_format("tensorboard", str(folder)))
-    return Logger(str(folder), outputs)

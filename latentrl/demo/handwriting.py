@@ -8,7 +8,7 @@ other one of the same shape. Dynamic time warping, scored alike, is a second che
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from latentrl import metrics
 from latentrl.data import Demonstrations
 from latentrl.data.lasa import Align
-from latentrl.sb3 import LatentBC
 from latentrl.training import CorrectiveNoise
+
+if TYPE_CHECKING:
+    from latentrl.sb3 import LatentBC
 
 TASK = "latentrl_envs:latentrl/Trace-v0"
 STEPS = 100
@@ -89,8 +91,9 @@ def positions(demonstrations: Demonstrations) -> NDArray[Any]:
 
 def train(
     name: str, strokes: Strokes, updates: int, seed: int, device: str, progress: Callable[[int], None]
-) -> LatentBC:
+) -> "LatentBC":
     """Train one of :data:`POLICIES`; all share trunk, data, noise, optimiser and number of updates."""
+    from latentrl.sb3 import LatentBC  # here, as `latentrl --help` needs no agents
 
     def report(local: dict[str, Any], _: dict[str, Any]) -> bool:
         progress(local["self"].num_timesteps)
@@ -108,7 +111,7 @@ def train(
     return agent.learn(updates, callback=report)
 
 
-def rollout(agent: LatentBC, count: int, seed: int, start_jitter: float = 0.0) -> NDArray[Any]:
+def rollout(agent: "LatentBC", count: int, seed: int, start_jitter: float = 0.0) -> NDArray[Any]:
     """Positions (count, STEPS + 1, 2) of rollouts in ``latentrl/Trace-v0``."""
     env = gym.make_vec(TASK, num_envs=count, device=str(agent.device), start_jitter=start_jitter)
     torch.manual_seed(seed)

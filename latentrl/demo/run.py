@@ -77,27 +77,28 @@ def run_demo(config: DemoConfig, console: Console | None = None) -> dict[str, An
     folder = output_folder(config.out, config.overwrite)
     with locked(folder):
         results = _run_jobs(config, device, console)
-    controls = handwriting.controls(strokes, config.rollouts, config.seed)
-    drawn = {name: results[name] for name in handwriting.POLICIES}
-    summary = {
-        "command": f"latentrl demo --seed {config.seed}",
-        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
-        "environment": environment(device),
-        "seconds": time.perf_counter() - started,
-        "demonstrations": {name: job["record"] for name, job in drawn.items()},
-        "controls": controls,
-        "gradients": results["gradients"],
-    }
-    panels = {handwriting.TITLES[name]: (job["drawn"], job["modes"], job["record"]) for name, job in drawn.items()}
-    with whole(folder / "strokes.png") as path:
-        stroke_figure(strokes.references, strokes.modes, panels).savefig(path, dpi=110)
-    with whole(folder / "gradients.png") as path:
-        gradient_figure(results["gradients"]).savefig(path, dpi=110)
-    with whole(folder / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+        controls = handwriting.controls(strokes, config.rollouts, config.seed)
+        drawn = {name: results[name] for name in handwriting.POLICIES}
+        summary = {
+            "command": f"latentrl demo --seed {config.seed}",
+            "config": {n: str(value) if isinstance(value, Path) else value for n, value in asdict(config).items()},
+            "environment": environment(device),
+            "seconds": time.perf_counter() - started,
+            "demonstrations": {name: job["record"] for name, job in drawn.items()},
+            "controls": controls,
+            "gradients": results["gradients"],
+        }
+        panels = {handwriting.TITLES[name]: (job["drawn"], job["modes"], job["record"]) for name, job in drawn.items()}
+        with whole(folder / "strokes.png") as path:
+            stroke_figure(strokes.references, strokes.modes, panels).savefig(path, dpi=110)
+        with whole(folder / "gradients.png") as path:
+            gradient_figure(results["gradients"]).savefig(path, dpi=110)
+        with whole(folder / "summary.json") as path:
+            path.write_text(json.dumps(summary, indent=2) + "\n")
     print_tables(summary, console)
     console.print(f"{folder}/summary.json, strokes.png, gradients.png  ({summary['seconds']:.0f} s)", markup=False)
-    console.print("next: latentrl train --data lasa, or --data FILE.npz with your own; latentrl gradients, more tasks")
+    console.print(f"next: latentrl report {folder}", markup=False)
+    console.print("or: latentrl train --data lasa, or --data FILE.npz with your own; latentrl gradients, more tasks")
     return summary
 
 

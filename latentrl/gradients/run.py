@@ -17,9 +17,10 @@ from latentrl.cells import Cells
 from latentrl.checks import LatentRLError, at_least, count, layer_sizes, one_of, resolve_device
 from latentrl.comparison import compare
 from latentrl.estimators.rollout import LikelihoodRatio
-from latentrl.files import whole
+from latentrl.files import locked, whole
 from latentrl.gradients.problem import ESTIMATORS, Needs, make_problem, make_task
 from latentrl.report import environment
+from latentrl.runs import OPTIONS, write_options
 from latentrl.sweeps import Backend, sweep
 from latentrl.variance import gradient_variance
 
@@ -33,11 +34,12 @@ TASKS = (
 class GradientsConfig:
     """Compare gradient estimators of the expected return on differentiable Gymnasium tasks.
 
-    A run that was killed goes on where it was when it is started again with the same settings.
+    A run that was killed goes on where it was when it is started again with the same settings, or by
+    `latentrl gradients --resume RUN`.
     """
 
     out: Path = Path("runs/gradients")
-    """Folder for gradients.json and gradients.png, and for one file per finished cell."""
+    """Folder for config.yaml, gradients.json and gradients.png, and for one file per finished cell."""
     tasks: tuple[str, ...] = TASKS
     """Gymnasium ids, or what stands behind latentrl/ in them."""
     estimators: tuple[str, ...] = (
@@ -49,8 +51,11 @@ class GradientsConfig:
         "total-propagation",
         "alpha-order",
     )
-    """Also lr-no-baseline and short-horizon. Names: lr, likelihood ratio with leave-one-out baseline and reward to go;
-    lr-naive, with neither; rp, pathwise."""
+    """Likelihood ratios: lr, with leave-one-out baseline and reward to go; lr-no-baseline, with reward to go; lr-naive,
+    with neither; lr-value, with a value function as baseline. rp, pathwise; short-horizon, pathwise in windows, with a
+    value function for what comes after. Of both: inverse-variance, weighed by their variances at each step;
+    total-propagation, the same, and earlier steps see the mixture; alpha-order, weighed once, pathwise only as far as
+    it agrees with lr."""
     horizons: tuple[int, ...] = (5, 10, 25, 50, 100)
     """Steps of a rollout."""
     sigmas: tuple[float, ...] = (0.5,)
@@ -80,6 +85,8 @@ class GradientsConfig:
     """Cells at a time, in a process each. They compete for the machine: seconds per gradient are best taken with 1."""
     backend: Backend = "processes"
     """Where they run: on this machine, or on the Ray cluster that RAY_ADDRESS names."""
+    gpus: float = 0.0
+    """Share of a GPU that each cell takes on Ray."""
     along: Literal["horizon", "sigma", "stiffness"] = "horizon"
     """What the picture runs along."""
     smoke: bool = False
@@ -97,6 +104,7 @@ class GradientsConfig:
         for sigma in self.sigmas:
             at_least("sigma", sigma, 1e-6)
         at_least("gamma", self.gamma, 0.0, infinite=True)
+        at_least("gpus", self.gpus, 0.0)
         layer_sizes("hidden", self.hidden)
         for name, minimum in {
             "num_envs": 4,
@@ -204,12 +212,15 @@ def run_gradients(config: GradientsConfig, console: Console | None = None) -> di
     from latentrl.gradients.figures import cost_figure  # here, as matplotlib takes half a second to import
 
     console, started = console or Console(), time.perf_counter()
-    config = config.smoked()
+    given, config = config, config.smoked()
     config = replace(config, device=str(resolve_device(config.device)))
-    aside = ("out", "along", "workers", "backend")
+    aside = ("out", "along", "workers", "backend", "gpus")
     settings = {name: _plain(value) for name, value in asdict(config).items() if name not in aside}
     jobs = {cell.key: partial(measure, cell, config) for cell in cells_of(config)}
-    records = sweep(Cells(config.out, settings), jobs, config.workers, config.backend, label="cells")
+    with locked(config.out):
+        cells = Cells(config.out, settings)
+        write_options(config.out / OPTIONS, asdict(given))
+        records = sweep(cells, jobs, config.workers, config.backend, config.gpus, label="cells")
     summary = {"settings": settings, "environment": environment(config.device), "cells": records}
     with whole(config.out / "gradients.json") as path:
         path.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")

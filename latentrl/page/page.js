@@ -162,6 +162,22 @@ function curves() {
   keep(update);
 }
 
+// -- the demo -----------------------------------------------------------------
+
+function demos() {
+  const ran = of("demo");
+  if (!ran.length) return;
+  const where = section("demo", "Cloned strokes", "What latentrl demo scored. The last two rows of a run are controls.");
+  const rows = (name, made) => ran.flatMap((run) => run[name].map((row) => ({ run: run.name, ...made(row) })));
+  const scores = rows("scores", (row) => row);
+  table(where, "scores", unique(scores.flatMap(Object.keys)), scores);
+  where.append(element("p", {}, "On Pendulum, the likelihood ratio's gradient variance over the pathwise one's."));
+  table(where, "variance ratios", ["run", "horizon", "variance ratio", "95 %", "cosine", "trusted"], rows("ratios", (row) => ({
+    horizon: row.horizon, "variance ratio": row.variance_ratio, "95 %": row.ci.map(shown).join(" … "),
+    cosine: row.cosine, trusted: row.trustworthy ? "yes" : "no",
+  })));
+}
+
 // -- gradients ----------------------------------------------------------------
 
 const QUANTITIES = [
@@ -352,6 +368,7 @@ document.getElementById("heading").textContent = document.title;
 overview();
 figures();
 curves();
+demos();
 gradients();
 latentSpace();
 behaviours();
