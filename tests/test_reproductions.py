@@ -393,7 +393,10 @@ def test_rates_lie_below_what_pictures_hold() -> None:
 
 def test_seeds_of_which_a_run_diverged_are_left_out() -> None:
     """JSON has no infinity: it is None, deep inside, too."""
-    job = lambda: {"value": math.inf, "curve": [1.0, math.nan], "more": {"error": -math.inf}, "n": 3}  # noqa: E731
+
+    def job() -> Record:
+        return {"value": math.inf, "curve": [1.0, math.nan], "more": {"error": -math.inf}, "n": 3}
+
     assert with_commit(job).items() >= {"value": None, "curve": [1.0, None], "more": {"error": None}, "n": 3}.items()
     found: list[Record] = [
         {"method": "a", "seed": 0, "value": 1.0}, {"method": "a", "seed": 1, "value": 2.0},

@@ -46,7 +46,7 @@ class Task(NamedTuple):
     target: float
     """It is solved by this mean return over 100 episodes in a row."""
     paper: str
-    """Episodes to solve it, A2C and RELAX; of 5 000 000 frames LunarLander's would have 31 and 73: frames are meant?"""
+    """Episodes to solve it, A2C and RELAX. LunarLander's would have 31 and 73 of its 5 000 000 frames each."""
 
 
 TASKS = {

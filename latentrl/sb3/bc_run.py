@@ -267,6 +267,8 @@ def train_along(agent: "LatentBC", total: int, group: Launched) -> None:
     made = group.tell()
     agent.policy.set_training_mode(False)
     agent.policy.load_state_dict(made["policy"])
+    if agent._agent is not None:
+        follow_actor(agent._agent.policy)
     for name in COUNTERS:
         setattr(agent, name, made["counters"][name])
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from latentrl.checks import LatentRLError
-from latentrl.training.parallel import Precision, Processes, _dumps
+from latentrl.training.parallel import Precision, Processes, dumps
 
 
 class Launched(Processes):
@@ -23,7 +23,7 @@ class Launched(Processes):
 
     def tell(self, value: Any = None) -> Any:
         """What the first process says, everywhere."""
-        box: list[Any] = [_dumps(value) if self.rank == 0 else None]
+        box: list[Any] = [dumps(value) if self.rank == 0 else None]
         torch.distributed.broadcast_object_list(box, 0, device=self.device)
         return value if self.rank == 0 else pickle.loads(box[0])
 

@@ -170,7 +170,7 @@ class _Helper:
     def await_start(self) -> None:
         try:
             self._pipe.recv()  # it is there
-            self._pipe.send_bytes(_dumps(self._job))
+            self._pipe.send_bytes(dumps(self._job))
         except (EOFError, OSError) as error:
             raise LatentRLError(
                 "a helper process ended before it began to train. A script that uses devices=2 or more is read again "
@@ -204,8 +204,8 @@ def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, devi
         if torch.distributed.is_initialized():  # or the first process would wait for this one, and not read
             torch.distributed.destroy_process_group()
         try:
-            pickle.loads(_dumps(error))
-            pipe.send_bytes(_dumps(error))
+            pickle.loads(dumps(error))
+            pipe.send_bytes(dumps(error))
         except Exception:
             pipe.send(RuntimeError("".join(traceback.format_exception(error))))
 
@@ -216,7 +216,7 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _dumps(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
     """Pickled for another process of ours: functions too, files in memory as their names, tensors on the CPU."""
     cloudpickle = require("cloudpickle", "scale")
 

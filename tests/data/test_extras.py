@@ -10,7 +10,7 @@ import pytest
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentBC
-from latentrl.training.parallel import _dumps
+from latentrl.training.parallel import dumps
 
 USES: list[tuple[str, str, Callable[[Path, Demonstrations], Any]]] = [
     ("minari", "minari", lambda _, data: data.to_minari("tests/some-v0")),
@@ -19,7 +19,7 @@ USES: list[tuple[str, str, Callable[[Path, Demonstrations], Any]]] = [
     ("lerobot", "pyarrow", lambda folder, _: Demonstrations.from_lerobot(folder)),
     ("trajectories", "pyarrow", lambda folder, _: Demonstrations.from_trajectories(folder)),
     ("scale", "lightning_fabric", lambda _, data: LatentBC(demonstrations=data, precision="bf16-mixed").learn(1)),
-    ("scale", "cloudpickle", lambda *_: _dumps(1)),
+    ("scale", "cloudpickle", lambda *_: dumps(1)),
 ]
 
 

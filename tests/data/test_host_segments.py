@@ -19,7 +19,7 @@ from latentrl.data import HostSegments, Segments, host_segments, make_segments, 
 from latentrl.nets import evenly
 from latentrl.spaces import features
 from latentrl.training.ahead import Ahead
-from latentrl.training.parallel import _dumps
+from latentrl.training.parallel import dumps
 
 LENGTHS = [5, 9, 7]
 
@@ -119,7 +119,7 @@ def test_files_travel_as_their_names(tmp_path: Path) -> None:
     np.save(tmp_path / "pictures.npy", whole)
     view = np.asarray(np.load(tmp_path / "pictures.npy", mmap_mode="r")).transpose(0, 3, 1, 2)[100:, :, ::-1]
     assert mapped.is_mapped(view)
-    packed = _dumps(view)
+    packed = dumps(view)
     assert len(packed) < 2000
     found = pickle.loads(packed)
     np.testing.assert_array_equal(found, whole.transpose(0, 3, 1, 2)[100:, :, ::-1])

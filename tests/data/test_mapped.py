@@ -14,7 +14,7 @@ from latentrl import Demonstrations, LatentRLError
 from latentrl.data import mapped
 from latentrl.data.mapped import Rows, is_mapped, room, take
 from latentrl.data.reading import Episodes
-from latentrl.training.parallel import _dumps
+from latentrl.training.parallel import dumps
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_other_processes_read_the_temporary_file(known: bool, tmp_path: Path, mo
     assert len(list(tmp_path.iterdir())) == (not known)
     view = np.asarray(array)[:]
     del array
-    packed = _dumps(view)
+    packed = dumps(view)
     assert len(packed) < 2000
     run = subprocess.run([sys.executable, "-c", READ], input=packed, capture_output=True, check=True)
     assert int(run.stdout) == expected

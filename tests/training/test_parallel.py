@@ -19,7 +19,7 @@ from latentrl.schedules import FreeBits, KLConstraint, Schedule
 from latentrl.training import ElboTrainer
 from latentrl.training.finite import NonFiniteLossError
 from latentrl.training.help import follow
-from latentrl.training.parallel import Processes, _dumps, together
+from latentrl.training.parallel import Processes, dumps, together
 from latentrl.types import Batch
 
 CPU = torch.device("cpu")
@@ -137,4 +137,4 @@ def test_a_copy_on_write_map_is_sent_with_its_changes(tmp_path: Path) -> None:
         mapped = np.load(tmp_path / "a.npy", mmap_mode=mode)
         if mode == "c":
             mapped[1] = 7.0
-        assert pickle.loads(_dumps(mapped[1:]))[0] == expected
+        assert pickle.loads(dumps(mapped[1:]))[0] == expected
