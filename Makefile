@@ -17,8 +17,8 @@ demo: .venv/.installed ## clone 26 human strokes and compare two gradient estima
 	@echo "==> latentrl demo (under 4 minutes on 2 cores)"
 	$(BIN)/latentrl demo --out runs/demo --overwrite
 
-# One thread each: tests on all cores would otherwise fight for them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+# One thread each: tests on all cores would otherwise fight for them. By files: what a file's tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: .venv/.installed ## the default tests (under 6 minutes on 2 cores)
 	@echo "==> pytest"

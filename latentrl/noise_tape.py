@@ -116,19 +116,13 @@ def record(function: Callable[[], Any]) -> list[Draw]:
 
 
 def numbers_for(draws: Sequence[Draw], seed: int, replicates: range) -> list[Tensor]:
-    """Numbers for every draw of every replicate, each (R, *shape)."""
-    drawn = [_one(draws, seed, replicate) for replicate in replicates]
-    return [torch.stack(column) for column in zip(*drawn, strict=True)]
-
-
-def _one(draws: Sequence[Draw], seed: int, replicate: int) -> list[Tensor]:
-    """Numbers of one replicate: all draws of one sort in one go, then cut."""
-    source = np.random.default_rng((seed, replicate))
+    """Numbers for every draw of every replicate, each (R, *shape); those of one sort are drawn in one go, then cut."""
+    sources = [np.random.default_rng((seed, replicate)) for replicate in replicates]
     pools: dict[Draw, list[Tensor]] = {}
     for sort in dict.fromkeys(map(_sort, draws)):
         sizes = [math.prod(draw.shape) for draw in draws if _sort(draw) == sort]
-        pools[sort] = list(_fill(sort, sum(sizes), source).split(sizes))
-    return [pools[_sort(draw)].pop(0).view(draw.shape) for draw in draws]
+        pools[sort] = list(_fill(sort, sum(sizes), sources).split(sizes, dim=1))
+    return [pools[_sort(draw)].pop(0).contiguous().view(len(sources), *draw.shape) for draw in draws]
 
 
 def _sort(draw: Draw) -> Draw:
@@ -136,17 +130,21 @@ def _sort(draw: Draw) -> Draw:
     return draw._replace(shape=torch.Size())
 
 
-def _fill(sort: Draw, size: int, source: np.random.Generator) -> Tensor:
+def _fill(sort: Draw, size: int, sources: Sequence[np.random.Generator]) -> Tensor:
+    """(R, size) numbers, a row from each source."""
     kind, dtype, device = sort.kind, sort.dtype, sort.device
     if kind == INTEGER:
-        return torch.from_numpy(source.integers(*sort.bounds, size)).to(device, dtype)
+        rows = np.stack([source.integers(*sort.bounds, size) for source in sources])
+        return torch.from_numpy(rows).to(device, dtype)
     if device.type == "cuda":
-        generator = torch.Generator(device).manual_seed(int(source.integers(2**63)))
         function = torch.rand if kind == UNIFORM else torch.randn
-        return function(size, generator=generator, dtype=dtype, device=device)
+        generators = (torch.Generator(device).manual_seed(int(source.integers(2**63))) for source in sources)
+        return torch.stack([function(size, generator=own, dtype=dtype, device=device) for own in generators])
     # numpy's streams have 128 bits of state from (seed, replicate); torch's CPU generator takes a seed of 32 bits.
     precision: Any = np.float32 if dtype == torch.float32 else np.float64
-    made = source.random(size, precision) if kind == UNIFORM else source.standard_normal(size, precision)
+    made = np.empty((len(sources), size), precision)
+    for row, source in zip(made, sources, strict=True):
+        source.random(out=row, dtype=precision) if kind == UNIFORM else source.standard_normal(out=row, dtype=precision)
     found = torch.from_numpy(made).to(device, dtype)
     # Half precision rounds up to 1, whose logarithms are infinite.
     return found.clamp_max(1.0 - torch.finfo(dtype).eps) if kind == UNIFORM and dtype.itemsize < 4 else found

@@ -10,15 +10,15 @@ import pytest
 from experiments.soak import ALLOWED, Args, growth, main
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.slow, id="often")])
-def test_nothing_is_lost(tmp_path: Path, times: int) -> None:
+@pytest.mark.slow
+def test_nothing_is_lost(tmp_path: Path) -> None:
     pytest.importorskip("resource")  # knocks need a system with fork and limits
-    command = [sys.executable, "-m", "experiments.reliability", "--times", str(times), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "experiments.reliability", "--times", "2", "--out", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     knocks = json.loads((tmp_path / "records.json").read_text())["knocks"]
     assert len(knocks) == 8
-    assert all(knock["knocks"] >= times for knock in knocks.values())
+    assert all(knock["knocks"] >= 2 for knock in knocks.values())
     assert {title: knock["lost"] for title, knock in knocks.items() if knock["lost"]} == {}
     assert {path.name for path in tmp_path.iterdir()} == {"table.md", "records.json"}
 

@@ -460,12 +460,14 @@ def assert_compiled_equals_eager(row: Row, mode: str) -> None:
 
 
 @compiles
+@pytest.mark.slow
 @autoreset
 def test_compiled_equals_eager(mode: str) -> None:
     assert_compiled_equals_eager(Row("talking", Talking(), ()), mode)
 
 
 @compiles
+@pytest.mark.slow
 def test_compiled_equals_eager_in_an_accelerators_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentrl_envs.vector.may_ask", lambda _: False)
     assert_compiled_equals_eager(Row("talking", Talking(), ()), "NextStep")

@@ -75,6 +75,7 @@ def helped(tmp_path_factory: pytest.TempPathFactory) -> LatentBC:
     return namespace["main"](str(tmp_path_factory.mktemp("helped")), 2, False)
 
 
+@pytest.mark.slow
 def test_processes_that_are_told_who_they_are_train_one_agent(tmp_path: Path, helped: LatentBC) -> None:
     """As torchrun tells them, each on a machine of its own. A run that is finished, and one that a callback ends, end
     everywhere."""
