@@ -91,6 +91,13 @@ def instance(what: str, given: Any, kind: Any) -> Any:
     return given
 
 
+def function(what: str, given: Any) -> Any:
+    """Return ``given`` if it can be called; otherwise raise."""
+    if not callable(given):
+        raise LatentRLError(f"{what} must be a function, but {given!r} was given")
+    return given
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional package, or say which extra brings it."""
     try:

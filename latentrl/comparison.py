@@ -11,7 +11,7 @@ from torch import Tensor
 from latentrl.checks import LatentRLError, require
 from latentrl.files import whole
 from latentrl.gradient_report import GradientReport
-from latentrl.variance import Objective, Parameters, gradient_variance
+from latentrl.variance import Objective, Parameters, check_plan, gradient_variance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,14 +113,15 @@ def compare(
     :param reference: as in :func:`gradient_variance`, or the name of one of them, to which the others are compared
     :param batch_size: samples that one replicate averages
     :param progress: receives each name when it is done
-    :raises LatentRLError: no estimator, an unknown reference, or a reference that cannot be measured
+    :raises LatentRLError: no estimator, numbers out of range, an unknown reference, or one that cannot be measured
     """
     if not estimators:
         raise LatentRLError("there is no estimator to measure: give at least one")
     named = isinstance(reference, str)
+    check_plan(replicates, None if named else reference, chunk_size, seed, 1 if batch_size is None else batch_size)
     if named and reference not in estimators:
         raise LatentRLError(f"unknown reference {reference!r}: choose one of {', '.join(map(repr, estimators))}")
-    parameters, seeds = dict(parameters), {name: seed + place for place, name in enumerate(estimators)}
+    parameters, seeds = dict(parameters), {name: int(seed) + place for place, name in enumerate(estimators)}
     reports: dict[str, GradientReport] = {}
     failures: dict[str, str] = {}
     for name in sorted(estimators, key=lambda name: name != reference):  # the reference first

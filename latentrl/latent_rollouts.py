@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, function
 from latentrl.decoders import BinsDecoder, MixtureDecoder
 from latentrl.diffusion import DiffusionDecoder
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
 from latentrl.model import LatentModel
 from latentrl.spaces import size
-from latentrl.tasks import FunctionalTask, check_action, first_of, going_on, plainly
+from latentrl.tasks import FunctionalTask, check_action, checked_task, first_of, going_on, plainly
 from latentrl.types import Estimate
 
 
@@ -38,7 +38,8 @@ class LatentReturn:
     :param horizon: T, steps
     :param num_envs: N, starts per gradient
     :param num_samples: S, latents for each start; None for one
-    :raises LatentRLError: ``horizon``, ``num_envs`` or ``num_samples`` below 1; an estimator of something else
+    :raises LatentRLError: ``horizon``, ``num_envs`` or ``num_samples`` below 1; something else than a task, functions
+        and an estimator of expectations
     """
 
     task: FunctionalTask
@@ -50,6 +51,9 @@ class LatentReturn:
     num_samples: int | None = None
 
     def __post_init__(self) -> None:
+        checked_task(self.task)
+        function("law", self.law)
+        function("act", self.act)
         for name in ("horizon", "num_envs"):
             count(name, getattr(self, name), 1)
         if self.num_samples is not None:

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from latentrl.checks import LatentRLError, count
+from latentrl.checks import LatentRLError, count, function
 from latentrl.estimators import RolloutEstimator, Trajectories
 from latentrl.estimators.combinations import Combination
 from latentrl.estimators.rollout import ShortHorizon
 from latentrl.rollout_core import Core
 from latentrl.rollout_gradients import combined_gradient
 from latentrl.rollout_segments import COMPILED_SEGMENT, Recomputed, Segments
-from latentrl.tasks import FunctionalTask, Policy, first_of, plainly
+from latentrl.tasks import FunctionalTask, Policy, checked_task, first_of, plainly
 from latentrl.types import Estimate
 
 
@@ -40,9 +40,9 @@ class ExpectedReturn:
     :param compiled: fuse the steps of a segment into compiled code (5 steps where ``segment`` is None), for autograd
         alone. The first call compiles for up to a minute. The task and the policy must be pure functions: what else
         they read is read then. A last, shorter segment is compiled too, so let ``segment`` divide the horizon
-    :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1, an estimator of something else; later,
-        actions, rewards or values that are not one for each trajectory; a law that draws otherwise than with
-        torch.rand or torch.randn, where there are segments; a rollout that cannot be compiled
+    :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1, something else than a task, a function and
+        an estimator of returns; later, actions, rewards or values that are not one for each trajectory; a law that
+        draws otherwise than with torch.rand or torch.randn, where there are segments; a rollout that cannot be compiled
     """
 
     task: FunctionalTask
@@ -54,6 +54,8 @@ class ExpectedReturn:
     compiled: bool = False
 
     def __post_init__(self) -> None:
+        checked_task(self.task)
+        function("policy", self.policy)
         count("horizon", self.horizon, 1)
         count("num_envs", self.num_envs, 1)
         if self.segment is not None:

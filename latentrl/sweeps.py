@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from latentrl.cells import Cells, Record
-from latentrl.checks import LatentRLError, at_least, count, one_of, require
+from latentrl.checks import LatentRLError, at_least, count, instance, one_of, require
 from latentrl.files import locked
 from latentrl.processes import end_with_parent
 
@@ -43,6 +43,7 @@ def sweep(
     :raises LatentRLError: arguments out of range; another process writes to the folder; without the package ray;
         no cluster where RAY_ADDRESS says; processes die again and again
     """
+    instance("jobs", jobs, Mapping)
     one_of("backend", backend, ("processes", "ray"))
     workers, gpus = count("workers", workers, 1), at_least("gpus", gpus, 0.0)
     if gpus and backend != "ray":

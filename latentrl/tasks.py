@@ -37,6 +37,19 @@ class FunctionalTask(Protocol):
         """Whether the episode ends in ``state``, bool (...,)."""
 
 
+def checked_task(task: Any) -> FunctionalTask:
+    """Return a task that has all of a task's functions.
+
+    :raises LatentRLError: it has not
+    """
+    lacking = [name for name in vars(FunctionalTask) if not name.startswith("_") and not hasattr(task, name)]
+    if lacking:
+        raise LatentRLError(
+            f"task must be pure functions, such as any task of latentrl_envs, but {task!r} has no {', '.join(lacking)}"
+        )
+    return task
+
+
 def going_on(running: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """The same values, without gradient where a trajectory is over: what a task makes of them there is dropped, but a
     derivative that is infinite would make NaN of the zero that comes back."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy  # loads a part such as scipy.stats (most of a second) when it is first used
@@ -93,13 +93,13 @@ def gradient_variance(
         At most half of R is taken, as the first chunk warms up and only the others are timed
     :param batch_size: samples that one replicate averages, for ``trace_per_sample``
     :param env_steps: environment steps that one replicate takes
-    :raises LatentRLError: R < 2; no or non-floating parameters; an objective that is not a scalar, does not depend on
-        the parameters, draws other shapes from call to call, or has gradients that are not finite; outputs to be shared
-        that draw noise; a reference of another size or with the same seed; a device that runs out of memory
+    :raises LatentRLError: R < 2; other numbers out of range; no or non-floating parameters; an objective that is not a
+        scalar, does not depend on the parameters, draws other shapes from call to call, or has gradients that are not
+        finite; outputs to be shared that draw noise; a reference of another size or with the same seed; a device that
+        runs out of memory
     """
-    count("replicates", replicates, 2)
-    if chunk_size is not None:
-        count("chunk_size", chunk_size, 1)
+    check_plan(replicates, reference, chunk_size, seed, batch_size)
+    seed, env_steps = int(seed), count("env_steps", env_steps, 0)
     tensors = _checked(parameters)
     sizes = {name: tensor.numel() for name, tensor in tensors.items()}
     known = None if reference is None else _independent(reference, sum(sizes.values()), seed)
@@ -114,6 +114,19 @@ def gradient_variance(
     with enough_memory(advice), peak_memory(draws.device) as peak:
         found = draws.moments(jacobian)
     return _report(found, draws, sizes, peak, known, batch_size, env_steps)
+
+
+def check_plan(replicates: int, reference: Any, chunk_size: int | None, seed: int, batch_size: int) -> None:
+    """:raises LatentRLError: replicates below 2, sizes below 1, a negative seed, a reference that is none"""
+    count("replicates", replicates, 2)
+    if chunk_size is not None:
+        count("chunk_size", chunk_size, 1)
+    count("seed", seed, 0)
+    count("batch_size", batch_size, 1)
+    if reference is not None and not isinstance(reference, Tensor | GradientReport):
+        raise LatentRLError(
+            f"the reference must be a flat tensor or a report of gradient_variance, but {reference!r} was given"
+        )
 
 
 class _Gradients:

@@ -13,7 +13,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentModel, decoders, posteriors, priors
+from latentrl import (
+    CorrectiveNoise,
+    Demonstrations,
+    LatentConfig,
+    LatentModel,
+    LatentRLError,
+    decoders,
+    posteriors,
+    priors,
+)
 from latentrl import encoders as e
 from latentrl import estimators as est
 from latentrl import schedules as s
@@ -39,6 +48,10 @@ class Row:
     """Arguments of a call that is right."""
     use: Callable[[Any, dict[str, Any]], Any] = lambda made, given: None  # noqa: ARG005
     """A tiny step with what was made and the arguments that made it; its numbers must be finite."""
+    error: type[Exception] = LatentRLError
+    """By which it refuses."""
+    endless: frozenset[str] = frozenset()
+    """Arguments by which it would work for ever, as was asked, if they were huge."""
 
 
 def numbers(found: Any) -> Iterable[Any]:
