@@ -3,10 +3,15 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
 
 from latentrl.cli import main
+from latentrl.sb3 import LatentPPO, evaluate_behaviour
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -16,19 +21,39 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(blocks) >= 4
-    namespace: dict[str, object] = {}
-    for block in blocks:
+    namespace: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
         exec(compile(block, "README.md", "exec"), namespace)
-    # The first example clones two ways: eight latents hold for the episode, and both sides occur over many.
-    agent, observation = namespace["agent"], __import__("numpy").zeros((200, 2), "float32")
+        if number == 0:
+            both_sides(namespace["agent"])
+        if "MixturePolicy" in block:
+            agent = namespace["agent"]
+            assert type(agent) is PPO
+            assert agent.policy.n_components == 4
+            assert agent.num_timesteps == 1024
+        if "LatentPPO(" in block:
+            assert namespace["agent"].num_timesteps == 2048
+            goals_kept(namespace["agent"])
+
+
+def both_sides(agent: Any) -> None:
+    """The first example clones two ways: latents hold for the episode, and both sides occur over many."""
+    observation = np.zeros((200, 2), np.float32)
     state = None
     for _ in range(5):
-        action, state = agent.predict(observation, state)  # type: ignore[attr-defined]
+        action, state = agent.predict(observation, state)
         observation = observation + action
     left = (observation[:, 1] > 0.3).mean()
     right = (observation[:, 1] < -0.3).mean()
     assert left > 0.2
     assert right > 0.2
+
+
+def goals_kept(agent: Any) -> None:
+    """What was cloned and improved takes several of the four goals."""
+    assert type(agent) is LatentPPO
+    shown = evaluate_behaviour(agent, make_vec_env("latentrl_envs:latentrl/MultiGoal-v0", 20, seed=0), 100)
+    assert (shown.counts(4) >= 5).sum() >= 2
 
 
 SMALLER = {

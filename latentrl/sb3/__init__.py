@@ -1,5 +1,11 @@
-"""The face to stable-baselines3; nothing outside this package imports it."""
+"""The face to stable-baselines3; nothing outside this package imports it.
 
+With ``latentrl[contrib]`` there are also ``LatentTQCPolicy``, ``LatentTQCCnnPolicy`` and ``LatentTQCMultiInputPolicy``.
+"""
+
+from typing import Any
+
+from latentrl.sb3 import sac_policy as _sac_policy
 from latentrl.sb3.actor_critic import (
     LatentActorCriticCnnPolicy,
     LatentActorCriticPolicy,
@@ -78,3 +84,9 @@ __all__ = [
     "export_program",
     "held_out",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("LatentTQC"):
+        return getattr(_sac_policy, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

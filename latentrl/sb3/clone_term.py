@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from latentrl.checks import LatentRLError, at_least, dimension
 from latentrl.data import Demonstrations
 from latentrl.sb3.actor_decoders import ShownActions
-from latentrl.sb3.fine_tuning import before_updates, checked_share, has_actor, remaining
+from latentrl.sb3.fine_tuning import before_updates, checked_share, has_actor, remaining, warn_of_no_use
 from latentrl.sb3.from_demonstrations import observations_at, scaled
 from latentrl.sb3.in_place import in_space, require_demonstrations
 
@@ -22,11 +22,13 @@ class CloneTerm(BaseCallback):
     For SAC, TQC, TD3 and DDPG, whose own ``train`` is as it was: gradients join those of the actor's loss before its
     optimiser steps. log π is :class:`~latentrl.sb3.actor_decoders.ShownActions`, so that for TD3 and DDPG, up to a
     constant, the term is the squared error over twice the variance of :data:`~latentrl.sb3.actor_decoders.SPREAD`. β
-    falls linearly to 0, or stays. Logs ``clone/loss``, in nats per step, and ``clone/coef``.
+    falls linearly to 0, or stays; a warning says where it is 0 before the actor began to learn. Logs ``clone/loss``, in
+    nats per step, and ``clone/coef``.
 
     :param demonstrations: what is to be kept
     :param coef: β at the start: what one nat is worth, in units of Q as the critics see it
-    :param share: of training after which β is 0; None lets it stay, as goes well with ``q_filter``
+    :param share: of training, a critic's warm-up included, after which β is 0; None lets it stay, as goes well with
+        ``q_filter``
     :param batch_size: of demonstrations; None is the agent's
     :param q_filter: only where the critics prefer what was shown to what the actor does (Nair et al. 2018, eq. 4)
     :raises LatentRLError: a negative β; a share outside of (0, 1]; where learning starts, another kind of algorithm,
@@ -63,6 +65,7 @@ class CloneTerm(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._on_training_end()
+        self._kept = self.coef == 0.0
         policy: Any = self.model.policy
         self._hook = before_updates(self.model, policy.actor.optimizer, self._add)
 
@@ -79,8 +82,14 @@ class CloneTerm(BaseCallback):
         # Without gradients the actor waits, for its critic perhaps.
         waits = all(parameter.grad is None for group in optimizer.param_groups for parameter in group["params"])
         self.logger.record("clone/coef", coef)
-        if coef == 0.0 or waits:
+        if waits:
             return
+        if coef == 0.0:
+            if not self._kept:
+                self._kept = True
+                warn_of_no_use("CloneTerm", self.share)
+            return
+        self._kept = True
         loss = self.loss()
         (coef * loss).backward()
         self.logger.record_mean("clone/loss", float(loss.detach()))

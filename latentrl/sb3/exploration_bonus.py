@@ -250,7 +250,7 @@ class ExplorationBonus(VecEnvWrapper):
     ) -> SelfBonus:
         """Wrap environments as they were wrapped when the file was saved; training goes on where it was.
 
-        :raises LatentRLError: no file of this class, or one for other observations
+        :raises LatentRLError: no file of this class, or one for other observations or latents
         """
         about, arrays = _read(path, cls.__name__)
         made = cls(venv, training=training, features=features, device=device, **about["options"])
@@ -269,7 +269,14 @@ class ExplorationBonus(VecEnvWrapper):
         for name, moments in self._statistics.items():
             moments.mean, moments.var = arrays[f"{name}.mean"], arrays[f"{name}.var"]
             moments.count = float(arrays[f"{name}.count"])
-        self.model.load_state_dict({key: torch.as_tensor(value) for key, value in _under("model", arrays).items()})
+        weights = {key: torch.as_tensor(value) for key, value in _under("model", arrays).items()}
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:  # sizes agree, but not what they are of
+            raise LatentRLError(
+                "the file was saved for latents of another kind, choices or numbers, than these: wrap the environments "
+                "as before"
+            ) from error
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer", arrays).items():
             index, name = key.split(".")

@@ -23,6 +23,8 @@ from latentrl.sb3.on_policy import is_recurrent, to_read
 
 PASS = 4096
 """Steps whose log-probability is computed at once."""
+MOVED = 1e-3
+"""Nats by which a policy differs somewhere from its clone once it has learned; rounding makes far less."""
 
 
 def has_actor(model: BaseAlgorithm) -> bool:
@@ -77,6 +79,15 @@ def _copied(policy: BasePolicy) -> BasePolicy:
     if fresh is not None:
         fresh.distribution = None
     return copy.deepcopy(policy, {id(law): fresh})
+
+
+def warn_of_no_use(name: str, share: float | None) -> None:
+    """Of a term that has fallen to 0 before the policy began to learn."""
+    warnings.warn(
+        f"{name} has fallen to 0 before the policy began to learn, and kept nothing: share={share} counts from where "
+        "learn begins, a critic's warm-up included; give a larger share, or None",
+        stacklevel=2,
+    )
 
 
 def checked_share(share: float | None) -> float | None:
@@ -160,11 +171,12 @@ class KLToClone(BaseCallback):
     """Rewards less by β (log π(a|s) − log π₀(a|s)): return − β KL(π ‖ π₀) is what is maximised (Ziegler et al. 2019).
 
     π₀ is the policy as it is when learning starts; of a policy with latents the KL is that of (a, z), which is not
-    below that of a. β falls linearly to 0, or stays. Rewards are those that the algorithm sees, normalised or not. Logs
-    ``clone/kl``, in nats per step, and ``clone/coef``.
+    below that of a. β falls linearly to 0, or stays; a warning says where it is 0 before the policy began to learn.
+    Rewards are those that the algorithm sees, normalised or not. Logs ``clone/kl``, in nats per step, and
+    ``clone/coef``.
 
     :param coef: β at the start
-    :param share: of training after which β is 0; None lets it stay
+    :param share: of training, a critic's warm-up included, after which β is 0; None lets it stay
     :raises LatentRLError: a negative β; a share outside of (0, 1]; where learning starts, another kind of algorithm
     """
 
@@ -187,6 +199,7 @@ class KLToClone(BaseCallback):
     def _on_training_start(self) -> None:
         self.clone: BasePolicy = _copied(self.model.policy).requires_grad_(False)
         self.clone.set_training_mode(False)
+        self._kept = self.coef == 0.0
 
     def _on_rollout_start(self) -> None:
         self._began = self.model.num_timesteps
@@ -195,6 +208,10 @@ class KLToClone(BaseCallback):
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
         coef = remaining(self.model, self.coef, self.share, self._began)
         difference = buffer.log_probs - self._log_probs(buffer)
+        self._kept = self._kept or (coef > 0.0 and float(np.abs(difference).max()) > MOVED)
+        if coef == 0.0 and not self._kept:
+            self._kept = True
+            warn_of_no_use("KLToClone", self.share)
         buffer.rewards -= coef * difference
         buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
         self.logger.record("clone/kl", float(difference.mean()))

@@ -112,6 +112,13 @@ class SemiImplicitActor(LatentActor):
         own = {"latent_dim": self.latent_dim, "prior": self.prior_name, "num_samples": self.num_samples}
         return {**super()._get_constructor_parameters(), **own}
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """The latents to play by come with the weights, however many: ``num_samples`` is no part of the network."""
+        saved = state_dict.get(f"{prefix}fixed_noise", self.fixed_noise)
+        if saved.shape[1:] == self.fixed_noise.shape[1:]:
+            self.fixed_noise = self.fixed_noise.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def given(self, before: Float[Tensor, "B H"], noise: Float[Tensor, "S B Z"]) -> DiagonalNormal:
         """p(u|s, z) of actions before the tanh, at the latents that the prior makes of standard normal noise."""
         prior = self.prior(self.latent_pi[-1:](before))

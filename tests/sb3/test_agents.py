@@ -29,6 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch 
 ON_POLICY = [name for name, agent in AGENTS.items() if issubclass(agent.algorithm, OnPolicyAlgorithm)]
 
 
+IN_PARTS = ("mixture PPO", "latent PPO, episode", "latent SAC")
+"""Agents of which wrappers are tried with Dict observations, too."""
+
+
 def takes(name: str, option: str) -> bool:
     """Whether the algorithm has such an argument."""
     return option in inspect.signature(AGENTS[name].algorithm).parameters
@@ -232,13 +236,32 @@ def test_gradient_steps_alone_drop_and_count(name: str, monkeypatch: pytest.Monk
     assert not any(torch.equal(value, before[key]) for key, value in statistics().items())
 
 
+def colours_last(observation: Any) -> Any:
+    """Pictures as an environment with channels behind gives them."""
+    if isinstance(observation, dict):
+        return {key: colours_last(part) for key, part in observation.items()}
+    return np.moveaxis(observation, -3, -1) if observation.dtype == np.uint8 else observation
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_observations_of_other_kinds(name: str) -> None:
+    """Extractors learn, and predict takes pictures in either order, one observation or several."""
     (cnn, picture), (multi, both) = kinds(name).items()
     first = spaces.Box(0, 255, (3, 36, 36), np.uint8)
     for policy, space in ((cnn, picture), (cnn, first), (multi, both)):
-        agent = AGENTS[name].make(Toy(space), policy).learn(AGENTS[name].steps)
-        assert all(BOX.contains(a) for a in agent.predict(observations(agent))[0])
+        agent = AGENTS[name].make(Toy(space), policy)
+        before = {key: value.clone() for key, value in agent.policy.named_parameters()}
+        agent.learn(AGENTS[name].steps)
+        extractors = {key for key in before if "extractor" in key}
+        assert extractors
+        assert {key for key, value in agent.policy.named_parameters() if torch.equal(value, before[key])} == set()
+        seen = observations(agent)
+        actions = agent.predict(seen, deterministic=True)[0]
+        assert all(BOX.contains(a) for a in actions)
+        given = seen if space is first else colours_last(seen)
+        assert np.array_equal(agent.predict(given, deterministic=True)[0], actions)
+        one = {key: part[0] for key, part in given.items()} if isinstance(given, dict) else given[0]
+        np.testing.assert_allclose(agent.predict(one, deterministic=True)[0], actions[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -270,14 +293,17 @@ def test_plays_the_same_with_loaded_statistics(name: str, tmp_path: Path) -> Non
     loaded.learn(AGENTS[name].steps)
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_evaluations_do_not_disturb_learning(name: str) -> None:
+@pytest.mark.parametrize(("name", "parts"), [(name, False) for name in AGENTS] + [(name, True) for name in IN_PARTS])
+def test_evaluations_do_not_disturb_learning(name: str, parts: bool) -> None:
     """With normalised and stacked observations, evaluated in the middle of rollouts: the same weights as without."""
+    seen = spaces.Dict(one=VECTOR, other=BOX) if parts else VECTOR
+    policy = (AGENTS[name].policy.removesuffix("Policy") + "MultiInputPolicy") if parts else None
 
     def environments(**options: Any) -> VecNormalize:
-        return VecNormalize(VecFrameStack(AGENTS[name].wrap(make_vec_env(Toy, 2, seed=0)), 2), **options)
+        stacked = VecFrameStack(AGENTS[name].wrap(make_vec_env(lambda: Toy(seen), 2, seed=0)), 2)
+        return VecNormalize(stacked, norm_obs_keys=["one"] if parts else None, **options)
 
-    agents = [AGENTS[name].make(environments(), wrapped=True, seed=0) for _ in range(2)]
+    agents = [AGENTS[name].make(environments(), policy, wrapped=True, seed=0) for _ in range(2)]
     watch = EvalCallback(environments(training=False), eval_freq=5, n_eval_episodes=2, verbose=0)
     for agent, callback in zip(agents, (None, watch), strict=True):
         agent.set_random_seed(0)  # both draw from torch's global generator

@@ -73,6 +73,15 @@ def test_gradient_joins_that_of_the_actors_loss(name: str) -> None:
     assert made.logger.name_to_value["clone/loss"] == pytest.approx(float(loss.detach()), rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["SAC", "latent TD3"])
+def test_a_term_that_is_gone_before_the_actor_learns_says_so(name: str) -> None:
+    """Updates come after 16 steps; those of the first half are of critics."""
+    with pytest.warns(UserWarning, match=r"CloneTerm has fallen to 0 before the policy began to learn.*share=0\.5"):
+        off(name).learn(80, callback=[CriticWarmUp(40), CloneTerm(shown(), share=0.5)])
+    for warm, term in ((40, CloneTerm(shown())), (8, CloneTerm(shown(), share=0.8))):
+        off(name).learn(80, callback=[CriticWarmUp(warm), term])
+
+
 @pytest.mark.parametrize("name", ["SAC", "TD3", "latent SAC, categorical", "TQC"])
 def test_only_where_critics_prefer_what_was_shown(name: str) -> None:
     made, given = off(name), shown()

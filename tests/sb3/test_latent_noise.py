@@ -244,6 +244,12 @@ def test_normalised_outside_and_only_where_asked() -> None:
             LatentNoiseWrapper(inside)
 
 
+def test_a_part_that_would_be_taken_for_the_whole_is_refused() -> None:
+    with pytest.raises(LatentRLError, match="whose only part is 'observation' could not be told"):
+        noisy(spaces.Dict(observation=VECTOR))
+    assert set(noisy(spaces.Dict(observation=VECTOR, goal=VECTOR)).observation_space.spaces) > {"observation", "goal"}
+
+
 def test_frames_are_stacked_inside() -> None:
     env = LatentNoiseWrapper(VecFrameStack(make_vec_env(Toy, 2), 4), 3)
     assert env.reset()["observation"].shape == (2, 12)
@@ -273,10 +279,16 @@ def test_replay_buffers_remember_the_noise(normalised: bool) -> None:
     assert all(row.tobytes() in stored for row in batch.observations[NOISE].numpy())
 
 
-def test_evaluated_while_learning() -> None:
-    norm = lambda: VecNormalize(noisy(), norm_obs_keys=["observation"])  # noqa: E731
-    model = agent("PPO", norm())
-    model.learn(64, callback=EvalCallback(norm(), eval_freq=16, n_eval_episodes=2, verbose=0))
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_evaluated_while_learning(name: str) -> None:
+    """Without disturbing it: the same weights as without evaluation."""
+    norm = lambda: VecNormalize(noisy(discrete=name == "DQN"), norm_obs_keys=["observation"])  # noqa: E731
+    found = []
+    for watch in (None, EvalCallback(norm(), eval_freq=5, n_eval_episodes=2, verbose=0)):
+        model = agent(name, norm())
+        model.learn(64, callback=watch)
+        found.append(model.policy.state_dict())
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
     assert np.isfinite(evaluate_policy(model, model.get_env(), 2)[0])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, TanhTransform
 from torch.distributions import TransformedDistribution as Transformed
 
+import latentrl.sb3
 from latentrl import LatentRLError
 from latentrl.sb3 import sac_policy
 from latentrl.sb3.latent_actor import ExpectedCritic, LatentActor, MixtureActor, SemiImplicitActor, log_slope
@@ -274,8 +275,9 @@ def test_spaces_that_are_refused() -> None:
 
 @pytest.mark.skipif(find_spec("sb3_contrib") is not None, reason="sb3-contrib is installed")
 def test_tqc_says_what_it_needs() -> None:
-    with pytest.raises(LatentRLError, match=r"latentrl\[contrib\]"):
-        _ = sac_policy.LatentTQCPolicy
+    for module in (sac_policy, latentrl.sb3):
+        with pytest.raises(LatentRLError, match=r"latentrl\[contrib\]"):
+            _ = module.LatentTQCPolicy
 
 
 @pytest.mark.skipif(find_spec("sb3_contrib") is None, reason="sb3-contrib is not installed")
@@ -283,7 +285,10 @@ def test_tqc_says_what_it_needs() -> None:
 def test_tqc(prior: str) -> None:
     from sb3_contrib import TQC
 
+    from latentrl.sb3 import LatentTQCPolicy
+
     agent = TQC("LatentPolicy", Toy(), learning_starts=8, seed=0, device="cpu", policy_kwargs={"prior": prior})
+    assert type(agent.policy) is LatentTQCPolicy
     before = {key: value.clone() for key, value in agent.policy.named_parameters() if "target" not in key}
     agent.learn(20)
     after = dict(agent.policy.named_parameters())
@@ -296,6 +301,25 @@ def test_tqc(prior: str) -> None:
         weights, choices = actions.latent_choices
         each = torch.stack([agent.critic(obs, choices[:, k].clone()) for k in range(4)], -1)
         torch.testing.assert_close(quantiles, (each * weights[:, None, None]).sum(-1))
+
+
+def test_a_tighter_bound_is_no_other_network() -> None:
+    """The latents that it plays by come along."""
+    kwargs = {"net_arch": [16]}
+    wide, narrow = (
+        SAC("LatentPolicy", Toy(), seed=seed, device="cpu", policy_kwargs={**kwargs, "num_samples": samples})
+        for seed, samples in enumerate((16, 4))
+    )
+    seen = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    before = wide.predict(seen, deterministic=True)[0]
+    wide.set_parameters(narrow.get_parameters())
+    assert wide.actor.num_samples == 16
+    actions = wide.predict(seen, deterministic=True)[0]
+    assert np.array_equal(actions, narrow.predict(seen, deterministic=True)[0])
+    assert not np.array_equal(actions, before)
+    other = SAC("LatentPolicy", Toy(), device="cpu", policy_kwargs={**kwargs, "latent_dim": 3})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.set_parameters(narrow.get_parameters())
 
 
 def test_short_names() -> None:
