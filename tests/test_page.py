@@ -265,7 +265,8 @@ def tab(browser: Any, page: Path) -> Iterator[Any]:
 
 def drawn(tab: Any, section: str) -> list[dict[str, Any]]:
     """The traces of a section's plot."""
-    keep = "({name, x, y, marker}) => ({name, x, y, marker})"
+    kept = "{name, x, y, marker, error_y, text}"
+    keep = f"({kept}) => ({kept})"
     return tab.evaluate(f"document.querySelector('#{section} .plot').data.map({keep})")
 
 
@@ -274,10 +275,16 @@ def test_all_sections_are_drawn(tab: Any) -> None:
     titles = tab.eval_on_selector_all("h2", "all => all.map(one => one.textContent)")
     assert titles == ["Runs", "Evaluations", "Learning", "Gradient variance", "Latent space", "What a latent does"]
     assert [trace["name"] for trace in drawn(tab, "curves")] == ["first", "second"]
-    assert [trace["name"] for trace in drawn(tab, "latents")] == ["mode 0", "mode 1"]
+    latents = drawn(tab, "latents")
+    assert [trace["name"] for trace in latents] == ["mode 0", "mode 1"]
+    for mode, trace in enumerate(latents):  # what a pointer is told
+        assert len(trace["text"]) == len(trace["x"]) == 10
+        assert all(re.fullmatch(rf".*\d, mode {mode}<br>z = [-.\de]+, [-.\de]+", text) for text in trace["text"]), trace
     gradient = {trace["name"]: trace for trace in drawn(tab, "gradients")}
     assert gradient["lr"]["x"] == [5, 10]
     assert gradient["lr"]["y"] == [37.5, 75]  # medians of two seeds
+    assert gradient["lr"]["error_y"]["array"] == [862.5, 825]  # of the intervals' ends, 1 and 900
+    assert gradient["lr"]["error_y"]["arrayminus"] == [36.5, 74]
     assert gradient["rp"]["marker"]["symbol"] == ["circle-open"] * 2
     wide = tab.evaluate("document.documentElement.scrollWidth")
     assert wide <= 390
