@@ -18,7 +18,8 @@ demo: .venv/.installed ## clone 26 human strokes and compare two gradient estima
 	$(BIN)/latentrl demo --out runs/demo --overwrite
 
 # One thread each: tests on all cores would otherwise fight for them. By files: what a file's tests share is made once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED)
 
 test: .venv/.installed ## the default tests (under 6 minutes on 2 cores)
 	@echo "==> pytest"
@@ -40,7 +41,7 @@ LOWEST := $(addprefix tests/, test_config.py test_model.py test_flows.py test_cl
 	sb3/test_on_policy.py sb3/test_sac_policy.py envs/test_single.py envs/test_vector.py)
 test-lowest: .venv-lowest/.installed ## some tests with the oldest versions that pyproject.toml allows (under 5 minutes)
 	@echo "==> pytest, oldest versions"
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 $(LOWEST)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest $(SHARED) $(LOWEST)
 
 lint: .venv/.installed ## ruff: style and mistakes
 	@echo "==> ruff"

@@ -142,9 +142,13 @@ def _fill(sort: Draw, size: int, sources: Sequence[np.random.Generator]) -> Tens
         return torch.stack([function(size, generator=own, dtype=dtype, device=device) for own in generators])
     # numpy's streams have 128 bits of state from (seed, replicate); torch's CPU generator takes a seed of 32 bits.
     precision: Any = np.float32 if dtype == torch.float32 else np.float64
+    names = {UNIFORM: "random", NORMAL: "standard_normal"}
+    draws = [getattr(source, names[kind]) for source in sources]
+    if dtype.itemsize < 4:
+        found = torch.stack([torch.from_numpy(draw(size, precision)).to(device, dtype) for draw in draws])
+        # Half precision rounds up to 1, whose logarithms are infinite.
+        return found.clamp_max(1.0 - torch.finfo(dtype).eps) if kind == UNIFORM else found
     made = np.empty((len(sources), size), precision)
-    for row, source in zip(made, sources, strict=True):
-        source.random(out=row, dtype=precision) if kind == UNIFORM else source.standard_normal(out=row, dtype=precision)
-    found = torch.from_numpy(made).to(device, dtype)
-    # Half precision rounds up to 1, whose logarithms are infinite.
-    return found.clamp_max(1.0 - torch.finfo(dtype).eps) if kind == UNIFORM and dtype.itemsize < 4 else found
+    for row, draw in zip(made, draws, strict=True):
+        draw(out=row, dtype=precision)
+    return torch.from_numpy(made).to(device, dtype)

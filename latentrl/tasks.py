@@ -47,6 +47,8 @@ def checked_task(task: Any) -> FunctionalTask:
         raise LatentRLError(
             f"task must be pure functions, such as any task of latentrl_envs, but {task!r} has no {', '.join(lacking)}"
         )
+    if isinstance(task, type):
+        raise LatentRLError(f"task must be an object, but the class {task.__name__} was given: add parentheses")
     return task
 
 

@@ -99,7 +99,8 @@ def gradient_variance(
         runs out of memory
     """
     check_plan(replicates, reference, chunk_size, seed, batch_size)
-    seed, env_steps = int(seed), count("env_steps", env_steps, 0)
+    replicates, batch_size, seed = int(replicates), int(batch_size), int(seed)
+    env_steps = count("env_steps", env_steps, 0)
     tensors = _checked(parameters)
     sizes = {name: tensor.numel() for name, tensor in tensors.items()}
     known = None if reference is None else _independent(reference, sum(sizes.values()), seed)

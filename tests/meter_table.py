@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,10 +32,6 @@ def _policy(p: dict[str, Tensor], o: Tensor) -> DiagonalNormal:
     return DiagonalNormal(_act(p, o), torch.ones(2).expand(*o.shape[:-1], 2))
 
 
-def _law(p: dict[str, Tensor], o: Tensor) -> DiagonalNormal:
-    return DiagonalNormal(_act(p, o), torch.ones(2).expand(*o.shape[:-1], 2))
-
-
 def _noisy(p: dict[str, Tensor]) -> Tensor:
     return (p["theta"] * torch.randn(3)).sum()
 
@@ -54,6 +51,13 @@ def _study(**arguments: Any) -> Any:
 
 def _reported(found: Any, _: dict[str, Any]) -> list[Any]:
     return [found.trace, found.mean, *found.trace_ci, found.trace_per_sample, found.cost_normalized]
+
+
+def _compared(found: Any, _: dict[str, Any]) -> list[Any]:
+    assert not found.failures
+    with tempfile.TemporaryDirectory() as folder:
+        found.to_json(Path(folder) / "compared.json")
+    return [report.trace for report in found.reports.values()]
 
 
 def _stepped(task: Any, _: dict[str, Any]) -> list[Any]:
@@ -90,14 +94,14 @@ METER = {
     ),
     "compare": Row(
         partial(compare, {"a": _noisy, "b": _noisy}, {"theta": torch.zeros(3)}), {**MEASURED, "reference": "a"},
-        endless=ENOUGH,
+        _compared, endless=ENOUGH,
     ),
     "ExpectedReturn": Row(
         ExpectedReturn, {**ROLLED, "policy": _policy, "estimator": LikelihoodRatio(), "segment": 1}, _value,
         endless=ENOUGH,
     ),
     "LatentReturn": Row(
-        LatentReturn, {**ROLLED, "law": _law, "act": lambda _p, _o, z: z, "estimator": Pathwise(), "num_samples": 2},
+        LatentReturn, {**ROLLED, "law": _policy, "act": lambda _p, _o, z: z, "estimator": Pathwise(), "num_samples": 2},
         _value, endless=ENOUGH,
     ),
     "sweep": Row(_study, {"jobs": {"a": _job}, "workers": 1, "backend": "processes", "gpus": 0.0}, endless=ENOUGH),

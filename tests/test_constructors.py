@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import latentrl
+import latentrl_envs
 from latentrl import (
     decoders,
     distributions,
@@ -47,7 +48,7 @@ UNCHECKED = {
     *(law for law in distributions.__all__ if law != "monte_carlo_kl"),
     # Bases, which do nothing by themselves, and errors.
     "Decoder", "NetworkDecoder", "BoxDecoder", "Encoder", "Posterior", "AmortizedPosterior", "Prior", "Estimator",
-    "MultiSample", "RolloutEstimator", "LatentRLError",
+    "MultiSample", "Task", "RolloutEstimator", "LatentRLError",
     # Records of results.
     "Trajectories", "BestOfK", "Entropy", "HeldOut", "Mean", "Modes", "Nearest", "Score", "Evaluation",
     # Buffers to which the library adds no argument, and functions that are tested as methods of a policy.
@@ -131,7 +132,19 @@ def public(module: ModuleType) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [latentrl, latentrl_sb3, decoders, distributions, encoders, estimators, metrics, posteriors, priors, schedules],
+    [
+        latentrl,
+        latentrl_envs,
+        latentrl_sb3,
+        decoders,
+        distributions,
+        encoders,
+        estimators,
+        metrics,
+        posteriors,
+        priors,
+        schedules,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_every_public_constructor_has_a_row(module: ModuleType) -> None:

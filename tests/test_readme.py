@@ -22,18 +22,23 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(blocks) >= 4
     namespace: dict[str, Any] = {}
+    looked = []
     for number, block in enumerate(blocks):
         exec(compile(block, "README.md", "exec"), namespace)
         if number == 0:
             both_sides(namespace["agent"])
+            looked.append("clone")
         if "MixturePolicy" in block:
             agent = namespace["agent"]
             assert type(agent) is PPO
             assert agent.policy.n_components == 4
             assert agent.num_timesteps == 1024
+            looked.append("mixture")
         if "LatentPPO(" in block:
             assert namespace["agent"].num_timesteps == 2048
             goals_kept(namespace["agent"])
+            looked.append("latent")
+    assert looked == ["clone", "mixture", "latent"]
 
 
 def both_sides(agent: Any) -> None:

@@ -465,6 +465,25 @@ def test_draws_that_change_their_shape_are_refused(draw: Callable[[int], Tensor]
     assert report.trace > 0.0
 
 
+def test_numbers_are_those_of_their_replicates() -> None:
+    """By numpy, one sort of draw after another, each replicate from its own generator."""
+
+    def draw() -> None:
+        torch.randn(2, 3), torch.rand(4, dtype=torch.float64), torch.randn(5), torch.randint(2, 9, (2, 2))
+        torch.rand(3, dtype=torch.bfloat16), torch.randn(0)
+
+    found = numbers_for(record(draw), 7, range(4, 9))
+    for row, replicate in enumerate(range(4, 9)):
+        source = np.random.default_rng((7, replicate))
+        normal = torch.from_numpy(source.standard_normal(11, np.float32))
+        uniform, integers = torch.from_numpy(source.random(4)), torch.from_numpy(source.integers(2, 9, 4))
+        half = torch.from_numpy(source.random(3)).bfloat16()
+        expected = (normal[:6].view(2, 3), uniform, normal[6:], integers.view(2, 2), half, torch.zeros(0))
+        for numbers, wanted in zip(found, expected, strict=True):
+            assert numbers.dtype == wanted.dtype
+            assert torch.equal(numbers[row], wanted)
+
+
 def test_uniform_numbers_of_half_precision_are_below_1() -> None:
     draws = record(lambda: torch.rand(50_000, dtype=torch.bfloat16))
     (numbers,) = numbers_for(draws, 0, range(1))

@@ -98,7 +98,7 @@ def checked_number(name: str, value: float, minimum: float = -math.inf) -> float
 
 def checked_stiffness(stiffness: float, minimum: float) -> float:
     """Return the stiffness of a contact, infinite beyond 1e30, where its products leave float32."""
-    if isinstance(stiffness, float) and stiffness == math.inf:
+    if isinstance(stiffness, float | np.floating) and stiffness == math.inf:
         return math.inf
     found = checked_number("stiffness", stiffness, minimum=minimum)
     return math.inf if found > 1e30 else found

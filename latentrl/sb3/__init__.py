@@ -3,7 +3,7 @@
 With ``latentrl[contrib]`` there are also ``LatentTQCPolicy``, ``LatentTQCCnnPolicy`` and ``LatentTQCMultiInputPolicy``.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentrl.sb3 import sac_policy as _sac_policy
 from latentrl.sb3.actor_critic import (
@@ -86,7 +86,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("LatentTQC"):
-        return getattr(_sac_policy, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
+    from latentrl.sb3.sac_policy import LatentTQCCnnPolicy as LatentTQCCnnPolicy
+    from latentrl.sb3.sac_policy import LatentTQCMultiInputPolicy as LatentTQCMultiInputPolicy
+    from latentrl.sb3.sac_policy import LatentTQCPolicy as LatentTQCPolicy
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("LatentTQC"):
+            return getattr(_sac_policy, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

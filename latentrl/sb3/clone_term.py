@@ -65,9 +65,14 @@ class CloneTerm(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._on_training_end()
-        self._kept = self.coef == 0.0
-        policy: Any = self.model.policy
-        self._hook = before_updates(self.model, policy.actor.optimizer, self._add)
+        self._settled = self.coef == 0.0
+        """Whether the term was added, or its lack was told."""
+
+    def _on_rollout_start(self) -> None:
+        """Behind the hooks of those callbacks that take gradients away, which hang on since training started."""
+        if self._hook is None:
+            policy: Any = self.model.policy
+            self._hook = before_updates(self.model, policy.actor.optimizer, self._add)
 
     def _on_step(self) -> bool:
         return True
@@ -84,12 +89,11 @@ class CloneTerm(BaseCallback):
         self.logger.record("clone/coef", coef)
         if waits:
             return
+        if coef == 0.0 and not self._settled:
+            warn_of_no_use("CloneTerm", self.share)
+        self._settled = True
         if coef == 0.0:
-            if not self._kept:
-                self._kept = True
-                warn_of_no_use("CloneTerm", self.share)
             return
-        self._kept = True
         loss = self.loss()
         (coef * loss).backward()
         self.logger.record_mean("clone/loss", float(loss.detach()))

@@ -272,10 +272,10 @@ class ExplorationBonus(VecEnvWrapper):
         weights = {key: torch.as_tensor(value) for key, value in _under("model", arrays).items()}
         try:
             self.model.load_state_dict(weights)
-        except RuntimeError as error:  # sizes agree, but not what they are of
+        except RuntimeError as error:
             raise LatentRLError(
-                "the file was saved for latents of another kind, choices or numbers, than these: wrap the environments "
-                "as before"
+                "the file's network does not fit the one that these environments ask for, as where latents are of "
+                f"another kind, choices or numbers: wrap them as before ({str(error).splitlines()[-1].strip()})"
             ) from error
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under("optimizer", arrays).items():

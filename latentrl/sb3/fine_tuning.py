@@ -23,8 +23,6 @@ from latentrl.sb3.on_policy import is_recurrent, to_read
 
 PASS = 4096
 """Steps whose log-probability is computed at once."""
-MOVED = 1e-3
-"""Nats by which a policy differs somewhere from its clone once it has learned; rounding makes far less."""
 
 
 def has_actor(model: BaseAlgorithm) -> bool:
@@ -82,10 +80,11 @@ def _copied(policy: BasePolicy) -> BasePolicy:
 
 
 def warn_of_no_use(name: str, share: float | None) -> None:
-    """Of a term that has fallen to 0 before the policy began to learn."""
+    """Of a term that fell to 0 before the policy had learned anything that it could have held back."""
+    larger = "a larger share, or " if share is not None and share < 1.0 else ""
     warnings.warn(
-        f"{name} has fallen to 0 before the policy began to learn, and kept nothing: share={share} counts from where "
-        "learn begins, a critic's warm-up included; give a larger share, or None",
+        f"{name} fell to 0 before it could keep anything: share={share} counts from where learn begins, with "
+        f"learning_starts and a critic's warm-up; give {larger}share=None",
         stacklevel=2,
     )
 
@@ -199,7 +198,8 @@ class KLToClone(BaseCallback):
     def _on_training_start(self) -> None:
         self.clone: BasePolicy = _copied(self.model.policy).requires_grad_(False)
         self.clone.set_training_mode(False)
-        self._kept = self.coef == 0.0
+        self._settled = self.coef == 0.0
+        """Whether a price was paid, or its lack was told."""
 
     def _on_rollout_start(self) -> None:
         self._began = self.model.num_timesteps
@@ -208,14 +208,19 @@ class KLToClone(BaseCallback):
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
         coef = remaining(self.model, self.coef, self.share, self._began)
         difference = buffer.log_probs - self._log_probs(buffer)
-        self._kept = self._kept or (coef > 0.0 and float(np.abs(difference).max()) > MOVED)
-        if coef == 0.0 and not self._kept:
-            self._kept = True
-            warn_of_no_use("KLToClone", self.share)
+        if not self._settled and (coef == 0.0 or self._moved()):
+            self._settled = True
+            if coef == 0.0:
+                warn_of_no_use("KLToClone", self.share)
         buffer.rewards -= coef * difference
         buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
         self.logger.record("clone/kl", float(difference.mean()))
         self.logger.record("clone/coef", coef)
+
+    def _moved(self) -> bool:
+        """Whether the policy has learned since, by what only it trains."""
+        pairs = zip(self.model.policy.action_net.parameters(), self.clone.action_net.parameters(), strict=True)  # type: ignore[union-attr]
+        return not all(torch.equal(now, then) for now, then in pairs)
 
     def _log_probs(self, buffer: RolloutBuffer) -> np.ndarray:
         """log π₀ of every step, (steps, n_envs)."""

@@ -88,7 +88,7 @@ class SemiImplicitActor(LatentActor):
 
     ``deterministic=True`` plays, of the mean actions of K + 1 latents that were drawn once for all, the one where π̂ is
     largest, before the tanh, whose slope would favour the bounds. The mean latent would not do: it lies between latents
-    that do different things.
+    that do different things. Weights of an agent with another K bring their own latents along.
 
     :param latent_dim: Z
     :param prior: "normal", N(0, I); "gaussian", N(μ(s), diag σ²(s)) read off the last hidden layer
@@ -114,9 +114,9 @@ class SemiImplicitActor(LatentActor):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """The latents to play by come with the weights, however many: ``num_samples`` is no part of the network."""
-        saved = state_dict.get(f"{prefix}fixed_noise", self.fixed_noise)
-        if saved.shape[1:] == self.fixed_noise.shape[1:]:
-            self.fixed_noise = self.fixed_noise.new_empty(saved.shape)
+        saved, own = state_dict.get(f"{prefix}fixed_noise"), self.fixed_noise
+        if saved is not None and len(saved) != len(own) and saved.shape[1:] == own.shape[1:]:
+            self.fixed_noise = own.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def given(self, before: Float[Tensor, "B H"], noise: Float[Tensor, "S B Z"]) -> DiagonalNormal:

@@ -78,8 +78,8 @@ class LatentNoiseWrapper(VecEnvWrapper):
     :param latent_dim: Z, or the number of choices of categorical noise
     :param hold: 0 holds the noise for the episode, k for k steps
     :param kind: "normal", N(0, I), or "categorical", one of ``latent_dim`` choices with equal probability
-    :raises LatentRLError: no VecEnv; a VecNormalize inside; a part of that name, or ``"observation"`` as the only one;
-        sizes < 1, a negative hold, an unknown kind
+    :raises LatentRLError: no VecEnv; a VecNormalize inside; a part of that name; sizes < 1, a negative hold, an unknown
+        kind
     """
 
     def __init__(self, venv: VecEnv, latent_dim: int = 8, hold: int = 0, kind: str = "normal") -> None:
@@ -97,11 +97,6 @@ class LatentNoiseWrapper(VecEnvWrapper):
         parts = space.spaces if isinstance(space, spaces.Dict) else {OBSERVATION: space}
         if NOISE in parts:
             raise LatentRLError(f"the observation already has a part {NOISE!r}: wrap once, or rename that part")
-        if isinstance(space, spaces.Dict) and parts.keys() == {OBSERVATION}:
-            raise LatentRLError(
-                f"an observation whose only part is {OBSERVATION!r} could not be told from one without parts: rename "
-                "it, or let the environment return the part itself"
-            )
         self.noise_space: NormalNoise | spaces.Discrete = (
             NormalNoise(self.latent_dim) if kind == "normal" else spaces.Discrete(self.latent_dim)
         )

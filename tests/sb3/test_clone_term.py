@@ -49,6 +49,7 @@ def test_gradient_joins_that_of_the_actors_loss(name: str) -> None:
     made._setup_learn(10, term)
     made.num_timesteps = 4
     term._on_training_start()
+    term._on_rollout_start()
     optimizer, parameters = made.actor.optimizer, list(made.actor.parameters())
     own = [torch.randn_like(p) for p in parameters]
     for parameter, gradient in zip(parameters, own, strict=True):
@@ -73,13 +74,14 @@ def test_gradient_joins_that_of_the_actors_loss(name: str) -> None:
     assert made.logger.name_to_value["clone/loss"] == pytest.approx(float(loss.detach()), rel=1e-3)
 
 
+@pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("name", ["SAC", "latent TD3"])
-def test_a_term_that_is_gone_before_the_actor_learns_says_so(name: str) -> None:
+def test_a_term_that_is_gone_before_the_actor_learns_says_so(name: str, order: int) -> None:
     """Updates come after 16 steps; those of the first half are of critics."""
-    with pytest.warns(UserWarning, match=r"CloneTerm has fallen to 0 before the policy began to learn.*share=0\.5"):
-        off(name).learn(80, callback=[CriticWarmUp(40), CloneTerm(shown(), share=0.5)])
+    with pytest.warns(UserWarning, match=r"CloneTerm fell to 0 before it could keep.*share=0\.5"):
+        off(name).learn(80, callback=[CriticWarmUp(40), CloneTerm(shown(), share=0.5)][::order])
     for warm, term in ((40, CloneTerm(shown())), (8, CloneTerm(shown(), share=0.8))):
-        off(name).learn(80, callback=[CriticWarmUp(warm), term])
+        off(name).learn(80, callback=[CriticWarmUp(warm), term][::order])
 
 
 @pytest.mark.parametrize("name", ["SAC", "TD3", "latent SAC, categorical", "TQC"])

@@ -285,7 +285,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     four = LatentNoiseWrapper(DummyVecEnv([Toy]), 4, kind="categorical")
     with pytest.raises(LatentRLError, match=r"sizes \(3, 3\), but here they have \(4, 3\)"):
         SkillReward.load(path, four)
-    with pytest.raises(LatentRLError, match="latents of another kind, choices or numbers"):
+    with pytest.raises(LatentRLError, match=r"latents are of another kind, choices or numbers.*size mismatch"):
         SkillReward.load(path, LatentNoiseWrapper(DummyVecEnv([Toy]), 3))
     with pytest.raises(LatentRLError, match="no file"):
         SkillReward.load(tmp_path / "none.npz", four)

@@ -244,12 +244,6 @@ def test_normalised_outside_and_only_where_asked() -> None:
             LatentNoiseWrapper(inside)
 
 
-def test_a_part_that_would_be_taken_for_the_whole_is_refused() -> None:
-    with pytest.raises(LatentRLError, match="whose only part is 'observation' could not be told"):
-        noisy(spaces.Dict(observation=VECTOR))
-    assert set(noisy(spaces.Dict(observation=VECTOR, goal=VECTOR)).observation_space.spaces) > {"observation", "goal"}
-
-
 def test_frames_are_stacked_inside() -> None:
     env = LatentNoiseWrapper(VecFrameStack(make_vec_env(Toy, 2), 4), 3)
     assert env.reset()["observation"].shape == (2, 12)

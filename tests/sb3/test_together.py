@@ -37,7 +37,8 @@ pytestmark = [
         "You have specified a mini-batch size",
         "the latent has collapsed",
         "Training and eval env",
-        "2 of 2",
+        "2 of 2 episodes end with a reward",
+        "You are trying to run PPO on the GPU",
     )
 ]
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -81,6 +82,8 @@ def test_on_policy(name: str, device: str, tmp_path: Path) -> None:
         )
     kept = [CriticWarmUp(64), KLToClone(0.1), LatentUsage()]
     agent.learn(256, callback=kept + watching)
+    assert watching[0].counts.sum() == 2  # of the last evaluation
+    assert bool(list(tmp_path.glob("*.png"))) == name.startswith("latent")
     assert all(value.isfinite().all() for value in agent.policy.state_dict().values())
     picture = spaces.Box(0, 255, (36, 36, 3), np.uint8)
     policy = AGENTS[name].policy.removesuffix("Policy") + "CnnPolicy"
