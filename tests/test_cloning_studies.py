@@ -111,6 +111,7 @@ def numbered(lengths: list[int]) -> Demonstrations:
 
 @pytest.mark.parametrize(("stay", "after"), [(False, 0.0), (True, 1.0)])
 def test_replay_plays_a_demonstration_whatever_it_sees(stay: bool, after: float) -> None:
+    """Fifty players choose one of two alike in 4e-15."""
     player, state, played = cloning.Replay(numbered([2, 2]), 0, stay), None, []
     for step in range(4):
         action, state = player.predict(np.zeros((50, 1)), state, np.arange(50) < 50 * (step == 3), False)

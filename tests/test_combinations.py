@@ -88,6 +88,7 @@ def measured(rule: InverseVariance | AlphaOrder, num_envs: int) -> GradientRepor
 
 @pytest.mark.parametrize("rule", [AlphaOrder(gamma=1e6), AlphaOrder(gamma=0.0)], ids=repr)
 def test_mean_is_the_gradient_by_lyapunov_equations(rule: AlphaOrder) -> None:
+    """The cosine is 15 errors away."""
     report = measured(rule, 256)
     assert report.bias_p > 1e-4
     assert report.cosine > 0.999
@@ -127,7 +128,7 @@ def test_alpha_is_read_off_what_it_weighs() -> None:
 
 
 def test_inverse_variance_is_below_either() -> None:
-    """On Pendulum at 50 steps, where neither is much better: its trace is below both, by 10 % at least."""
+    """On Pendulum at 40 steps, where neither is much better: its trace is below both, by 10 % at least."""
     policy = lambda p, o: DiagonalNormal(o @ p["theta"].unsqueeze(-1), torch.ones_like(o[..., :1]))  # noqa: E731
     theta = {"theta": torch.zeros(3)}
 

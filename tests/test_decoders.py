@@ -42,6 +42,8 @@ def test_kinds_of_scale(kind: str) -> None:
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.add_(0.5 * torch.randn_like(parameter))
+        if kind == "per_dimension":  # which may be alike by chance
+            decoder.sigma.raw.copy_(torch.tensor([0.2, 1.0]))
     relative = decoder(*inputs()).stddev.detach() / spread
     over_states, over_dimensions = relative.std(0).max(), relative.std(1).max()
     assert bool(over_states > 0.01) == (kind == "state")

@@ -123,6 +123,7 @@ def test_samples_follow_the_density(name: str) -> None:
 
 @pytest.mark.parametrize("name", FINITE)
 def test_samples_follow_the_masses(name: str) -> None:
+    """χ² p-values above 1e-4 in each row."""
     q = law(name)
     values = q.enumerate_support()
     expected = q.log_prob(values).exp()  # (N, B)
@@ -221,7 +222,9 @@ def test_reparameterised_draws_carry_their_gradient() -> None:
 
 
 def test_tanh_never_leaves_its_box() -> None:
-    """In single precision, where center + half-width may lie outside of the corner."""
+    """In single precision, where center + half-width may lie outside of the corner. An edge that is missed by 100
+    draws: 1e-14.
+    """
     low = 3.0 * torch.randn(500, 2)
     high = low + torch.rand(500, 2) + 0.1
     q = TanhNormal(torch.zeros(500, 2), torch.full((500, 2), 20.0), low, high)

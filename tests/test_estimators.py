@@ -181,7 +181,9 @@ def test_value_and_surrogate_average_over_samples_only() -> None:
 
 
 def test_the_batch_mean_as_baseline_shrinks_the_gradient() -> None:
-    """The published mistake: the mean over all n samples; the z-test of this file must see 1 − 1/n."""
+    """The published mistake: the mean over all n samples; the z-test of this file must see 1 − 1/n. The bias is 29
+    errors and more; the mean within 5: 6e-7 each.
+    """
 
     class BatchMean(torch.nn.Module):
         def forward(self, cost: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def test_gradient_of_an_agent(agent: SAC, name: str) -> None:
 
 
 def test_length_of_a_gradient_lacks_the_noise() -> None:
-    """‖ḡ‖² has mean ‖E g‖² + tr Σ/R; where there is no signal, the difference is negative half of the time."""
+    """‖ḡ‖² has mean ‖E g‖² + tr Σ/R; where there is none, the difference is negative in .63 of cases."""
 
     def report(signal: float, seed: int) -> GradientReport:
         noise = lambda: 5.0 * torch.randn(2).double()  # noqa: E731
@@ -201,7 +201,7 @@ def test_length_of_a_gradient_lacks_the_noise() -> None:
 
     found = report(3.0, 0)
     assert gradient_critics.length(found) ** 2 == pytest.approx(float(found.mean.square().sum()) - found.trace / 40)
-    lengths = [gradient_critics.length(report(0.0, seed)) for seed in range(20)]  # none or all: 2e-6
+    lengths = [gradient_critics.length(report(0.0, seed)) for seed in range(20)]  # none or all: 9e-5
     assert 0 < lengths.count(0.0) < 20
 
 

@@ -128,7 +128,9 @@ def test_what_f_is_given() -> None:
 
 
 def test_both_halves_share_their_noise_only_if_coupled() -> None:
-    """The negative half of ∂σ is the draw from q itself: of the same sign as M, and nearer to the mean."""
+    """The negative half of ∂σ is the draw from q itself: of the same sign as M, and nearer to the mean. Five
+    Kolmogorov-Smirnov tests at 1e-4: 5e-4.
+    """
     q, seen = DiagonalNormal(torch.zeros(1), torch.ones(1)), []
     for coupled in (True, False):
         MeasureValued(coupled)(q, lambda z: seen.append(z) or z.sum(-1), 2000)

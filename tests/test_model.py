@@ -70,7 +70,9 @@ def test_importance_bound_tightens_to_the_marginal() -> None:
     for (low, low_se), (high, high_se) in zip(bounds, [*bounds[1:], (truth, 0.0)], strict=True):
         assert low < high + 4 * (low_se + high_se)
     assert bounds[0][0] < truth - 0.1  # the test would see a bound that is not one
-    assert float(model.log_likelihood(exact.batch, 20_000).value.mean()) == pytest.approx(truth, abs=0.02)
+    assert float(model.log_likelihood(exact.batch, 20_000).value.mean()) == pytest.approx(
+        truth, abs=0.055
+    )  # 4.6 errors
 
 
 @pytest.mark.parametrize("near", [False, True])
@@ -233,7 +235,7 @@ def test_diagnostics_see_a_used_and_an_unused_latent() -> None:
     assert (seen.active_units, blind.active_units) == (2, 0)
     assert (seen.collapsed, blind.collapsed) == (False, True)
     # 32 posteriors, neighbours eleven deviations apart, tell their datum: the information is log 32.
-    assert seen.mutual_information == pytest.approx(math.log(32), abs=0.2)
+    assert seen.mutual_information == pytest.approx(math.log(32), abs=1e-3)
     assert blind.kl == pytest.approx(0.0, abs=1e-5)
 
 

@@ -142,7 +142,8 @@ def test_the_meter_sees_the_bias_of_sticking_the_landing() -> None:
 
 
 def test_variance_for_q_is_lower_with_dreg_and_with_either_mean_of_vimco() -> None:
-    """K = 8 draws. Mnih & Rezende's baselines against none at all, Tucker et al.'s estimator against the plain one."""
+    """K = 8 draws. Mnih & Rezende's baselines against none at all, Tucker et al.'s estimator against the plain one.
+    The ratios are .41, .43 and .02, their logarithms known to .2 and .3: false alarms 1e-3."""
 
     class WithoutBaseline(Vimco):
         def _without_each(self, log_weights: Tensor) -> Tensor:
@@ -155,8 +156,8 @@ def test_variance_for_q_is_lower_with_dreg_and_with_either_mean_of_vimco() -> No
 
         return gradient_variance(objective, {n: LINE[n] for n in ("mu", "sigma")}, 1000).trace
 
-    assert trace(DReG()) < 0.3 * trace(ImportanceWeighted())
-    assert max(trace(estimator) for estimator in SCORED) < 0.5 * trace(WithoutBaseline())
+    assert trace(DReG()) < 0.06 * trace(ImportanceWeighted())
+    assert max(trace(estimator) for estimator in SCORED) < 0.8 * trace(WithoutBaseline())
 
 
 # --- Discrete laws

@@ -177,7 +177,9 @@ def assert_gradients(model: LatentModel, value: Tensor, exact: Tensor, names: di
 @pytest.mark.parametrize("form", ["kl", "entropy"])
 @pytest.mark.parametrize("components", [1, 3])
 def test_both_forms_are_the_same_bound(form: str, components: int) -> None:
-    """Value and gradient of E_q[log p(a|z)] − β KL for a Gaussian and a mixture prior: means over 40 000 replicates."""
+    """Value and gradient of E_q[log p(a|z)] − β KL for a Gaussian and a mixture prior: means over 40 000 replicates.
+    Twenty numbers at most within 4.5 errors: 1.4e-4 a case.
+    """
     given = numbers(components)
     model, batch = rows(given, gaussian_prior=components == 1)
     parts = expectations(given)
@@ -206,7 +208,9 @@ def test_decomposition_of_a_mixtures_log_density() -> None:
 @pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("estimator", [None, MeasureValued(), DeltaMethod(), ScoreFunction(RunningMean())], ids=str)
 def test_vade_bound_against_quadrature(draws: int, estimator: Estimator | None) -> None:
-    """Value and gradients, log π_c counted once; below the ELBO, which sums c out."""
+    """Value and gradients, log π_c counted once; below the ELBO, which sums c out. Twenty numbers at most within 4.5
+    errors: 1.4e-4 a case.
+    """
     given = numbers(3)
     model, batch = rows(given)
     parts = expectations(given)
@@ -224,7 +228,6 @@ def test_vade_bound_against_quadrature(draws: int, estimator: Estimator | None) 
     assert_gradients(model, estimate.surrogate.mean(), exact, names)
     elbo = parts.log_likelihood + parts.entropy + parts.log_prior
     assert float(exact.detach()) < float(elbo.detach()) - 0.02
-    assert float(estimate.value.mean()) < float(model.elbo(batch).value.detach())
 
 
 def test_vade_bound_of_one_component_is_the_elbo() -> None:

@@ -165,7 +165,9 @@ def bimodal_gap(make: Callable[[Encoder], Posterior]) -> float:
 
 
 def test_flexible_posteriors_hold_both_modes() -> None:
-    """A Gaussian settles on one of two modes; a mixture and a flow cover both."""
+    """A Gaussian settles on one of two modes; a mixture and a flow cover both. With other starts a flexible posterior,
+    too, may settle on one mode: the seed is part of the test.
+    """
     assert bimodal_gap(lambda encoder: GaussianPosterior(encoder, 2)) > 0.2
     assert bimodal_gap(lambda encoder: MixturePosterior(encoder, 2, 4)) < 0.05
     assert bimodal_gap(lambda encoder: FlowPosterior(encoder, 2)) < 0.08
@@ -284,4 +286,5 @@ def test_laws_are_of_full_precision_under_autocast(posterior: str) -> None:
         z = q.rsample((200,))
         assert z.dtype == q.log_prob(z).dtype == torch.float32
         model.elbo(batch).loss.backward()
-    assert len(z[:, 0, 0].unique()) > 100  # that of a full covariance is a matrix product, which is rounded
+    # Rounded to bfloat16, about 170 would differ. That of a full covariance is a matrix product, which is rounded.
+    assert len(z[:, 0, 0].unique()) > (100 if posterior == "full" else 195)

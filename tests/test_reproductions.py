@@ -53,7 +53,9 @@ def test_digits(folder: Path) -> None:
 
 
 def test_static_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawn where there is no file of them; white pixels and black ones have no choice."""
+    """Drawn where there is no file of them; white pixels and black ones have no choice. Ten of fifty show four digits
+    or fewer in 4e-3.
+    """
     monkeypatch.setattr(mnist, "HELD_OUT", 15)
     drawn = mnist.static_bits(folder)
     assert [len(part) for part in drawn] == [25, 15, 12]
@@ -115,7 +117,9 @@ def test_fetching(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_minibatches() -> None:
-    """Each datum once in an epoch, in another order in each, the same for the same seed whoever asks first."""
+    """Each datum once in an epoch, in another order in each, the same for the same seed whoever asks first. Seeds 1 and
+    2 agree in three rows once in 720 times.
+    """
     rows = Minibatches(10, 3, seed=1, device=CPU)
     epochs = [torch.cat([rows(step) for step in range(3 * epoch, 3 * epoch + 3)]).tolist() for epoch in range(2)]
     assert all(len(set(epoch)) == 9 for epoch in epochs)

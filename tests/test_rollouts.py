@@ -118,7 +118,9 @@ def test_likelihood_ratio_by_its_formula(estimator: LikelihoodRatio) -> None:
 
 
 def test_each_refinement_lowers_the_variance() -> None:
-    """Reward-to-go, then leave-one-out, then pathwise: each at least 20 % below the one before; se of log is 3 %."""
+    """Reward-to-go, then leave-one-out, then pathwise: .741, .594 and .155 of the one before by exact moments; with the
+    same noise for all the ratios are known to .8, 3 and 6 %: nine errors from the bound.
+    """
     theta = torch.full((1,), 0.4, dtype=torch.float64)
     members = [LikelihoodRatio(None, False), LikelihoodRatio(None, True), LikelihoodRatio(), Pathwise()]
     traces = [measure(ExpectedReturn(Walk(), constant, e, 4, 6), theta, 4000, chunk_size=2000).trace for e in members]
@@ -172,7 +174,7 @@ def test_pathwise_does_not_see_a_termination() -> None:
         leaf = theta.clone().requires_grad_()
         surrogate = objective({"theta": leaf}) + 0.0 * leaf.sum()
         found[type(estimator)] = torch.autograd.grad(surrogate, leaf)[0]
-    assert found[LikelihoodRatio][1] < -0.1
+    assert float(found[LikelihoodRatio][1]) == pytest.approx(-1.81, abs=0.43)  # known to .094: 5e-6
     assert torch.equal(found[Pathwise], torch.zeros(2))
 
 

@@ -53,6 +53,7 @@ def pathwise(stiffness: float, n: int, lift: float = 0.0) -> Tensor:
 
 @pytest.mark.parametrize("stiffness", [0.0, 2.0, 1000.0, HARD])
 def test_flights_have_the_closed_forms_distance(stiffness: float) -> None:
+    """The share is .572: a false alarm in 30 000."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(5000, 1, dtype=torch.float64, generator=generator)
     actions = 3 * torch.rand(5000, 1, dtype=torch.float64, generator=generator) - 1.5  # a third beyond the clip

@@ -40,6 +40,7 @@ def test_the_edge_itself_is_inside(at: int) -> None:
 @pytest.mark.parametrize("sutton_barto_reward", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_same_seed_gives_the_same_falling_episode(seed: int, sutton_barto_reward: bool) -> None:
+    """A random episode lasts 100 steps once in 2000 times: 2e-3 for five seeds."""
     rng = np.random.default_rng(seed)
     steps, terminated, truncated = assert_same_episode(
         "CartPole-v1", lambda _: rng.integers(2), seed, atol=1e-6, sutton_barto_reward=sutton_barto_reward

@@ -63,6 +63,7 @@ def test_the_arrays_are_what_demonstrations_take(task: MultiGoal | Avoiding) -> 
 
 @both
 def test_modes_are_balanced_and_in_random_order(task: MultiGoal | Avoiding) -> None:
+    """Nine modes of 101 episodes give one a further one: eight seeds agree once in 16 000; of 24 modes never."""
     modes = demonstrate(task, 101).modes
     counts = np.bincount(modes, minlength=MODES[type(task)])
     assert counts.max() - counts.min() == 1

@@ -149,6 +149,7 @@ def test_what_a_gpu_learned_a_cpu_plays(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "space"), CELLS)
 def test_deterministic_is_deterministic_and_the_rest_is_not(name: str, space: str) -> None:
+    """Forty stochastic choices among at least four agree in 4⁻⁴⁰."""
     agent = AGENTS[name].make(Toy(action_space=SPACES[space]))
     seen = observations(agent, 40)
     assert same_actions(agent, agent, seen)

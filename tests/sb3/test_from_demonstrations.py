@@ -60,7 +60,9 @@ def test_every_batch_has_its_share(share: float, size: int, expected: int) -> No
 
 
 def test_transitions_are_those_that_were_shown() -> None:
-    """Of the last of an episode it is not known what came after, but where it ended by itself."""
+    """Of the last of an episode it is not known what came after, but where it ended by itself. One of eight rows is
+    missed in 1000 draws in 1e-57.
+    """
     given = demonstrations()
     agent = off("SAC", toy(), **with_shown(given, terminated=[True, False, True]))
     batch = agent.replay_buffer.sample(2000)
@@ -78,6 +80,7 @@ def test_transitions_are_those_that_were_shown() -> None:
 
 
 def test_new_experience_does_not_replace_them() -> None:
+    """One of six rows is missed in 160 draws in 1e-12."""
     agent = off("SAC", toy(), buffer_size=8, **with_shown(demonstrations())).learn(40)
     buffer = agent.replay_buffer
     assert buffer.full
@@ -104,6 +107,7 @@ def test_critics_can_learn_before_there_is_experience() -> None:
 
 
 def test_normalised_when_drawn() -> None:
+    """One of six rows is missed in 500 draws in 2e-39."""
     given, env = demonstrations(), VecNormalize(toy(), clip_reward=1e6)
     agent = off("SAC", env, **with_shown(given, share=1.0)).learn(40)
     batch = agent.replay_buffer.sample(500, env=env)

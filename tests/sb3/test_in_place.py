@@ -396,6 +396,7 @@ def test_a_prior_that_has_learned_keeps_its_units(prior: str, before: str) -> No
 
 
 def test_a_mixture_in_sac_plays_all_of_its_components_without_noise() -> None:
+    """One of four equal components is missed in 200 draws in 4e-25."""
     kwargs = {"prior": "categorical", "n_components": 4}
     agent = SAC("LatentPolicy", Toy(), policy_kwargs=kwargs, **SMALL)
     clone = LatentBC(agent, demonstrations=demonstrations(BOX), **SMALL)

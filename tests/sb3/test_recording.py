@@ -265,7 +265,9 @@ def test_an_episode_that_was_broken_off_ends() -> None:
 
 
 def test_what_sac_and_dqn_did() -> None:
-    """The rows of their own buffers, in an environment with a time limit."""
+    """The rows of their own buffers, in an environment with a time limit. No one of 600 uniform actions beyond three
+    quarters: 1e-75.
+    """
     agent = SAC("MlpPolicy", make_vec_env("Pendulum-v1", 2), learning_starts=10**9, policy_kwargs={"net_arch": [4]})
     agent.learn(600)
     data = Demonstrations.from_replay_buffer(agent.replay_buffer, agent.action_space)

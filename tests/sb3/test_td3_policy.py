@@ -47,6 +47,7 @@ def test_latent_enters_as_more_features_would() -> None:
 
 @pytest.mark.parametrize("algorithm", [TD3, DDPG])
 def test_latents_are_drawn_but_where_asked_to_be_deterministic(algorithm: type[TD3]) -> None:
+    """A range below .1 of 20 draws: 2e-6."""
     agent = algorithm("LatentPolicy", Toy(), device="cpu", seed=0)
     assert isinstance(agent.policy, LatentTD3Policy)
     obs = np.zeros((20, 3), np.float32)
