@@ -80,13 +80,16 @@ def _copied(policy: BasePolicy) -> BasePolicy:
 
 
 def warn_of_no_use(name: str, share: float | None) -> None:
-    """Of a term that fell to 0 before the policy had learned anything that it could have held back."""
-    larger = "a larger share, or " if share is not None and share < 1.0 else ""
-    warnings.warn(
-        f"{name} fell to 0 before it could keep anything: share={share} counts from where learn begins, with "
-        f"learning_starts and a critic's warm-up; give {larger}share=None",
-        stacklevel=2,
-    )
+    """Of a term that fell to 0 before the policy had learned anything that it could have held back.
+
+    With a share of 1 it falls to 0 at the end alone, and nothing is said.
+    """
+    if share is not None and share < 1.0:
+        warnings.warn(
+            f"{name} fell to 0 before it could keep anything: share={share} counts from where learn begins, with "
+            "learning_starts and a critic's warm-up; give a larger share, or share=None",
+            stacklevel=2,
+        )
 
 
 def checked_share(share: float | None) -> float | None:
