@@ -61,6 +61,7 @@ def test_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_overhead_of_agents(capsys: pytest.CaptureFixture[str]) -> None:
     sb3_overhead.main(sb3_overhead.Args(rounds=2, smoke=True))
     assert capsys.readouterr().out.count("null control") >= 4
