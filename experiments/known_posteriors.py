@@ -105,8 +105,9 @@ def known_posteriors() -> dict[str, KnownPosterior]:
     def logistic(x: Tensor, z: Tensor) -> Bernoullis:
         return Bernoullis(x @ z.unsqueeze(-1))
 
-    def parabola(x: Tensor, z: Tensor) -> DiagonalNormal:  # noqa: ARG001
-        return DiagonalNormal((z[..., 1:] + z[..., :1].square()).unsqueeze(-2), z.new_tensor([0.5]))
+    def parabola(x: Tensor, z: Tensor) -> DiagonalNormal:
+        height = (z[..., 1:] + z[..., :1].square()).unsqueeze(-2)
+        return DiagonalNormal(height.expand(*height.shape[:-2], x.shape[-2], 1), z.new_tensor([0.5]))
 
     return {
         "logistic": KnownPosterior(logistic, x, y, lambda z: (z @ away).sigmoid()),
