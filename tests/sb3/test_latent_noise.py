@@ -277,10 +277,13 @@ def test_replay_buffers_remember_the_noise(normalised: bool) -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_evaluated_while_learning(name: str) -> None:
     """Without disturbing it: the same weights as without evaluation."""
-    norm = lambda: VecNormalize(noisy(discrete=name == "DQN"), norm_obs_keys=["observation"])  # noqa: E731
+
+    def normalised() -> VecNormalize:
+        return VecNormalize(noisy(discrete=name == "DQN"), norm_obs_keys=["observation"])
+
     found = []
-    for watch in (None, EvalCallback(norm(), eval_freq=5, n_eval_episodes=2, verbose=0)):
-        model = agent(name, norm())
+    for watch in (None, EvalCallback(normalised(), eval_freq=5, n_eval_episodes=2, verbose=0)):
+        model = agent(name, normalised())
         model.learn(64, callback=watch)
         found.append(model.policy.state_dict())
     assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
