@@ -140,6 +140,7 @@ def test_changes_of_a_copied_file_are_kept(tmp_path: Path) -> None:
 
 
 MEASURED = """
+import resource
 import sys
 import numpy as np
 from gymnasium import spaces
@@ -165,7 +166,8 @@ def learn(pictures, updates):
 
 pictures = np.load(sys.argv[1], mmap_mode="r")
 learn(pictures[:5000].copy(), 2)  # what every run takes, the standardisation of 4096 pictures too
-before = _resident("VmHWM")
+before, allowed = _resident("VmHWM"), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_DATA, (_resident("VmData") + allowed, resource.RLIM_INFINITY))  # of its own
 learn(pictures, 150)
 print(_resident("VmHWM") - before)
 """
@@ -177,17 +179,19 @@ print(_resident("VmHWM") - before)
     [(40_000, 2 / 5), pytest.param(250_000, 8 / 50, marks=pytest.mark.slow, id="8 GB for 50 GB, at 1/50 of both")],
 )
 def test_pictures_larger_than_the_memory_allowed(tmp_path: Path, pictures: int, share: float) -> None:
-    """38 400 random pictures of 4 kB from a file of 164 MB, or of 1 GB: the process grows by less than a share of it
-    (by a fifth to a fourth of the smaller; without giving pages back, by four fifths)."""
+    """38 400 random pictures of 4 kB from a file of 164 MB, or of 1 GB: the process is refused memory of its own beyond
+    a share of it, and grows by less, pages of the file included (by a fifth to a fourth of the smaller; without giving
+    pages back, by four fifths)."""
     path = tmp_path / "pictures.npy"
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (pictures, 1, 64, 64))
     file[:] = np.arange(pictures).astype(np.uint8)[:, None, None, None]
     file.flush()
     # What the allocator keeps for later differs by 100 MB from run to run; so large blocks are given back at once.
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    command = [sys.executable, "-c", MEASURED, str(path)]
+    allowed = int(path.stat().st_size * share)
+    command = [sys.executable, "-c", MEASURED, str(path), str(allowed)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | allocator)
-    assert int(run.stdout) < path.stat().st_size * share
+    assert int(run.stdout) < allowed
 
 
 def test_all_over_the_data_a_trunk_sees_fewer_observations_than_there_are_actions(
