@@ -59,8 +59,9 @@ class NormedCritics(SACPolicy):
         return super().make_critic(features_extractor)
 
 
-# A learned temperature rises as long as the clone is kept, and then takes over. The rate is RL Baselines3 Zoo's for this
-# task, by one seed that is not reported; with stable-baselines3's 3e-4 the kept agents end level with their pilot.
+# A learned temperature rises as long as the clone is kept, and then takes over. The rate is the one that RL
+# Baselines3 Zoo begins with in this task, tried with one seed that is not reported; with stable-baselines3's 3e-4 the
+# kept agents end level with their pilot.
 SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "learning_rate": 7.3e-4, "ent_coef": 0.1, "tau": 0.01}
 
 

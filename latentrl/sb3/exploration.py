@@ -44,7 +44,8 @@ class SkillReward(ExplorationBonus):
     Any Dict with a part of choices or of one-hot vectors does. Of normal noise, q_φ is a Gaussian and p is N(0, I); the
     reward is then cut at −5 nats for each of its dimensions, as there is no end to how unlikely a narrow Gaussian finds
     what the agent did not do before.
-    An action counts for the skill that was shown when it was chosen.
+    An action counts for the skill that was shown when it was chosen. LatentPPO and LatentA2C draw z themselves, which
+    no observation shows: take stock PPO or A2C.
 
     :param venv: the environments, with the skill in their observations
     :param skill_key: name of that part; q_φ does not look at it

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from jaxtyping import Float
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import Distribution
@@ -21,6 +22,7 @@ from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.actor_decoders import SPREAD
 from latentrl.sb3.held import WithLatent
 from latentrl.sb3.latent_actor import MixtureActor, SemiImplicitActor
+from latentrl.sb3.latent_noise import NOISE
 from latentrl.sb3.mixture_heads import MixtureOfCategoricals
 from latentrl.sb3.mixture_policy import MixtureActorCriticPolicy
 from latentrl.sb3.on_policy import to_read
@@ -63,6 +65,12 @@ class LatentUsage(BaseCallback):
         of_its_own = isinstance(policy, LatentActorCriticPolicy | MixtureActorCriticPolicy) or isinstance(
             getattr(policy, "actor", None), SemiImplicitActor | MixtureActor | LatentTD3Actor
         )
+        space = self.model.observation_space
+        if not of_its_own and isinstance(space, spaces.Dict) and NOISE in space.spaces:
+            raise LatentRLError(
+                "LatentUsage looks at latents that a policy draws; what LatentNoiseWrapper shows is a part of the "
+                "observation: see what it does by LatentTraversal or ModeCoverage"
+            )
         if summed or not of_its_own:
             raise LatentRLError(
                 "LatentUsage is for LatentPPO, LatentA2C, the MixturePolicy of PPO and A2C (but for one discrete "

@@ -29,8 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch 
 ON_POLICY = [name for name, agent in AGENTS.items() if issubclass(agent.algorithm, OnPolicyAlgorithm)]
 
 
-IN_PARTS = ("mixture PPO", "latent PPO, episode", "latent SAC")
-"""Agents of which wrappers are tried with Dict observations, too."""
+WAYS = [cell for cell in CELLS if cell[1] in ("box", "choice", "choices", "bits")]
+"""Each agent with each kind of action."""
+STACKED = ("mixture PPO", "latent PPO, episode", "latent SAC, categorical", "latent TD3")
+"""Agents that see several pictures at once."""
 
 
 def takes(name: str, option: str) -> bool:
@@ -69,9 +71,10 @@ def check_optimisers(policy: nn.Module, twice: Iterable[nn.Parameter] = ()) -> N
     assert sorted(ours) == sorted(map(id, [*wanted, *twice]))
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_parameter_is_trained_by_one_optimiser(name: str) -> None:
-    agent = AGENTS[name].make(Toy(), **({"ent_coef": 0.01} if takes(name, "ent_coef") else {}))
+@pytest.mark.parametrize(("name", "space"), WAYS)
+def test_every_parameter_is_trained_by_one_optimiser(name: str, space: str) -> None:
+    bonus = {"ent_coef": 0.01} if takes(name, "ent_coef") else {}
+    agent = AGENTS[name].make(Toy(action_space=SPACES[space]), **bonus)
     before = {key: value.clone() for key, value in agent.policy.state_dict().items()}
     check_optimisers(agent.policy)
     agent.learn(AGENTS[name].steps)
@@ -129,11 +132,15 @@ def test_agents_of_pictures_and_parts_are_saved(name: str, tmp_path: Path) -> No
         seen = observations(agent)
         agent.save(tmp_path / "agent.zip")
         agent.policy.save(str(tmp_path / "policy.zip"))
-        for loaded in (
+        other = AGENTS[name].make(Toy(space), policy, seed=7)
+        other.set_parameters(agent.get_parameters())
+        for twin in (
             AGENTS[name].algorithm.load(tmp_path / "agent.zip", device="cpu"),
             type(agent.policy).load(str(tmp_path / "policy.zip"), device="cpu"),
+            other,
+            *copies(agent.policy),
         ):
-            assert same_actions(agent, loaded, seen)
+            assert same_actions(agent, twin, seen)
 
 
 @pytest.mark.gpu
@@ -156,9 +163,9 @@ def test_deterministic_is_deterministic_and_the_rest_is_not(name: str, space: st
     assert not np.array_equal(agent.predict(seen)[0], agent.predict(seen)[0])
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
-    agent = trained(name)
+@pytest.mark.parametrize(("name", "space"), WAYS)
+def test_saved_and_loaded(name: str, space: str, tmp_path: Path) -> None:
+    agent = trained(name, space)
     seen = observations(agent)
     agent.save(tmp_path / "agent.zip")
     loaded = AGENTS[name].algorithm.load(tmp_path / "agent.zip", env=agent.get_env())
@@ -166,10 +173,12 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     loaded.learn(AGENTS[name].steps)
     agent.policy.save(str(tmp_path / "policy.zip"))
     assert same_actions(agent, type(agent.policy).load(str(tmp_path / "policy.zip"), device="cpu"), seen)
-    other = AGENTS[name].make(Toy(), seed=7)
-    assert not same_actions(agent, other, seen)
+    other = AGENTS[name].make(Toy(action_space=SPACES[space]), seed=7)
+    assert space != "box" or not same_actions(agent, other, seen)
     other.set_parameters(agent.get_parameters())
     assert same_actions(agent, other, seen)
+    weights = agent.policy.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in other.policy.state_dict().items())
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -181,12 +190,27 @@ def test_a_saved_policy_shares_its_extractor_as_before(name: str, tmp_path: Path
     assert type(policy).load(str(tmp_path / "policy.zip"), device="cpu").share_features_extractor is shared
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_copied_and_pickled(name: str) -> None:
-    policy = trained(name).policy
-    seen = np.zeros((3, 3), np.float32)
-    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
-        assert same_actions(policy, twin, seen)
+def copies(policy: Any) -> list[Any]:
+    return [copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))]
+
+
+@pytest.mark.parametrize(("name", "space"), WAYS)
+def test_copied_and_pickled(name: str, space: str) -> None:
+    agent = trained(name, space)
+    assert all(same_actions(agent, twin, observations(agent)) for twin in copies(agent.policy))
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_stacked_pictures(name: str, tmp_path: Path) -> None:
+    """Two of three colours each, as stable-baselines3 stacks them."""
+    policy, picture = next(iter(kinds(name).items()))
+    env = VecFrameStack(AGENTS[name].wrap(make_vec_env(lambda: Toy(picture), 2, seed=0)), 2)
+    agent = AGENTS[name].make(env, policy, wrapped=True).learn(AGENTS[name].steps)
+    assert agent.observation_space.shape == (6, 36, 36)
+    agent.save(tmp_path / "agent.zip")
+    loaded = AGENTS[name].algorithm.load(tmp_path / "agent.zip", env=env, device="cpu")
+    assert same_actions(agent, loaded, env.reset())
+    assert np.isfinite(evaluate_policy(loaded, env, 2)[0])
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -249,7 +273,8 @@ def test_observations_of_other_kinds(name: str) -> None:
     """Extractors learn, and predict takes pictures in either order, one observation or several."""
     (cnn, picture), (multi, both) = kinds(name).items()
     first = spaces.Box(0, 255, (3, 36, 36), np.uint8)
-    for policy, space in ((cnn, picture), (cnn, first), (multi, both)):
+    in_parts = spaces.Dict(picture=first, numbers=VECTOR)
+    for policy, space in ((cnn, picture), (cnn, first), (multi, both), (multi, in_parts)):
         agent = AGENTS[name].make(Toy(space), policy)
         before = {key: value.clone() for key, value in agent.policy.named_parameters()}
         agent.learn(AGENTS[name].steps)
@@ -259,7 +284,7 @@ def test_observations_of_other_kinds(name: str) -> None:
         seen = observations(agent)
         actions = agent.predict(seen, deterministic=True)[0]
         assert all(BOX.contains(a) for a in actions)
-        given = seen if space is first else colours_last(seen)
+        given = seen if space in (first, in_parts) else colours_last(seen)
         assert np.array_equal(agent.predict(given, deterministic=True)[0], actions)
         one = {key: part[0] for key, part in given.items()} if isinstance(given, dict) else given[0]
         np.testing.assert_allclose(agent.predict(one, deterministic=True)[0], actions[0], atol=1e-5)
@@ -294,7 +319,7 @@ def test_plays_the_same_with_loaded_statistics(name: str, tmp_path: Path) -> Non
     loaded.learn(AGENTS[name].steps)
 
 
-@pytest.mark.parametrize(("name", "parts"), [(name, False) for name in AGENTS] + [(name, True) for name in IN_PARTS])
+@pytest.mark.parametrize(("name", "parts"), list(itertools.product(AGENTS, (False, True))))
 def test_evaluations_do_not_disturb_learning(name: str, parts: bool) -> None:
     """With normalised and stacked observations, evaluated in the middle of rollouts: the same weights as without."""
     seen = spaces.Dict(one=VECTOR, other=BOX) if parts else VECTOR
@@ -328,6 +353,11 @@ def test_bad_input(name: str) -> None:
         AGENTS[name].make(Toy(), multi)
     with pytest.raises(LatentRLError, match=r"pictures of \(20, 20\) pixels are too small"):
         AGENTS[name].make(Toy(spaces.Box(0, 255, (20, 20, 3), np.uint8)), cnn)
+    with pytest.raises(AssertionError, match="only with images"):
+        AGENTS[name].make(Toy(), cnn)
+    several = spaces.Tuple([BOX, BOX]) if name in ON_POLICY else spaces.Discrete(3)
+    with pytest.raises(AssertionError, match="only supports"):
+        AGENTS[name].make(Toy(action_space=several))
     if takes(name, "use_sde"):
         with pytest.raises(LatentRLError, match="gSDE"):
             AGENTS[name].make(Toy(), use_sde=True)

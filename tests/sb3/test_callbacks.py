@@ -11,7 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from latentrl import LatentRLError
 from latentrl.metrics import behaviour_entropy
-from latentrl.sb3 import ModeCoverage
+from latentrl.sb3 import LatentPPO, ModeCoverage
 from tests.sb3.agents_table import Toy
 
 OPTIONS: dict[str, Any] = {"n_steps": 16, "batch_size": 8, "seed": 0, "device": "cpu"}
@@ -42,9 +42,10 @@ class Chosen(Toy):
         return *found, {"mode": int(action)}
 
 
-def test_modes_are_counted_and_learning_does_not_notice() -> None:
-    """No success in 30 episodes of noise as wide as the box: 1e-12."""
-    agents = [PPO("MixturePolicy", make_vec_env(Sided, 2, seed=0), **OPTIONS) for _ in range(2)]
+@pytest.mark.parametrize(("algorithm", "policy"), [(PPO, "MixturePolicy"), (LatentPPO, "LatentPolicy")])
+def test_modes_are_counted_and_learning_does_not_notice(algorithm: Any, policy: str) -> None:
+    """No success in 30 episodes of noise as wide as the box: 1e-12. Of LatentPPO, latents are held meanwhile."""
+    agents = [algorithm(policy, make_vec_env(Sided, 2, seed=0), **OPTIONS) for _ in range(2)]
     watch = ModeCoverage(make_vec_env(Sided, 2, seed=1), 2, n_eval_episodes=30, eval_freq=16, verbose=0)
     for agent, callback in zip(agents, (None, watch), strict=True):
         agent.set_random_seed(0)

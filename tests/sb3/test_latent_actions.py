@@ -13,10 +13,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import LatentBC, LatentPolicy
@@ -172,6 +173,8 @@ def test_choices(factors: int) -> None:
         (spaces.Discrete(4), BOX),
         (VECTOR, spaces.Discrete(3)),
         (VECTOR, spaces.MultiBinary(4)),
+        (VECTOR, spaces.MultiDiscrete([3, 2])),
+        (VECTOR, spaces.Box(-1, 1, (2, 2))),
         (VECTOR, spaces.Box(np.array([-1.0, 0.0]), np.array([3.0, 0.5]), dtype=np.float64)),
     ],
 )
@@ -289,8 +292,26 @@ def test_agents_learn_and_leave_the_decoder_alone(algorithm: Any, tmp_path: Path
     assert all(env.action_space.contains(action) for action in agent.predict(env.reset())[0])
     agent.save(tmp_path / "agent")
     algorithm.load(tmp_path / "agent", env=env, device="cpu")
+    judged = LatentActionWrapper(VecMonitor(told(2)), cloned)
+    watch = EvalCallback(judged, n_eval_episodes=2, eval_freq=8, verbose=0)
+    agent.set_env(LatentActionWrapper(told(2), cloned))
+    agent.learn(40, callback=watch)
+    assert np.isfinite(watch.last_mean_reward)
     with pytest.raises(ValueError, match="Action spaces do not match"):
         algorithm.load(tmp_path / "agent", env=told(2), device="cpu")
+
+
+def test_a_clone_of_stacked_observations_plays_in_stacked_environments() -> None:
+    """As the refusal of histories advises."""
+    stacked = VecFrameStack(told(2), 2)
+    cloned = policy(stacked.observation_space)
+    env = LatentActionWrapper(stacked, cloned)
+    seen, z = env.reset(), np.array([[1.0, -1.0], [0.3, 2.0]], np.float32)
+    assert seen.shape == (2, 6)
+    env.step(z)
+    played = np.array([done[0] for done in env.get_attr("actions")])
+    np.testing.assert_array_equal(played, cloned.predict(seen, latent=z)[0])
+    PPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(32)
 
 
 FINITE: dict[str, Any] = {"posterior": "categorical", "prior": "categorical"}

@@ -372,6 +372,20 @@ def test_pictures(name: str, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(*actions)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [spaces.Discrete(4), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), spaces.Box(-1, 1, (2, 2))],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", ["PPO", "SAC"])
+def test_observations_of_all_flat_spaces(name: str, space: spaces.Space) -> None:
+    """As one-hot vectors, or as they are; the agent learns and plays by them."""
+    env = noisy(space)
+    model = agent(name, env).learn(48)
+    assert LatentNoiseExtractor(env.observation_space).features_dim == spaces.flatdim(space) + 3
+    assert np.isfinite(evaluate_policy(model, env, 2)[0])
+
+
 # --- the algorithms --------------------------------------------------------------------------------------------------
 
 
@@ -418,7 +432,17 @@ def test_saved_loaded_and_deterministic_given_the_noise(name: str, tmp_path: Pat
     np.testing.assert_array_equal(play(loaded, seen), actions)
     loaded.learn(48)
     model.policy.save(str(tmp_path / "policy.zip"))
-    np.testing.assert_array_equal(play(type(model.policy).load(str(tmp_path / "policy.zip"), "cpu"), seen), actions)
+    other = agent(name, noisy(discrete=name == "DQN"), seed=7)
+    other.set_parameters(model.get_parameters())
+    for twin in (
+        type(model.policy).load(str(tmp_path / "policy.zip"), "cpu"),
+        other,
+        copy.deepcopy(model.policy),
+        pickle.loads(pickle.dumps(model.policy)),
+    ):
+        np.testing.assert_array_equal(play(twin, seen), actions)
+    model.set_env(noisy(discrete=name == "DQN"))
+    model.learn(48)
 
 
 @pytest.mark.parametrize("name", ["PPO", "SAC"])

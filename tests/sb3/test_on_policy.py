@@ -31,12 +31,18 @@ from tests.sb3.test_gradient_noise import Lines
 STEPS, ENVS, Z = 12, 3, 2
 
 
-def agent(length: int = 5, truncates: bool = False, algorithm: Any = LatentPPO, **policy_kwargs: Any) -> Any:
+def agent(
+    length: int = 5,
+    truncates: bool = False,
+    algorithm: Any = LatentPPO,
+    space: spaces.Space = VECTOR,
+    **policy_kwargs: Any,
+) -> Any:
     def make() -> gym.Env:
-        return gym.wrappers.TimeLimit(Toy(steps=10**9), length) if truncates else Toy(steps=length)
+        return gym.wrappers.TimeLimit(Toy(space, steps=10**9), length) if truncates else Toy(space, steps=length)
 
     return algorithm(
-        "LatentPolicy",
+        "LatentMultiInputPolicy" if isinstance(space, spaces.Dict) else "LatentPolicy",
         make_vec_env(make, ENVS, seed=0),
         n_steps=STEPS,
         seed=0,
@@ -128,14 +134,20 @@ class KnownValue(nn.Module):
     """V = 7 z_1 + o_1 + 5 times the share of z that is left, and without z where another is due: of (o, z, left)."""
 
     def forward(self, seen: Tensor) -> Tensor:
-        return 7.0 * seen[:, 3:4] + seen[:, :1] + 5.0 * seen[:, -1:]
+        return 7.0 * seen[:, -1 - Z : -Z] + seen[:, :1] + 5.0 * seen[:, -1:]
 
 
+def first_number(observation: Any) -> Any:
+    """o_1 of one observation, or of several."""
+    return (observation["a"] if isinstance(observation, dict) else observation)[..., 0]
+
+
+@pytest.mark.parametrize("space", [VECTOR, spaces.Dict(a=VECTOR, b=spaces.Discrete(2))], ids=["flat", "dict"])
 @pytest.mark.parametrize("hold", [0, 2, 5])
-def test_values_of_last_observations_see_the_latent_of_their_environment(hold: int) -> None:
+def test_values_of_last_observations_see_the_latent_of_their_environment(hold: int, space: spaces.Space) -> None:
     """Or that another is due: of ``hold=5`` where an episode is cut, of ``hold=2`` where the rollout ends. Where none
     is, how much of it is left: half of two steps after one, three of five after two, of an episode nothing is known."""
-    made = agent(truncates=True, hold=hold)
+    made = agent(truncates=True, space=space, hold=hold)
     made.policy.mlp_extractor.value_net, made.policy.value_net = nn.Identity(), KnownValue()
     seen: list[tuple[np.ndarray, np.ndarray, list[Any]]] = []
     env = made.env
@@ -152,14 +164,14 @@ def test_values_of_last_observations_see_the_latent_of_their_environment(hold: i
     for index, (given, dones, last) in enumerate(seen):
         for place in range(ENVS):
             held = 7.0 * latents[index, place, 1] + {0: 0.0, 2: 2.5, 5: 0.0}[hold]
-            value = (5.0 if hold == 5 else held) + last[place][0] if dones[place] else 0.0
+            value = (5.0 if hold == 5 else held) + first_number(last[place]) if dones[place] else 0.0
             assert rewards[index, place] == pytest.approx(given[place] + made.gamma * value, rel=1e-5)
             episodes += dones[place]
     assert episodes == 2 * ENVS
     # The rollout ends within an episode, after its second step.
     delta = made.rollout_buffer.advantages[-1] - rewards[-1] + made.rollout_buffer.values[-1]
     of_latent = 5.0 if hold == 2 else 7.0 * latents[-1, :, 1] + {0: 0.0, 5: 3.0}[hold]
-    np.testing.assert_allclose(delta, made.gamma * (of_latent + made._last_obs[:, 0]), rtol=1e-4)
+    np.testing.assert_allclose(delta, made.gamma * (of_latent + first_number(made._last_obs)), rtol=1e-4)
 
 
 def test_the_value_does_not_see_a_latent_before_it_is_drawn() -> None:
@@ -266,9 +278,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         LatentPPO(PPO.policy_aliases["MlpPolicy"], env)
     with pytest.raises(LatentRLError, match="does not keep latents"):
         LatentA2C("LatentPolicy", env, rollout_buffer_class=RolloutBuffer)
-    stock = PPO(LatentActorCriticPolicy, env, n_steps=32, batch_size=32)
-    with pytest.raises(LatentRLError, match="use LatentPPO"):
-        stock.learn(32)
+    for stock in (
+        PPO(LatentActorCriticPolicy, env, n_steps=32, batch_size=32),
+        A2C(LatentActorCriticPolicy, env, n_steps=32),
+    ):
+        before = copy.deepcopy(stock.policy.state_dict())
+        with pytest.raises(LatentRLError, match="use LatentPPO"):
+            stock.learn(32)
+        assert all(torch.equal(value, before[key]) for key, value in stock.policy.state_dict().items())
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

@@ -1,6 +1,7 @@
 """What actions are said to tell of the latent, against closed forms."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from latentrl import LatentRLError
-from latentrl.sb3 import LatentBC, LatentPPO, LatentUsage
+from latentrl.sb3 import LatentBC, LatentNoiseWrapper, LatentPPO, LatentUsage
 from latentrl.sb3.latent_actor import SemiImplicitActor
 from latentrl.sb3.td3_policy import LatentTD3Actor
 from latentrl.sb3.usage import usage
@@ -237,8 +238,21 @@ def test_who_has_no_latent_to_look_at_is_told() -> None:
     for made in others:
         with pytest.raises(LatentRLError, match=f"Policy of {type(made).__name__} has no latent to look at"):
             made.learn(16, callback=LatentUsage())
+    noisy = PPO("MultiInputPolicy", LatentNoiseWrapper(make_vec_env(Toy, 1)), **OPTIONS)
+    with pytest.raises(LatentRLError, match="what LatentNoiseWrapper shows is a part of the observation"):
+        noisy.learn(16, callback=LatentUsage())
     with pytest.raises(LatentRLError, match="eval_freq must be"):
         LatentUsage(eval_freq=0)
+
+
+def test_tensorboard_shows_it(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    made = agent(spaces.Box(-1, 1, (2,)))
+    made.tensorboard_log = str(tmp_path)
+    made.learn(64, callback=LatentUsage(), tb_log_name="mine")
+    found = events.EventAccumulator(str(tmp_path / "mine_1")).Reload()
+    for what in ("information", "active_units"):
+        assert [event.step for event in found.Scalars(f"latent/{what}")] == [32, 64]
 
 
 @pytest.mark.parametrize("kind", ["latent", "mixture"])
