@@ -29,6 +29,7 @@ from latentrl.nets import Affine
 from latentrl.sb3.actor_critic import LatentActorCriticPolicy
 from latentrl.sb3.actor_decoders import OffPolicyDecoder
 from latentrl.sb3.latent_actor import SemiImplicitActor
+from latentrl.sb3.latent_kinds import OfLatents
 from latentrl.sb3.latent_noise import NOISE
 from latentrl.sb3.mixture_heads import Mixed, mixture_of
 from latentrl.sb3.on_policy import is_recurrent
@@ -156,9 +157,13 @@ def _is_new(actor: ActorCriticPolicy) -> bool:
 
 
 def follow(policy: BasePolicy) -> None:
-    """Let TD3's target actor start where the actor is that was cloned into."""
+    """Let targets start where those are that were cloned into: TD3's actor, and an extractor that critics share."""
     if isinstance(policy, TD3Policy):
         policy.actor_target.load_state_dict(policy.actor.state_dict())
+    target: Any = getattr(policy, "critic_target", None)
+    if target is not None and getattr(policy, "share_features_extractor", False):
+        own: Any = policy.critic
+        target.features_extractor.load_state_dict(own.features_extractor.state_dict())
 
 
 def warn_of_wide_noise(policy: BasePolicy, actions: NDArray[Any]) -> None:
@@ -193,9 +198,15 @@ def in_space(
 ) -> Demonstrations:
     """Demonstrations as of these spaces, with pictures channel-first where the spaces have them so.
 
-    :raises LatentRLError: where they do not fit
+    :raises LatentRLError: where they do not fit, or hold an environment's actions for an agent whose own are latents
     """
     require_demonstrations(demonstrations)
+    if isinstance(action_space, OfLatents) and not isinstance(demonstrations.action_space, OfLatents):
+        raise LatentRLError(
+            f"the agent's actions are latents, {action_space}, and those of the demonstrations are of "
+            f"{demonstrations.action_space}: show it what agents did in its own environment, or, if these are latents, "
+            "say so by dataclasses.replace(demonstrations, action_space=env.action_space)"
+        )
     space = channels_first(observation_space)
     return replace(
         demonstrations,

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from latentrl.checks import LatentRLError, at_least
 from latentrl.metrics.arrays import as_numbers
 from latentrl.sb3.bc import LatentBC
+from latentrl.sb3.latent_kinds import LatentBox, LatentDiscrete, LatentMultiDiscrete
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first, is_vector
 
@@ -22,29 +23,6 @@ MOMENT_DRAWS = 4096
 """Draws behind the mean and spread of priors that have none in closed form: flows."""
 
 Source = LatentBC | LatentPolicy | str | Path
-
-
-class _OfLatents:
-    """Before a space: it equals none of other actions, however alike. Or stable-baselines3 would load an agent where
-    its latents are taken for actions."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _OfLatents) and super().__eq__(other)
-
-    def __repr__(self) -> str:
-        return f"Latent{super().__repr__()}"
-
-
-class LatentBox(_OfLatents, spaces.Box):
-    """Continuous latents."""
-
-
-class LatentDiscrete(_OfLatents, spaces.Discrete):
-    """Latents of one choice."""
-
-
-class LatentMultiDiscrete(_OfLatents, spaces.MultiDiscrete):
-    """Latents of several choices."""
 
 
 class LatentActions:

@@ -134,8 +134,10 @@ class LatentTraversal(BaseCallback):
 
         with self._undisturbed():
             rows = self._rows()
-            shown = [[self._episode(latent) for latent in row.latents] for row in rows]
-            self._player.begin(None)
+            try:
+                shown = [[self._episode(latent) for latent in row.latents] for row in rows]
+            finally:  # or what is evaluated there next would go on under this latent
+                self._player.begin(None)
         figure = picture_figure(rows, shown) if self.position is None else path_figure(rows, shown)
         figure.suptitle(f"{type(self.model).__name__} after {self.num_timesteps:,} steps, one latent after another")
         with whole(self.folder / f"traversal_{self.num_timesteps}.png") as partial:

@@ -38,9 +38,10 @@ class TorchVecEnvAdapter(VecEnv):
             raise LatentRLError(
                 f"TorchVecEnvAdapter takes a gymnasium VectorEnv, got {env!r}: make it with gym.make_vec"
             )
-        if not isinstance(env.single_observation_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete):
+        seen = env.single_observation_space
+        if not isinstance(seen, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise LatentRLError(
-                f"observations must be one tensor, but they are {env.single_observation_space}: flatten them, or make "
+                f"observations must be one tensor, but they are {seen}: flatten them, or make "
                 "the environment with stable-baselines3's make_vec_env"
             )
         self.env = env

@@ -422,6 +422,32 @@ def test_the_target_actor_of_td3_is_where_the_actor_is(stopped: bool, tmp_path: 
         assert all(torch.equal(value, target[name]) for name, value in own.items())
 
 
+class Weighted(FlattenExtractor):
+    """One with something to learn."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.layer = torch.nn.Linear(self.features_dim, self.features_dim)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.layer(super().forward(observations))
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_a_target_has_the_extractor_that_was_cloned_into(name: str) -> None:
+    """Where critics share it with the actor; one of their own stays as it was."""
+    for shared in (True, False):
+        kwargs = {"features_extractor_class": Weighted, "share_features_extractor": shared}
+        agent = off(name, policy_kwargs=kwargs)
+        policy = agent.policy
+        before = policy.actor.features_extractor.layer.weight.detach().clone()
+        LatentBC(agent, demonstrations=shown(), seed=0).learn(5)
+        for critic in (policy.critic, policy.critic_target):
+            weight = critic.features_extractor.layer.weight
+            assert torch.equal(weight, policy.actor.features_extractor.layer.weight) == shared
+        assert not torch.equal(policy.actor.features_extractor.layer.weight, before)
+
+
 def test_callbacks_find_the_environment_of_the_agent() -> None:
     agent = PPO("MlpPolicy", make_vec_env(Toy, 2, seed=7), **SMALL)
     seeds = agent.env._seeds

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize, VecTransposeImage
 
 from latentrl import Demonstrations, LatentRLError
-from latentrl.sb3 import LatentBC, LatentPolicy
+from latentrl.sb3 import CloneTerm, DemonstrationReplayBuffer, LatentBC, LatentPolicy
 from latentrl.sb3.latent_actions import LatentActionEnv, LatentActionWrapper
-from latentrl.sb3.latent_space import LatentBox, LatentDiscrete, LatentMultiDiscrete
+from latentrl.sb3.latent_kinds import LatentBox, LatentDiscrete, LatentMultiDiscrete
 from tests.sb3.agents_table import AGENTS, BOX, VECTOR, Toy
 from tests.sb3.off_policy_table import shown
 
@@ -312,6 +313,22 @@ def test_a_clone_of_stacked_observations_plays_in_stacked_environments() -> None
     played = np.array([done[0] for done in env.get_attr("actions")])
     np.testing.assert_array_equal(played, cloned.predict(seen, latent=z)[0])
     PPO("MlpPolicy", env, n_steps=16, batch_size=16, device="cpu").learn(32)
+
+
+def test_demonstrations_of_actions_are_not_taken_for_latents() -> None:
+    """Where there are as many of both, and each is a box: for a term, a buffer, and a clone."""
+    env, demonstrations = LatentActionWrapper(told(2), policy()), shown(BOX)
+    agent = SAC("MlpPolicy", env, learning_starts=2, device="cpu")
+    replay = {"replay_buffer_class": DemonstrationReplayBuffer}
+    for use in (
+        lambda given: agent.learn(4, callback=CloneTerm(given)),
+        lambda given: LatentBC(agent, demonstrations=given),
+        lambda given: SAC("MlpPolicy", env, **replay, replay_buffer_kwargs={"demonstrations": given}, device="cpu"),
+    ):
+        with pytest.raises(LatentRLError, match=r"agent's actions are latents, LatentBox.*dataclasses\.replace"):
+            use(demonstrations)
+        rewarded = replace(demonstrations, rewards=np.zeros(len(demonstrations), np.float32))
+        use(replace(rewarded, action_space=env.action_space))
 
 
 FINITE: dict[str, Any] = {"posterior": "categorical", "prior": "categorical"}

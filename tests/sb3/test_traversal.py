@@ -251,6 +251,18 @@ def test_choices_are_broken_into_lines() -> None:
     assert [axis.get_title() for axis in figure.axes] == names
 
 
+def test_no_latent_stays_held_where_a_picture_fails(tmp_path: Path) -> None:
+    noisy = LatentNoiseWrapper(make_vec_env(Plane, 1), 2)
+
+    def fails(_: Any) -> Any:
+        raise ZeroDivisionError
+
+    made = PPO("MultiInputPolicy", LatentNoiseWrapper(make_vec_env(Plane, 1), 2), **OPTIONS)
+    with pytest.raises(ZeroDivisionError):
+        made.learn(64, callback=LatentTraversal(noisy, tmp_path, eval_freq=8, position=fails))
+    assert not np.array_equal(noisy.reset()["latent_noise"], noisy.reset()["latent_noise"])
+
+
 def test_learning_does_not_notice(tmp_path: Path) -> None:
     agents = [agent() for _ in range(2)]
     watch = LatentTraversal(make_vec_env(Plane, 2, seed=1), tmp_path, eval_freq=16, dimensions=[0], deterministic=False)

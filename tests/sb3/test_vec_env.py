@@ -99,10 +99,13 @@ def test_attributes_belong_to_the_batch() -> None:
 def test_observations_with_parts_cannot_be_adapted() -> None:
     class Parts(gym.vector.VectorEnv[Any, Any, Any]):
         metadata = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}  # noqa: RUF012
-        single_observation_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (2,)))
+        num_envs, single_action_space = 1, gym.spaces.Discrete(2)
+        single_observation_space: gym.Space[Any] = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (2,)))
 
     with pytest.raises(LatentRLError, match="observations must be one tensor"):
         TorchVecEnvAdapter(Parts())
+    Parts.single_observation_space = gym.spaces.MultiBinary(3)  # which is one
+    TorchVecEnvAdapter(Parts())
 
 
 def test_what_cannot_be_adapted() -> None:
