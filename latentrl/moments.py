@@ -13,6 +13,8 @@ from latentrl.output_jacobian import OutputJacobian
 
 BOOTSTRAP_DRAWS = 1000
 BOOTSTRAP_BLOCK = 4_000_000  # counts held at a time: 32 MB
+ROWS = 256
+"""Whose inner products are held at a time."""
 
 
 class Moments(NamedTuple):
@@ -44,10 +46,30 @@ class Moments(NamedTuple):
         return len(self.squared) * fourth / float(self.squared.sum()) ** 2 if fourth > 0 else 1.0
 
     @property
+    def concentration(self) -> float:
+        """tr Σ² / (tr Σ)², 1 where all noise lies in one direction: from inner products of different replicates.
+
+        Without deviations, what it would be of Gaussian gradients with this kurtosis, (κ − 1)/2.
+        """
+        if self.deviations is None or self.trace == 0.0:
+            return concentration(self.variance, self.kurtosis)
+        number = len(self.squared)
+        rows = self.deviations if self.deviations.shape[1] > number else self.deviations.T
+        total = sum(float((part @ rows.T).square().sum()) for part in rows.split(ROWS))
+        return max(0.0, total - float(self.squared.square().sum())) / (number * (number - 1)) / self.trace**2
+
+    @property
     def tail_share(self) -> float:
         """Share of Σ d_r² that the largest replicate carries alone."""
         fourth = float(self.squared.square().sum())
         return float(self.squared.max()) ** 2 / fourth if fourth > 0 else 1 / len(self.squared)
+
+
+def concentration(variance: Float[Tensor, " P"], kurtosis: float) -> float:
+    """tr Σ² / (tr Σ)² of Gaussian gradients: (κ − 1)/2, but from that of uncorrelated coordinates to 1."""
+    trace = float(variance.sum())
+    least = float((variance / trace).square().sum()) if trace > 0.0 else 0.0
+    return min(1.0, max(least, (kurtosis - 1.0) / 2.0))
 
 
 def moments(gradients: Float[Tensor, "R D"], jacobian: OutputJacobian | None = None) -> Moments:

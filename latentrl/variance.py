@@ -18,7 +18,7 @@ from torch.func import grad, vmap
 from latentrl.checks import LatentRLError, count
 from latentrl.gradient_report import GradientReport, Ratio, variance_ratio
 from latentrl.memory import Peak, enough_memory, peak_memory
-from latentrl.moments import Moments, moments, streamed_moments, trace_interval
+from latentrl.moments import Moments, concentration, moments, streamed_moments, trace_interval
 from latentrl.noise_tape import Player, numbers_for, record
 from latentrl.output_jacobian import OutputJacobian
 
@@ -33,6 +33,7 @@ MOST_KEPT = 50_000_000
 """Numbers of all gradients, up to which they are kept: 400 MB in float64."""
 MOST_AT_ONCE = 20_000_000
 """Numbers of one chunk's gradients, where the chunk is ours to choose."""
+TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -259,22 +260,34 @@ class _Known(NamedTuple):
     freedom: float
     noise: float
     """E ‖mean − truth‖²."""
-    kurtosis: float
+    unevenness: float
+    """Relative variance of ‖mean − truth‖²."""
 
 
 def _independent(reference: Tensor | GradientReport, size: int, seed: int) -> _Known:
     if not isinstance(reference, GradientReport):
-        known = _Known(reference.detach().cpu().double(), 0.0, math.inf, 0.0, 1.0)
+        known = _Known(reference.detach().cpu().double(), 0.0, math.inf, 0.0, 0.0)
     elif reference.seed == seed:
         raise LatentRLError(f"the reference was drawn with the same seed {seed}, so it is not independent")
     else:
         replicates, noise = reference.replicates, reference.trace / reference.replicates
-        known = _Known(reference.mean, reference.mean_se, replicates - 1, noise, reference.kurtosis)
+        spread = concentration(reference.mean_se.square(), reference.kurtosis)
+        uneven = _unevenness(reference.kurtosis, spread, replicates)
+        known = _Known(reference.mean, reference.mean_se, replicates - 1, noise, uneven)
     if known.mean.shape != (size,):
         raise LatentRLError(f"the reference must be flat with {size} numbers, not of shape {tuple(known.mean.shape)}")
     if not known.mean.isfinite().all():
         raise LatentRLError("the reference holds NaN or infinite numbers: nothing can be compared to it")
     return known
+
+
+def _unevenness(kurtosis: float, concentration: float, replicates: int) -> float:
+    """Relative variance of R‖ḡ − μ‖² over the trace that was measured with it.
+
+    R‖ḡ − μ‖² = (Σ_r d_r + Σ_{r≠s} (g_r − μ)·(g_s − μ)) / R, whose parts are uncorrelated; the first one's relative
+    variance, (κ − 1)/R, is that of the trace, too.
+    """
+    return 2.0 * (kurtosis - 1.0) / replicates + 2.0 * (1.0 - 1.0 / replicates) * concentration
 
 
 def _compare(found: Moments, mean_se: Tensor, known: _Known) -> dict[str, float | None]:
@@ -283,11 +296,15 @@ def _compare(found: Moments, mean_se: Tensor, known: _Known) -> dict[str, float 
     # Where there is (next to) no noise, a difference within float32's rounding is no bias.
     rounding = 4 * torch.finfo(torch.float32).eps * torch.maximum(mean.abs().max(), exact.abs().max())
     spread = (mean_se**2 + known.error**2 + rounding**2).sqrt()
-    z = float(((mean - exact).abs() / spread.clamp_min(torch.finfo(torch.float64).tiny)).max())
+    z = float(((mean - exact).abs() / spread.clamp_min(TINY)).max())
     p = min(1.0, 2 * len(mean) * float(scipy.stats.t.sf(z, min(replicates - 1, known.freedom))))
-    noise = found.trace / replicates + known.noise + len(mean) * float(rounding) ** 2
-    shape = 1.0 / max(found.kurtosis - 1.0, known.kurtosis - 1.0, 1e-6)
-    distance = float((mean - exact).square().sum()) / max(noise, torch.finfo(torch.float64).tiny)
+    own, rounded = found.trace / replicates, len(mean) * float(rounding) ** 2
+    noise = own + known.noise + rounded
+    # The relative deviation of a sum of noises is at most the mean of theirs; of rounding's it is taken for √2.
+    parts = ((own, _unevenness(found.kurtosis, found.concentration, replicates)), (known.noise, known.unevenness))
+    deviation = sum(size * math.sqrt(uneven) for size, uneven in (*parts, (rounded, 2.0))) / max(noise, TINY)
+    shape = 1.0 / max(deviation**2, 1e-6)
+    distance = float((mean - exact).square().sum()) / max(noise, TINY)
     norm_p = float(scipy.stats.gamma.sf(distance, shape, scale=1.0 / shape))
     norms = float(mean.norm() * exact.norm())
     return {
