@@ -26,17 +26,22 @@ def one_of(what: str, given: str, choices: Collection[str]) -> str:
 
 
 def at_least(what: str, given: float, minimum: float, infinite: bool = False) -> Any:
-    """Return ``given`` if it is a number ≥ ``minimum``, and finite unless ``infinite`` says that it need not be."""
+    """Return a number ≥ ``minimum``, which is finite unless ``infinite`` says that it need not be; raise for others."""
     if isinstance(given, bool) or not isinstance(given, Real) or not given >= minimum:
         raise LatentRLError(f"{what} must be a number of at least {minimum}, but {given!r} was given")
-    return given if infinite else real(what, given)
+    return _python(given) if infinite else real(what, given)
 
 
 def real(what: str, given: float) -> Any:
-    """Return ``given`` if it is a finite number; otherwise raise."""
+    """Return a finite number; raise for others."""
     if isinstance(given, bool) or not isinstance(given, Real) or not -math.inf < given < math.inf:
         raise LatentRLError(f"{what} must be a finite number, but {given!r} was given")
-    return given
+    return _python(given)
+
+
+def _python(number: Any) -> Any:
+    """One of NumPy's as Python's, which every file can hold."""
+    return number.item() if isinstance(number, np.generic) else number
 
 
 def count(what: str, given: Any, minimum: int) -> int:

@@ -125,18 +125,25 @@ class LatentConfig:
             "latent_dim": 0, "n_components": 1, "posterior_components": 1, "factors": 1, "decoder_components": 1,
             "bins": 2, "denoising_steps": 1, "history": 1, "hold": 0, "chunk": 1, "context_length": 2,
         }.items():  # fmt: skip
-            dimension(name, getattr(self, name), minimum)
+            self._keep(name, dimension(name, getattr(self, name), minimum))
         for name in ("hidden", "encoder_hidden"):
-            if not layer_sizes(name, getattr(self, name)):
+            self._keep(name, layer_sizes(name, getattr(self, name)))
+            if not getattr(self, name):
                 raise LatentRLError(f"{name} must be positive layer sizes such as (128, 128), but there are none")
         if self.latent_clip is not None:
-            at_least("latent_clip", self.latent_clip, 0.0, infinite=True)
-        at_least("temperature", self.temperature, 1e-6)
+            self._keep("latent_clip", at_least("latent_clip", self.latent_clip, 0.0, infinite=True))
+        self._keep("temperature", at_least("temperature", self.temperature, 1e-6))
+        if self.execute is not None:
+            self._keep("execute", count("execute", self.execute, 1))
         self._check_combinations()
+
+    def _keep(self, name: str, checked: Any) -> None:
+        """As Python's own numbers, which files hold."""
+        object.__setattr__(self, name, checked)
 
     def _check_combinations(self) -> None:
         """:raises LatentRLError: options that are each allowed, but not together"""
-        if self.execute is not None and count("execute", self.execute, 1) > self.chunk:
+        if self.execute is not None and self.execute > self.chunk:
             raise LatentRLError(
                 f"execute={self.execute} actions of plans of chunk={self.chunk}: plan more, or play fewer"
             )

@@ -31,8 +31,8 @@ class DataBox(Fitted):
         self.register_buffer("center", torch.zeros(size))
         self.register_buffer("reach", torch.ones(size))
 
-    def fit(self, data: Float[Tensor, "N A"]) -> None:
-        low, high = data.amin(0), data.amax(0)
+    def fit(self, *data: Float[Tensor, "N _"]) -> None:
+        low, high = (torch.cat([extreme(part, 0) for part in data]) for extreme in (torch.amin, torch.amax))
         self.center.copy_((high + low) / 2)
         self.reach.copy_(torch.where(high > low, (high - low) / 2, 1.0))
 

@@ -96,13 +96,11 @@ class LatentModel(nn.Module):
             with torch.no_grad():
                 observations = self.trunk(observations[evenly(len(observations), TRUNK_ROWS)])
             paired = actions[evenly(len(actions), len(observations))]
-        if self.history > 1:
-            observations = observations.repeat(1, self.history)
-        joined = torch.cat([observations, paired], dim=-1)
-        data = {"observation": observations, "action": actions, "transition": joined}
+        seen = [observations] * self.history
+        data = {"observation": seen, "action": [actions], "transition": [*seen, paired]}
         for module in self._units():
             if isinstance(module, Fitted):
-                module.fit(data[module.kind])
+                module.fit(*data[module.kind])
         self.standardized.fill_(True)
 
     def _units(self) -> Iterator[nn.Module]:

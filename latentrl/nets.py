@@ -22,6 +22,8 @@ SCALE_FLOOR = 1e-4
 """Smallest standard deviation of a law, in standardised units: data without spread must not make a density infinite."""
 TRUNK_ROWS = 4096
 """Observations whose features behind a trunk are looked at, evenly spaced among all."""
+AT_ONCE = 4_000_000
+"""Numbers whose moments are taken in one piece: 32 MB in float64."""
 MOST_CLUSTERED = 20_000
 """Data, evenly spaced among all, that k-means looks at."""
 
@@ -43,8 +45,8 @@ class Fitted(nn.Module):
         super().__init__()
         self.kind = kind
 
-    def fit(self, data: Float[Tensor, "N D"]) -> None:
-        """Set the buffers from the data."""
+    def fit(self, *data: Float[Tensor, "N _"]) -> None:
+        """Set the buffers from the data: columns that lie side by side."""
         raise NotImplementedError
 
 
@@ -75,8 +77,8 @@ class Affine(Fitted):
 class Standardize(Affine):
     """Raw units to standardised ones, (x − mean) / std."""
 
-    def fit(self, data: Float[Tensor, "N D"]) -> None:
-        mean, spread = _moments(data)
+    def fit(self, *data: Float[Tensor, "N _"]) -> None:
+        mean, spread = _moments(*data)
         self.gain.copy_(1.0 / spread)
         self.shift.copy_(-mean / spread)
 
@@ -90,8 +92,8 @@ class Unstandardize(Affine):
         super().__init__(size, kind)
         self.register_buffer("floor", torch.full((size,), SCALE_FLOOR))
 
-    def fit(self, data: Float[Tensor, "N D"]) -> None:
-        mean, spread = _moments(data)
+    def fit(self, *data: Float[Tensor, "N _"]) -> None:
+        mean, spread = _moments(*data)
         self.gain.copy_(spread)
         self.shift.copy_(mean)
         self.floor.copy_(SCALE_FLOOR * spread)
@@ -118,12 +120,12 @@ class Centers(Fitted):
         super().__init__("action")
         self.register_buffer("centers", torch.randn(number, size))
 
-    def fit(self, data: Float[Tensor, "N A"]) -> None:
+    def fit(self, *data: Float[Tensor, "N _"]) -> None:
         from scipy.cluster.vq import kmeans2  # here, as it takes a fifth of a second to import
 
-        mean, spread = _moments(data)
-        rows = evenly(len(data), MOST_CLUSTERED)
-        scaled = ((data[rows].double() - mean) / spread).cpu().numpy()
+        mean, spread = _moments(*data)
+        rows = evenly(len(data[0]), MOST_CLUSTERED)
+        scaled = ((torch.cat([part[rows] for part in data], -1).double() - mean) / spread).cpu().numpy()
         distinct = np.unique(scaled, axis=0)
         if len(distinct) > len(self.centers):
             centers, _ = kmeans2(scaled, len(self.centers), iter=50, minit="++", seed=0)
@@ -137,11 +139,24 @@ def evenly(number: int, most: int) -> Tensor:
     return torch.linspace(0, number - 1, min(number, most), dtype=torch.float64).long()
 
 
-def _moments(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in float64; 1 in place of a deviation that is nothing beside the rounding."""
-    data = data.double()
-    mean, spread = data.mean(0), data.std(0, correction=0)
+def _moments(*data: Float[Tensor, "N _"]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of columns in float64; 1 in place of a deviation that is nothing beside the rounding.
+
+    Nothing as large as the data is made, which may take most of the memory.
+    """
+    found = {id(part): _moments_of(part) for part in data}
+    mean, spread = (torch.cat([found[id(part)][i] for part in data]) for i in (0, 1))
     return mean, torch.where(spread > 1e-6 * mean.abs(), spread, torch.ones_like(spread))
+
+
+def _moments_of(data: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
+    if data.numel() <= AT_ONCE:
+        data = data.double()
+        return data.mean(0), data.std(0, correction=0)
+    blocks = data.split(max(1, AT_ONCE // data.shape[1]))
+    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(data)
+    squares = torch.stack([(block.double() - mean).square().sum(0) for block in blocks]).sum(0)
+    return mean, (squares / len(data)).sqrt()
 
 
 class MLP(nn.ModuleList):

@@ -37,6 +37,12 @@ def test_at_least(bad: object) -> None:
 def test_count_takes_whole_numbers_of_any_make() -> None:
     assert count("n", np.int64(3), 1) == 3
     assert at_least("x", np.float32(0.5), 0.0) == 0.5
+    for given in (
+        at_least("x", np.float64(2.0), 0.0),
+        real("x", np.float64(2.0)),
+        at_least("x", np.float32(2), 0, True),
+    ):
+        assert type(given) is float  # which files hold
     for bad in (2.5, 0, True, "3", None):
         with pytest.raises(LatentRLError, match="n must be a whole number of at least 1"):
             count("n", bad, 1)

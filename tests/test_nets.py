@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from latentrl import nets
 from latentrl.decoders import GaussianDecoder
 from latentrl.encoders import TransitionEncoder
-from latentrl.nets import ConditionedTrunk, Unstandardize, positive
+from latentrl.nets import ConditionedTrunk, Standardize, Unstandardize, positive
 from latentrl.priors import FlowPrior, GaussianPrior
 
 
@@ -16,6 +17,19 @@ def test_unstandardize_scales_deviations() -> None:
     units.fit(data)
     unbounded = torch.tensor([[0.3, -2.0], [-50.0, 1.0]])
     torch.testing.assert_close(units.scale(unbounded), data.std(0, correction=0) * positive(unbounded))
+
+
+def test_moments_are_those_of_all_data_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of columns side by side."""
+    data = torch.randn(1000, 3) * torch.tensor([3.0, 0.01, 1.0]) + 50.0
+    data[:, 2] = 7.0
+    whole, parts = Standardize(5, "transition"), Standardize(5, "transition")
+    whole.fit(torch.cat([data, data[:, :2]], -1))
+    monkeypatch.setattr(nets, "AT_ONCE", 40)
+    parts.fit(data, data[:, :2])
+    for name in ("gain", "shift"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name))
+    assert parts.gain[2] == 1.0
 
 
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 8)])

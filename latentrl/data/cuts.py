@@ -56,17 +56,8 @@ class Cuts:
         self.history: int = history
         self.starts: Tensor = torch.as_tensor(starts, device=device)
         self.lengths: Tensor = torch.as_tensor(lengths, device=device)
-        self._context_rows: Tensor | None = None
-        self._context_lengths: Tensor | None = None
-        if hold != 1:
-            size = context_length if hold == 0 else min(hold, context_length)
-            self._context_rows = self._spaced(size)
-            if pads and int(lengths.min()) < size:
-                # Behind its end a segment shows its last row, which is no other segment's.
-                in_turn = torch.minimum(torch.arange(size, device=device), self.lengths[:, None] - 1)
-                short = self.lengths[:, None] < size
-                self._context_rows = torch.where(short, self.starts[:, None] + in_turn, self._context_rows)
-                self._context_lengths = self.lengths.clamp_max(size)
+        self._context_size: int = context_length if hold == 0 else min(hold, context_length)
+        self._pads: bool = pads and hold != 1 and int(lengths.min()) < self._context_size
         # Where values lie for each row; None where they lie row by row.
         self._place = torch.as_tensor(windows(episode_lengths, chunk), device=device) if chunk > 1 else None
         if history > 1:
@@ -74,10 +65,16 @@ class Cuts:
             self._ago = torch.arange(history - 1, -1, -1, device=device)
             self._first = torch.as_tensor((stretches.cumsum() - stretches).repeat(stretches), device=device)
 
-    def _spaced(self, size: int) -> Tensor:
-        """``size`` rows of each segment, evenly spaced over it."""
-        spread = torch.linspace(0.0, 1.0, size, dtype=torch.float64, device=self.starts.device)
-        return self.starts[:, None] + (spread * (self.lengths[:, None] - 1)).round().long()
+    def _context_rows(self, index: Tensor) -> Tensor:
+        """Rows of each segment, evenly spaced over it, (B, T'); of all at once they would take more than the data."""
+        starts, lengths = self.starts[index, None], self.lengths[index, None]
+        spread = torch.linspace(0.0, 1.0, self._context_size, dtype=torch.float64, device=starts.device)
+        ahead = (spread * (lengths - 1)).round().long()
+        if self._pads:
+            # Behind its end a segment shows its last row, which is no other segment's.
+            in_turn = torch.minimum(torch.arange(self._context_size, device=starts.device), lengths - 1)
+            ahead = torch.where(lengths < self._context_size, in_turn, ahead)
+        return starts + ahead
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -106,7 +103,7 @@ class Cuts:
         (B, O) and (B, A) for ``hold = 1``, otherwise (B, T', O) and (B, T', A).
         """
         # With hold = 1 segments are rows.
-        rows = index if self._context_rows is None else self._context_rows[index]
+        rows = index if self.hold == 1 else self._context_rows(index)
         return self._seen_at(rows), self._actions_at(rows)
 
     def batch(self, index: Tensor, steps: int | None = None, generator: torch.Generator | None = None) -> Batch:
@@ -126,7 +123,7 @@ class Cuts:
             ahead = (shares * lengths[:, None]).long()
             weight = (lengths if self.chunk == 1 else (lengths + self.chunk - 1) // self.chunk) / steps
         rows = self.starts[index, None] + ahead
-        seen = None if self._context_lengths is None else self._context_lengths[index]
+        seen = lengths.clamp_max(self._context_size) if self._pads else None
         return Batch(self._seen_at(rows), self._actions_at(rows), *context, weight, seen, index)
 
     def _common_length(self, lengths: Tensor) -> int:

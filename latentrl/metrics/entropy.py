@@ -74,8 +74,8 @@ def conditional_entropy(counts: Integers) -> Entropy:
     # Clipped only as a mean, or what one context has too much would be lost and the others' lack not.
     corrected = np.array([_corrected(row) if row.sum() else (0.0, 0.0) for row in counts])
     entropies, variances = corrected[:, 0] / np.log(counts.shape[1]), corrected[:, 1] / np.log(counts.shape[1]) ** 2
-    if not entropies.any() and counts.any():
-        return Entropy(0.0, (0.0, _unseen(counts.shape[1], int(counts.sum()), 0.95)))
+    if not entropies.any():
+        return Entropy(0.0, (0.0, _unseen(counts.shape[1], int(counts.sum()), 0.95) if counts.any() else 1.0))
     found = mean(entropies)
     found = around(found.value, max(found.error, np.sqrt(variances.sum()) / len(counts)), len(counts) - 1)
     low, value, high = np.clip([found.ci[0], found.value, found.ci[1]], 0.0, 1.0)

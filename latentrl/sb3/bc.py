@@ -1,5 +1,6 @@
 """Behaviour cloning of latent policies as a stable-baselines3 algorithm."""
 
+import copy
 import io
 import pathlib
 import time
@@ -222,7 +223,8 @@ class LatentBC(BaseAlgorithm):
         self.demonstrations = in_space(demonstrations, self.observation_space, self.action_space)
         if self._agent is not None:
             begin_statistics(self._agent, self.demonstrations)
-        check_noise(self.noise, self.demonstrations.observation_space, self.action_space)
+        sees_state = self.policy_kwargs.get("decoder_sees_state", True)
+        check_noise(self.noise, self.demonstrations.observation_space, self.action_space, sees_state)
 
     def _seen(self, demonstrations: Demonstrations) -> Demonstrations:
         """Demonstrations as of the policy's spaces, and as the agent sees them that is trained."""
@@ -270,7 +272,7 @@ class LatentBC(BaseAlgorithm):
         self: SelfBC,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 100,
+        log_interval: int | None = 100,
         tb_log_name: str = "LatentBC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
@@ -279,7 +281,7 @@ class LatentBC(BaseAlgorithm):
     ) -> SelfBC:
         """Train for ``total_timesteps`` gradient updates.
 
-        :param log_interval: updates between two lines of the log
+        :param log_interval: updates between two lines of the log; None writes the last one alone
         :param checkpoint: folder of this run. The same command goes on where it was killed, to the same weights to the
             last bit on the same machine; a run that is finished returns at once
         :param checkpoint_every: updates between two checkpoints
@@ -288,6 +290,7 @@ class LatentBC(BaseAlgorithm):
         :raises FloatingPointError: where the loss stops being finite; a checkpoint is never written from such weights
         """
         total_timesteps = count("total_timesteps", total_timesteps, 1)
+        log_interval = None if log_interval is None else count("log_interval", log_interval, 1)
         if self.demonstrations is None:
             raise LatentRLError("there is nothing to learn from: give demonstrations= to LatentBC or to load")
         self._group = launched(self.devices, self.precision, self.device)
@@ -401,9 +404,15 @@ class LatentBC(BaseAlgorithm):
             raise LatentRLError(
                 f"LatentBC trained the policy of a {type(self._agent).__name__}: save that agent, which has all of it"
             )
-        if not isinstance(path, (str, pathlib.Path)):
-            return super().save(path, exclude, include)
-        target = pathlib.Path(path)
-        with whole(target if target.suffix else target.with_suffix(".zip")) as partial, partial.open("wb") as file:
-            super().save(file, exclude, include)
-        return None
+        estimator = self.estimator
+        # A file written on a GPU must open without one.
+        self.estimator = None if estimator is None else copy.deepcopy(estimator).cpu()
+        try:
+            if not isinstance(path, (str, pathlib.Path)):
+                return super().save(path, exclude, include)
+            target = pathlib.Path(path)
+            with whole(target if target.suffix else target.with_suffix(".zip")) as partial, partial.open("wb") as file:
+                super().save(file, exclude, include)
+            return None
+        finally:
+            self.estimator = estimator

@@ -67,7 +67,7 @@ class Run:
         agent: "LatentBC",
         callback: BaseCallback,
         total: int,
-        log_interval: int,
+        log_interval: int | None,
         checkpoint: str | Path | None,
         every: int,
     ) -> None:
@@ -102,7 +102,7 @@ class Run:
                 stacklevel=4,
             )
 
-    def _settings(self, log_interval: int) -> dict[str, Any]:
+    def _settings(self, log_interval: int | None) -> dict[str, Any]:
         agent = self._agent
         policy = agent.policy
         return {
@@ -198,7 +198,7 @@ class Run:
     def after_update(self, terms: Elbo) -> None:
         """Log and write a checkpoint, where it is time."""
         done = self._agent.num_timesteps
-        if done % self._log_interval == 0 or done == self._total:
+        if done == self._total or (self._log_interval is not None and done % self._log_interval == 0):
             self.trainer.check_losses()
             log(self._agent, self.trainer, terms)
         if self._folder is not None and done % self.every == 0:

@@ -27,10 +27,14 @@ def default_kl_weight(segments: Cuts) -> KLRange:
 
 
 def default_noise(demonstrations: Demonstrations, model: LatentModel, config: LatentConfig) -> CorrectiveNoise | None:
-    """What the demonstrations tell, where observations and actions are numbers and actions are not planned ahead."""
+    """What the demonstrations tell, where observations and actions are numbers and actions are not planned ahead.
+
+    Not for a decoder that could not answer it, as it sees no state, nor for one of actions between bounds, beyond which
+    corrections lead.
+    """
     numbers = all(isinstance(s, spaces.Box) for s in (demonstrations.observation_space, demonstrations.action_space))
     planned = model.trunk is not None or config.chunk > 1
-    if not numbers or planned:
+    if not numbers or planned or not config.decoder_sees_state or config.decoder == "tanh_gaussian":
         return None
     if len(demonstrations) > MOMENTS:  # some do, the same ones wherever the data lie
         number = demonstrations.num_episodes
@@ -52,7 +56,10 @@ def as_noise(noise: Any) -> CorrectiveNoise | Literal["auto"] | None:
 
 
 def check_noise(
-    noise: CorrectiveNoise | Literal["auto"] | None, observations: spaces.Space[Any], actions: spaces.Space[Any]
+    noise: CorrectiveNoise | Literal["auto"] | None,
+    observations: spaces.Space[Any],
+    actions: spaces.Space[Any],
+    sees_state: bool = True,
 ) -> None:
     """Whether noise that was given can be added to such observations, and corrected by such actions.
 
@@ -66,3 +73,8 @@ def check_noise(
         )
     if noise.gain is not None and not isinstance(actions, spaces.Box):
         raise LatentRLError("corrective noise with a gain needs continuous actions: give it without gain")
+    if noise.gain is not None and not sees_state:
+        raise LatentRLError(
+            "corrective noise with a gain is answered by a policy that sees it, but decoder_sees_state=False: give it "
+            "without gain, or noise=None"
+        )

@@ -37,6 +37,9 @@ from latentrl.sb3.td3_policy import LatentTD3Actor
 from latentrl.sb3.trunk import FeaturesTrunk, channels_first, has_pictures, values_channels_first
 from latentrl.spaces import size
 
+ROWS = 65_536
+"""Whose statistics are taken at once."""
+
 FREE = ("posterior", "posterior_components", "encoder", "encoder_hidden", "context_length")
 """Fields of :class:`LatentConfig` that the agent leaves open: those of the posterior, which it does not have."""
 
@@ -224,7 +227,9 @@ def begin_statistics(agent: BaseAlgorithm, demonstrations: Demonstrations) -> No
     observations: Any = demonstrations.observations
     for name, moments in _moments(normalizer).items():
         if moments.count < 1.0:
-            moments.update(observations[name] if name else observations)
+            values = observations[name] if name else observations
+            for first in range(0, len(values), ROWS):  # in float64, as NumPy adds up float32 in float32
+                moments.update(np.asarray(values[first : first + ROWS], np.float64))
 
 
 def _moments(normalizer: VecNormalize) -> dict[str, RunningMeanStd]:

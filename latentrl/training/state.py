@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from latentrl.checks import LatentRLError
@@ -56,7 +57,7 @@ def schedule_state(schedule: Any) -> State:
     :raises LatentRLError: it learns, and keeps something else
     """
     schedule = schedule.schedule if isinstance(schedule, FadeIn) else schedule
-    kept = getattr(schedule, "__dict__", {})
+    kept = {name: _pythons(value) for name, value in getattr(schedule, "__dict__", {}).items()}
     if not hasattr(schedule, "observe"):
         return {}  # what does not observe does not change
     for name, value in kept.items():
@@ -65,13 +66,18 @@ def schedule_state(schedule: Any) -> State:
                 f"a checkpoint cannot hold {type(schedule).__name__}.{name}, a {type(value).__name__}: keep numbers, "
                 "tensors, and lists or dicts of them in a KL weight that learns"
             )
-    return dict(kept)
+    return kept
 
 
 def load_schedule_state(schedule: Any, state: State) -> None:
     """Go on from :func:`schedule_state`."""
     schedule = schedule.schedule if isinstance(schedule, FadeIn) else schedule
     schedule.__dict__.update(state) if state else None
+
+
+def _pythons(value: Any) -> Any:
+    """A number of NumPy's as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _plain(value: Any) -> bool:

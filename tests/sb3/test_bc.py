@@ -1,7 +1,10 @@
 """LatentBC as a stable-baselines3 algorithm: learn, predict, evaluate, save, load, log."""
 
+import base64
+import json
 import math
 import re
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,11 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from latentrl import CorrectiveNoise, Demonstrations, LatentConfig, LatentRLError
-from latentrl.estimators import LeaveOneOut, Pathwise, Rebar, ScoreFunction, Vimco
-from latentrl.sb3 import LatentBC, defaults
+from latentrl.estimators import LeaveOneOut, Pathwise, Rebar, RunningMean, ScoreFunction, Vimco
+from latentrl.sb3 import LatentBC, LatentPolicy, defaults
 from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.defaults import default_noise
-from latentrl.schedules import KLRange
+from latentrl.schedules import KLConstraint, KLRange
 
 TRACE = "latentrl_envs:latentrl/Trace-v0"
 SMALL = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
@@ -371,7 +374,10 @@ def test_what_is_found_where_nothing_is_said(
     assert noise is not None
     assert noise.gain is not None
     np.testing.assert_allclose(noise.gain, -np.eye(2) / 8, atol=1e-3)
-    assert default_noise(two_ways, agent.policy.model, LatentConfig(chunk=2)) is None
+    for options in ({"chunk": 2}, {"decoder_sees_state": False}, {"decoder": "tanh_gaussian"}):
+        assert default_noise(two_ways, agent.policy.model, LatentConfig(**options)) is None
+    with pytest.raises(LatentRLError, match="decoder_sees_state=False: give it without gain"):
+        small(two_ways, noise=noise, policy_kwargs={"decoder_sees_state": False})
     # Of many, some episodes from first to last: wherever the data lie, as a run may go on where there is more memory.
     monkeypatch.setattr(defaults, "MOMENTS", len(two_ways) // 3)
     np.save(tmp_path / "seen.npy", two_ways.observations)
@@ -383,6 +389,37 @@ def test_what_is_found_where_nothing_is_said(
     assert default_noise(discrete, agent.policy.model, agent.policy.config) is None
     with pytest.raises(LatentRLError, match="'auto' or None, but 'none' was given"):
         small(two_ways, noise="none")
+
+
+def test_the_log_is_written_as_often_as_asked(two_ways: Demonstrations) -> None:
+    written: list[int] = []
+    for interval in (np.int64(2), None):
+        agent = small(two_ways)
+        agent.set_logger(configure(None, []))
+        agent.logger.dump = lambda step=0: written.append(step)  # type: ignore[method-assign]
+        agent.learn(5, log_interval=interval)  # type: ignore[arg-type]
+    assert written == [2, 4, 5, 5]
+    with pytest.raises(LatentRLError, match="log_interval must be a whole number of at least 1"):
+        small(two_ways).learn(1, log_interval=0)
+
+
+def test_numbers_of_numpys_make_policies_that_are_saved(two_ways: Demonstrations, tmp_path: Path) -> None:
+    kwargs = {"latent_dim": np.int64(2), "hidden": tuple(np.array([8, 8])), "temperature": np.float32(0.5)}
+    agent = small(two_ways, policy_kwargs=kwargs, kl_weight=KLConstraint(np.log(24)))
+    agent.learn(2, checkpoint=tmp_path / "run")
+    agent.policy.save_pretrained(tmp_path / "policy")
+    assert LatentPolicy.from_pretrained(tmp_path / "policy").config.latent_dim == 2
+
+
+@pytest.mark.gpu
+def test_an_estimator_of_a_gpu_is_saved_for_others(two_ways: Demonstrations, tmp_path: Path) -> None:
+    estimator = ScoreFunction(RunningMean())
+    agent = LatentBC(demonstrations=two_ways, policy_kwargs=SMALL, seed=0, device="cuda", estimator=estimator).learn(2)
+    agent.save(tmp_path / "agent")
+    assert {part.device.type for part in agent.estimator.state_dict().values()} == {"cuda"}
+    with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
+        pickled = base64.b64decode(json.loads(archive.read("data"))["estimator"][":serialized:"])
+    assert b"cuda" not in pickled
 
 
 def test_any_estimator_trains(trace_demos: Demonstrations, tmp_path: Path) -> None:
