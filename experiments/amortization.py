@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Distribution
 
-from experiments.records import table
+from experiments.records import StudyArgs, table
 from experiments.vae import Training, autoencoder, batch_of, binary_images, measure, save
 from latentrl.encoders import TransitionEncoder
 from latentrl.model import LatentModel
@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train every posterior on every number of data."""
 
     data: Path | None = None

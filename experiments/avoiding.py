@@ -38,7 +38,7 @@ from experiments.cloning import (
     ways,
     without,
 )
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Record
 from latentrl.noise import CorrectiveNoise
@@ -82,7 +82,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Clone and judge every policy with every seed."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -253,7 +253,9 @@ def main(args: Args) -> None:
     random = cells("random", lambda: {"return": at_random(args)})["return"]
     text = table(rows(found, random, pilot), COLUMNS) + f"\nPilot: {pilot:.4g}; random actions: {random:.4g}.\n"
     record = {"settings": args.settings(), "pilot": pilot, "random": random, "runs": found}
-    write(args.out, "bc_then_rl", ("latentrl",), text, record, draw(found, random, pilot))
+    write(
+        args.out, "bc_then_rl", ("latentrl",), text, record, draw(found, random, pilot), f" --lander {args.lander.name}"
+    )
 
 
 if __name__ == "__main__":

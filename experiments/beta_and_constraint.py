@@ -30,7 +30,7 @@ from experiments.linear_vae import (
     reconstruction_of,
     squared_error_of,
 )
-from experiments.records import table
+from experiments.records import StudyArgs, table
 from experiments.vae import Training, autoencoder, binary_images, measure, save, train_together
 from latentrl.encoders import TransitionEncoder
 from latentrl.model import LatentModel
@@ -45,7 +45,7 @@ Family = tuple[str, float, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train linear autoencoders and autoencoders of digits under all weights."""
 
     data: Path | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from experiments.behaviours import Study
+from experiments.records import StudyArgs
 from latentrl.schedules import KLRange
 
 STUDY = Study(
@@ -32,7 +33,7 @@ STUDY = Study(
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train LatentBC as it is shipped, and with one default changed at a time."""
 
     lander: Path | None = None

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.records import table
+from experiments.records import StudyArgs, table
 from experiments.vae import Training, autoencoder, batch_of, measure, save
 from latentrl.encoders import TransitionEncoder
 from latentrl.model import LatentModel
@@ -31,7 +31,7 @@ KINDS = ("β", "constraint")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train under every weight, then measure."""
 
     betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)

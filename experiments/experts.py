@@ -33,7 +33,7 @@ from scipy.optimize import linear_sum_assignment
 from experiments.cloning import GAUSSIAN, PRICE, REPLAY, Replay, alternatives, cloned, compared, ways, without
 from experiments.landings import SOLVED, flights, kinds, summaries
 from experiments.pilots import EVERY, Flown, Recorded, fly, recorded
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Record
 from latentrl.estimators import StraightThrough
@@ -62,7 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Clone and judge every policy with every seed."""
 
     lander: Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -230,7 +230,15 @@ def main(args: Args) -> None:
     found, settings = compared(args, POLICIES, GAUSSIAN, jobs, lambda: known.landings, training=SETTINGS)
     judges = {"judge": known.accuracy, "kinds": known.accuracy_of_kinds, "threshold": known.threshold}
     record = {"settings": settings, "accuracy": judges, "runs": without(found, "flights")}
-    write(args.out, "experts", ("latentrl",), text_of(found, known), record, draw(found, known))
+    write(
+        args.out,
+        "experts",
+        ("latentrl",),
+        text_of(found, known),
+        record,
+        draw(found, known),
+        f" --lander {args.lander.name}",
+    )
 
 
 if __name__ == "__main__":

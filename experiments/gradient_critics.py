@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.critics import TASKS, checkpoint, methods, objective, soft_value, train
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl.cells import Cells
 from latentrl.gradient_report import GradientReport
 from latentrl.variance import gradient_variance
@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train an agent on each task and measure its gradients."""
 
     seeds: tuple[int, ...] = (0,)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.frozen_policies import objective, part, stages, strokes_of
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations, LatentModel
 from latentrl.cells import Cells
 from latentrl.comparison import compare
@@ -80,7 +80,7 @@ COLUMNS = ("variance", "SNR", "cosine", "bias p", "variance × s")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Clone, freeze, measure."""
 
     updates: int = 1500

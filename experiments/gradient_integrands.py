@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, OneHot
 from latentrl.estimators import (
@@ -70,7 +70,7 @@ COLUMNS = ("variance", "error", "error / |gradient|", "bias p", "κ", "µs per g
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Measure every estimator on every integrand."""
 
     replicates: int = 40_000

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.learners import METHODS, Runs, first_norm, make_runs
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl.cells import Cells
 
 Record = dict[str, Any]
@@ -54,7 +54,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Optimise a policy on every task under every estimator."""
 
     tasks: tuple[str, ...] = tuple(TASKS)

@@ -16,6 +16,7 @@ from typing import Any
 
 import tyro
 
+from experiments.records import StudyArgs
 from latentrl.files import whole
 from latentrl.gradients import GradientsConfig, run_gradients
 
@@ -37,7 +38,7 @@ BIASED = 1e-4
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Run the three comparisons."""
 
     num_envs: int = 64

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from experiments import handwriting_all
+from experiments.records import StudyArgs
 from latentrl.demo import DemoConfig, run_demo
 from latentrl.demo.handwriting import TITLES
 from latentrl.files import whole
@@ -26,7 +27,7 @@ RESULTS = Path(__file__).parent / "results" / "handwriting"
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Repeat the demo and summarise."""
 
     seeds: tuple[int, ...] = (0, 1, 2)

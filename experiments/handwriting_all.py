@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.cloning import PRICE, REPLAY, Playing, cloned, compared, noisily, ways, without
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import metrics
 from latentrl.cells import Record
 from latentrl.demo.handwriting import NOISE, STEPS, TITLES, Strokes, score
@@ -52,7 +52,7 @@ PLAYING = {f"{TITLES['mdn']}, with noise": Playing(TITLES["mdn"], noisily)}
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Clone all shapes with every policy and every seed."""
 
     data: Path | None = None

@@ -27,7 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.agents import Curve, judge
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentActionEnv, LatentBC
@@ -86,7 +86,7 @@ AGENTS = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train every kind of agent with every seed."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -31,7 +31,7 @@ from experiments.gaussian_mixtures import (
     law_of,
     scikit_learn,
 )
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from experiments.vae import batch_of
 from latentrl.checks import require
 from latentrl.distributions import GaussianMixture
@@ -58,7 +58,7 @@ COST = ("seconds", "iterations", "arrived", "iterations to arrive", "gradient SN
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Fit both data sets."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -25,7 +25,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from experiments.agents import Curve, batch, judge, landmarks, paths
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.metrics import behaviour_entropy, modes_covered
@@ -61,7 +61,7 @@ GOALS, ROUTES = Task("MultiGoal-v0", 4, 0.05), Task("Avoiding-v0", 24, 0.005)
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train every kind of agent with every seed."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

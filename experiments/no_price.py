@@ -31,7 +31,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from experiments.agents import Curve, judge
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import metrics
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentPPO
@@ -114,7 +114,7 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train every kind of agent on every task with every seed."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

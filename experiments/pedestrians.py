@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.cloning import GAUSSIAN, NOTE, PRICE, Playing, alternatives, cloned, compared, noisily, ways, without
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations, metrics
 from latentrl.cells import Record
 from latentrl.sb3 import LatentPolicy
@@ -70,7 +70,7 @@ Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Forecast each scene with every policy and every seed."""
 
     tracks: Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -251,7 +251,7 @@ def main(args: Args) -> None:
     record = {"settings": settings, "published": PUBLISHED, "runs": without(found, "forecasts")}
     text = table([*found, *published()], COLUMNS, UNITS) + verdict(found)
     text += NOTE.format(seeds=", ".join(map(str, args.seeds)))
-    write(args.out, "pedestrians", ("latentrl",), text, record, draw(found, args))
+    write(args.out, "pedestrians", ("latentrl",), text, record, draw(found, args), f" --tracks {args.tracks.name}")
 
 
 if __name__ == "__main__":

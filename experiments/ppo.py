@@ -26,7 +26,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import latentrl_envs  # noqa: F401  (registers the ids)
-from experiments.records import write
+from experiments.records import StudyArgs, write
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import TorchVecEnvAdapter
 from latentrl.sweeps import sweep
@@ -87,7 +87,7 @@ STUDIES = (
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train PPO on both sources of each task."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

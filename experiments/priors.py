@@ -11,13 +11,14 @@ from pathlib import Path
 import tyro
 
 from experiments.behaviours import Study
+from experiments.records import StudyArgs
 
 PRIORS = {"N(0, I)": "normal", "mixture": "mixture", "VampPrior": "vamp", "flow": "flow"}
 STUDY = Study("priors", {title: {"policy_kwargs": {"prior": prior}} for title, prior in PRIORS.items()})
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Train every prior on every data set and compare."""
 
     lander: Path | None = None

@@ -38,7 +38,7 @@ from experiments.cloning import (
     in_passes,
     ways,
 )
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl import Demonstrations
 from latentrl.cells import Record
 from latentrl.estimators import StraightThrough
@@ -81,7 +81,7 @@ BOARD = 512.0
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Clone and judge every policy with every seed."""
 
     push_t: Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -194,7 +194,7 @@ def main(args: Args) -> None:
     found, settings = compared(args, POLICIES, PLAYING, jobs, example, training=SETTINGS, times=TIMES)
     record = {"settings": settings, "runs": found}
     text = table(found, COLUMNS, UNITS) + verdict(found) + NOTE.format(seeds=", ".join(map(str, args.seeds)))
-    write(args.out, "pusht", ("latentrl", "gym-pusht"), text, record, draw(found))
+    write(args.out, "pusht", ("latentrl", "gym-pusht"), text, record, draw(found), f" --push-t {args.push_t.name}")
 
 
 if __name__ == "__main__":

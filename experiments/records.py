@@ -13,6 +13,17 @@ from latentrl.files import whole
 from latentrl.report import environment
 
 
+class StudyArgs:
+    """Of which a smoke run keeps out of the results: its folder is below runs/smoke where none is given."""
+
+    smoke: bool
+    out: Path
+
+    def __post_init__(self) -> None:
+        if self.smoke and self.out == type(self).out:
+            object.__setattr__(self, "out", Path("runs/smoke") / self.out.name)
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over the seeds, of which equal values have none; nothing where there are no values."""
     if not values:

@@ -22,7 +22,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from experiments.agents import batch, landmarks, paths
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import LatentNoiseWrapper, SkillReward
 from latentrl.sweeps import sweep
@@ -33,7 +33,7 @@ COLUMNS = ("told from the end", "told from the middle", "reach")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Learn skills on every task with every seed."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 
+from experiments.records import StudyArgs
 from latentrl import Demonstrations
 from latentrl.files import whole
 from latentrl.memory import resident_memory
@@ -57,7 +58,7 @@ class Watch(BaseCallback):
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Work on, and watch the memory."""
 
     env_steps: int = 1_000_000

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.known_posteriors import FAMILIES, MOMENTS, SIDE, KnownPosterior, known_posteriors
-from experiments.records import table, write
+from experiments.records import StudyArgs, table, write
 from latentrl.checks import require
 from latentrl.schedules import Cosine
 
@@ -36,7 +36,7 @@ COSTS = ("fit (s)", "1000 draws (s)", "effective draws (%)", "Monte-Carlo error 
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Fit and sample both posteriors."""
 
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -20,6 +20,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import CSVOutputFormat
 
 from latentrl import Demonstrations, LatentRLError
+from latentrl.cells import Cells
 from latentrl.cli import COMMANDS, main
 from latentrl.demo import DemoConfig
 from latentrl.runs import READERS, flags_of, options_of
@@ -241,6 +242,21 @@ def test_a_folder_of_another_run_is_left_as_it_is(
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("options", [True, False])
+def test_the_folder_of_a_study_is_left_as_it_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: bool
+) -> None:
+    """Of `latentrl gradients`, which has a config.yaml of its own, and of a sweep, which has none."""
+    out = tmp_path / "study"
+    Cells(out, {"seeds": [0, 1]}).keep("a", {"value": 1.0})
+    if options:
+        (out / "config.yaml").write_text("seeds: [0, 1]\n")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert train(data, out) == 2
+    assert "holds the results of a study" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_below_home(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -409,13 +425,21 @@ def test_the_hub(
     hub = pytest.importorskip("huggingface_hub")
     remote = tmp_path / "remote"
 
-    def push(self: LatentPolicy, repo: str, about: str, private: bool) -> str:
+    def push(self: LatentPolicy, repo: str, about: str, private: bool, card: str = "") -> str:
         assert (repo, private) == ("me/it", True)
+        shutil.rmtree(remote, ignore_errors=True)
         self.save_pretrained(remote, about)
+        if card:
+            (remote / "README.md").write_text(card)
         return "https://huggingface.co/me/it"
 
+    def download(name: str, file: str, revision: str | None, token: str | None) -> str:  # noqa: ARG001
+        if not (remote / file).exists():
+            raise hub.errors.LocalEntryNotFoundError(file)
+        return str(remote / file)
+
     monkeypatch.setattr(LatentPolicy, "push_to_hub", push)
-    monkeypatch.setattr(hub, "hf_hub_download", lambda name, file, revision, token: str(remote / file))  # noqa: ARG005
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     train(data, tmp_path / "run")
     assert run("hub", "push", tmp_path / "run", "me/it", "--about", "Ten strokes.", "--private") == 0
     assert "https://huggingface.co/me/it" in capsys.readouterr().out
@@ -425,6 +449,15 @@ def test_the_hub(
     assert run("hub", "pull", "me/it", tmp_path / "pulled") == 0
     shutil.copytree(tmp_path / "pulled", tmp_path / "moved" / "policy")
     assert torch.equal(weights(tmp_path / "moved"), weights(tmp_path / "run"))
+    # The card that somebody wrote goes there and back; a repository without one is pulled, too.
+    (tmp_path / "run" / "policy" / "README.md").write_text("Written by hand: café.\n", encoding="utf-8")
+    assert run("hub", "push", tmp_path / "run", "me/it", "--private") == 0
+    assert run("hub", "pull", "me/it", tmp_path / "again") == 0
+    for folder in (remote, tmp_path / "again"):
+        assert (folder / "README.md").read_text(encoding="utf-8") == "Written by hand: café.\n"
+    (remote / "README.md").unlink()
+    assert run("hub", "pull", "me/it", tmp_path / "bare") == 0
+    assert (tmp_path / "bare" / "README.md").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,7 +1,10 @@
 """The studies run, in a small version, and write what they promise."""
 
+import importlib
 import json
 import math
+import pkgutil
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +14,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from torch.autograd import DeviceType
 
+import experiments
 from experiments import (
     amortization,
     bc_then_rl,
@@ -40,9 +45,11 @@ from experiments import (
     mixture_of_gaussians,
     multimodal_rl,
     no_price,
+    pedestrians,
     pilots,
     ppo,
     priors,
+    pusht,
     skills,
     vae,
     variational_inference,
@@ -50,6 +57,48 @@ from experiments import (
 from experiments.benchmarks import bc_throughput, env_steps, sb3_overhead
 from latentrl import LatentRLError
 from latentrl.distributions import DiagonalNormal
+
+RUNNING = {"bc_then_rl"}
+"""Studies that are left as they are until they have ended."""
+
+
+def test_a_smoke_run_stays_away_from_the_results() -> None:
+    """Of all studies; a folder that somebody gives is taken."""
+    found = set()
+    for one in pkgutil.iter_modules(experiments.__path__):
+        kind = getattr(importlib.import_module(f"experiments.{one.name}"), "Args", None)
+        if one.ispkg or kind is None or not {"smoke", "out"} <= {field.name for field in fields(kind)}:
+            continue
+        needed = {field.name: Path("x.npz") for field in fields(kind) if field.default is field.default_factory}
+        full, smoke = kind(**needed), kind(**needed, smoke=True)
+        assert full.out.parent.name == "results"
+        assert kind(**needed, smoke=True, out=Path("given")).out == Path("given")
+        if one.name not in RUNNING:
+            assert smoke.out == replace(smoke).out == replace(full, smoke=True).out == Path("runs/smoke", full.out.name)
+        found.add(one.name)
+    assert {"avoiding", "handwriting", "soak"} <= found
+    assert len(found) >= 24
+
+
+@pytest.mark.parametrize(
+    ("study", "option"),
+    [(experts, "lander"), (bc_then_rl, "lander"), (pusht, "push-t"), (pedestrians, "tracks")],
+)
+def test_a_record_tells_a_command_with_its_data(
+    study: Any, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the work."""
+    known = SimpleNamespace(
+        accuracy=1.0, accuracy_of_kinds=1.0, threshold=0.5, landings=None, rewards=np.ones(2), num_episodes=1
+    )
+    answers = {"compared": ([], {}), "recorded": known, "of_pilot": known, "at_random": 0.0, "joined": []}
+    for name, answer in (answers | dict.fromkeys(("text_of", "verdict", "table"), "") | {"draw": Figure()}).items():
+        monkeypatch.setattr(study, name, lambda *_, answer=answer, **__: answer, raising=False)
+    monkeypatch.setattr(study, "sweep", lambda _, jobs, *__: [{} for _ in jobs], raising=False)
+    study.main(study.Args(tmp_path / "people.npz", out=tmp_path))
+    name = study.__name__.rpartition(".")[2]
+    command = json.loads((tmp_path / "records.json").read_text())["command"]
+    assert command == f"python -m experiments.{name} --{option} people.npz"
 
 
 @pytest.mark.slow

@@ -119,6 +119,20 @@ def test_what_is_not_finite_is_left_out(runs: Path, tmp_path: Path) -> None:
     assert "Infinity" not in content[1]
 
 
+def test_options_that_are_not_finite_are_shown_as_text(tmp_path: Path) -> None:
+    """JSON, as browsers read it, has no infinity."""
+    trained, measured = tmp_path / "trained", tmp_path / "measured"
+    for folder in (trained, measured):
+        folder.mkdir()
+    (trained / "config.yaml").write_text("updates: 3\npolicy:\n  latent_clip: .inf\n  spread: [1.0, -.inf, .nan]\n")
+    content = {"settings": {"gamma": np.inf, "seeds": [0]}, "cells": []}
+    (measured / "gradients.json").write_text(json.dumps(content))
+    found = [collect(trained), collect(measured)]
+    assert found[0]["options"] == {"updates": 3, "policy.latent_clip": "inf", "policy.spread": [1.0, "-inf", "nan"]}
+    assert found[1]["options"] == {"gamma": "inf", "seeds": [0]}
+    assert '"policy.latent_clip": "inf"' in render(found)
+
+
 def test_rows_of_a_log_that_are_torn_are_left_out(runs: Path, tmp_path: Path) -> None:
     """By a full disk or a kill: the last line, even where what is left of it is a number, and others."""
     copy = tmp_path / "run"

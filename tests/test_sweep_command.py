@@ -122,6 +122,37 @@ def test_what_failed_for_want_of_room_is_tried_again(
         assert [row["error"] for row in csv.DictReader(file)] == [str(error) for error in fails[:1]]
 
 
+@pytest.mark.parametrize("backend", ["ray", "processes"])
+def test_workers_in_other_folders_find_the_data(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    seen: list[str] = []
+
+    def placed(_: Any, jobs: dict[str, Any], *__: Any, **___: Any) -> list[dict[str, Any]]:
+        seen.extend(job.args[0].data for job in jobs.values())
+        return [dict.fromkeys(sweep.FIGURES)] * len(jobs)
+
+    monkeypatch.setattr(sweep, "sweep", placed)
+    monkeypatch.chdir(tmp_path)
+    given = ["shown.npz", "npz:shown.npz", f"npz:{tmp_path}/shown.npz"]
+    grid = ("--grid", f"data={','.join(given)}")
+    assert run("sweep", "--base", base, *grid, "--out", "sweep", "--backend", backend) == 0
+    absolute = f"{tmp_path}/shown.npz"
+    assert seen == ([absolute, f"npz:{absolute}", f"npz:{absolute}"] if backend == "ray" else given)
+
+
+def test_what_is_no_path_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a dataset of Minari that is named like a folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "door").mkdir()
+    assert [sweep._absolute(given) for given in ("lasa", "minari:door", "npz:nowhere")] == [
+        "lasa",
+        "minari:door",
+        "npz:nowhere",
+    ]
+    assert sweep._absolute("lerobot:door") == f"lerobot:{tmp_path}/door"
+
+
 def test_folders_of_values_with_slashes() -> None:
     names = [sweep._folder_name(f"data={name}") for name in ("a/b.npz", "a_b.npz", "a_/b.npz")]
     assert len(set(names)) == 3

@@ -20,14 +20,14 @@ class Push:
     repo: Annotated[str, tyro.conf.Positional]
     """"user/name"."""
     about: str = ""
-    """What the model card says of data and results."""
+    """What the model card says of data and results; by default the card of the folder is sent."""
     private: bool = False
     """Of a new repository."""
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Fetch a policy into a folder."""
+    """Fetch a policy and its model card into a folder, where a card that is there stays."""
 
     repo: Annotated[str, tyro.conf.Positional]
     """"user/name"."""
@@ -47,16 +47,20 @@ class HubConfig:
 def use_hub(config: HubConfig, console: Console | None = None) -> None:
     """:raises LatentRLError: without ``latentrl[hub]``; no such folder or repository"""
     from latentrl.sb3 import LatentPolicy
+    from latentrl.sb3.pretrained import card_of
 
     console = console or Console()
     action = config.action
     if isinstance(action, Pull):
-        LatentPolicy.from_pretrained(action.repo, "cpu", revision=action.revision).save_pretrained(action.folder)
+        policy = LatentPolicy.from_pretrained(action.repo, "cpu", revision=action.revision)
+        policy.save_pretrained(action.folder, card=card_of(action.repo, action.revision))
         console.print(f"{action.repo} is in {action.folder}", soft_wrap=True, markup=False)
         return
     run = action.run.expanduser()
     if not run.is_dir():  # or another's policy of that name would be fetched from the Hub, and sent as one's own
         raise LatentRLError(f"there is no folder {str(action.run)!r}: give a run, or what save_pretrained wrote")
     folder = run / POLICY if (run / POLICY).is_dir() else run
-    address = LatentPolicy.from_pretrained(folder, "cpu").push_to_hub(action.repo, action.about, action.private)
+    card = "" if action.about else card_of(folder)
+    policy = LatentPolicy.from_pretrained(folder, "cpu")
+    address = policy.push_to_hub(action.repo, action.about, action.private, card=card)
     console.print(address, soft_wrap=True)

@@ -20,7 +20,7 @@ from latentrl.checks import LatentRLError, at_least, count
 from latentrl.commands.parsing import parsed
 from latentrl.commands.train import TrainConfig, fit, played
 from latentrl.files import locked, whole
-from latentrl.runs import RUNS, flags_of, options_of, read_source
+from latentrl.runs import READERS, RUNS, flags_of, options_of, read_source
 from latentrl.sweeps import Backend, sweep
 from latentrl.training.fingerprint import digest
 
@@ -70,7 +70,7 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
     shared, varied = options_of(config.base), _values(config.grid)
     shared.pop("out", None)
     combinations = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
-    jobs = _jobs(config.base, shared, combinations, out.resolve() / RUNS)
+    jobs = _jobs(config.base, shared, combinations, out.resolve() / RUNS, elsewhere=config.backend == "ray")
     with locked(out):
         cells = Cells(out, {"shared": shared})
         _look_through(cells, jobs)
@@ -94,10 +94,11 @@ def run_sweep(config: SweepConfig, console: Console | None = None) -> list[Recor
 
 
 def _jobs(
-    base: Path, shared: dict[str, Any], combinations: Sequence[dict[str, str]], folder: Path
+    base: Path, shared: dict[str, Any], combinations: Sequence[dict[str, str]], folder: Path, elsewhere: bool
 ) -> dict[str, partial[Record]]:
     """What makes the record of each run, by its name; arguments are its options and the digest of its data.
 
+    :param elsewhere: they run in other folders than this one
     :raises LatentRLError: as :func:`run_sweep`
     """
     jobs: dict[str, partial[Record]] = {}
@@ -105,6 +106,8 @@ def _jobs(
     for chosen in combinations:
         key = " ".join(f"{name}={value}" for name, value in chosen.items())
         made = _parsed(base, shared, chosen)
+        if elsewhere:
+            made = replace(made, data=_absolute(made.data))
         if not made.held_out:
             raise LatentRLError("runs are ranked by what is held out, and there is nothing: give held_out in the base")
         denoises.add(made.policy.decoder == "diffusion")
@@ -117,6 +120,16 @@ def _jobs(
             "sweep it alone, and compare what the policies do with latentrl evaluate"
         )
     return jobs
+
+
+def _absolute(source: str) -> str:
+    """The same data, as they are named in any folder; what is no path, such as a name that Minari knows, stays."""
+    reader, colon, where = source.partition(":")
+    if reader not in READERS:
+        reader, colon, where = "", "", source
+    path = Path(where).expanduser()
+    known = where and reader != "minari" and path.exists()
+    return f"{reader}{colon}{path.absolute()}" if known else source
 
 
 def _look_through(cells: Cells, jobs: Mapping[str, partial[Record]]) -> None:

@@ -11,7 +11,7 @@ from latentrl.config import LatentConfig
 from latentrl.data.cuts import check_lengths
 from latentrl.files import locked
 from latentrl.runs import HELP, OPTIONS, POLICY, make_env, options_of, plain, read_source, write_options
-from latentrl.training.checkpoints import has_states
+from latentrl.training.checkpoints import has_states, refuse_study
 
 if TYPE_CHECKING:
     from latentrl.sb3 import HeldOut, LatentBC
@@ -158,7 +158,8 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
 
 
 def _refuse_another(config: TrainConfig) -> None:
-    """:raises LatentRLError: the folder is of a run with other options"""
+    """:raises LatentRLError: the folder is of a run with other options, or of a study"""
+    refuse_study(config.out)
     path = config.out / OPTIONS
     if not path.exists() or not has_states(config.out):  # what failed at once has nothing to lose
         return

@@ -31,6 +31,7 @@ def collect(folder: Path) -> dict[str, Any]:
         if isinstance(error, LatentRLError):
             raise
         raise LatentRLError(f"a file in {str(folder)!r} is damaged or of another version ({error})") from error
+    record["options"] = finite_or_text(record["options"])
     if record["kind"] == "train":
         _add_latents(record, folder / POLICY, options_of(folder / OPTIONS))
     return record
@@ -133,6 +134,15 @@ def _demo(found: dict[str, Any]) -> dict[str, Any]:
             for horizon, row in found["gradients"].items()
         ],
     }
+
+
+def finite_or_text(value: Any) -> Any:
+    """Options are shown, not drawn; also inside of lists and dictionaries."""
+    if isinstance(value, dict):
+        return {name: finite_or_text(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_text(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def finite_or_none(value: Any) -> Any:

@@ -45,11 +45,12 @@ class Pretrained:
     _in_place: bool
     _trunk_options: dict[str, Any]
 
-    def save_pretrained(self, folder: str | Path, about: str = "") -> None:
+    def save_pretrained(self, folder: str | Path, about: str = "", card: str = "") -> None:
         """Write model.safetensors, config.json and a model card; each is written whole or not at all.
 
         :param folder: made where it is not there; a card that is there is left as it is
         :param about: what the card says of data and results
+        :param card: the text of a whole card, in place of one that is made
         :raises LatentRLError: the networks are an agent's; arguments of a features extractor that JSON cannot hold;
             a folder that cannot be written
         """
@@ -61,7 +62,7 @@ class Pretrained:
             partial.write_text(text + "\n")
         if not (folder / CARD).exists():
             with whole(folder / CARD) as partial:
-                partial.write_text(self._card(about))
+                partial.write_text(card or self._card(about), encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -84,7 +85,7 @@ class Pretrained:
         if path.parent.is_dir() and not path.exists():
             raise LatentRLError(f"{str(name)!r} is a folder without {WEIGHTS}: give one that save_pretrained wrote")
         if not path.exists():
-            path = _downloaded(str(name), revision, token)
+            path = _downloaded(str(name), WEIGHTS, revision, token)
         try:
             with safe_open(path, "pt", device="cpu") as file:
                 text = (file.metadata() or {}).get(KEY)
@@ -104,21 +105,26 @@ class Pretrained:
         policy.set_training_mode(False)
         return policy
 
-    def push_to_hub(self, repo_id: str, about: str = "", private: bool | None = None, token: str | None = None) -> str:
+    def push_to_hub(
+        self, repo_id: str, about: str = "", private: bool | None = None, token: str | None = None, card: str = ""
+    ) -> str:
         """Save to a repository of the Hugging Face Hub, which is made where it is not there; the address of the commit.
 
         :param repo_id: "user/name"
-        :param about: what the card says of data and results
+        :param about: what the card says of data and results; without it, or a card, one that is there is left as it is
         :param private: of a new repository
         :param token: None takes that of ``hf auth login``
+        :param card: the text of a whole card, in place of one that is made
         :raises LatentRLError: without ``latentrl[hub]``, as :meth:`save_pretrained`, or the Hub does not take it
         """
         hub = require("huggingface_hub", "hub")
         api = hub.HfApi(token=token)
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, about)
+            self.save_pretrained(folder, about, card)
             try:
                 repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+                if not about and not card and api.file_exists(repo, CARD):
+                    (Path(folder) / CARD).unlink()
                 return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="A policy of latentrl"))
             except Exception as error:  # a network, and the packages in between, fail in ways of their own
                 raise LatentRLError(
@@ -211,10 +217,21 @@ def _arguments(record: dict[str, Any], extractor: type[BaseFeaturesExtractor] | 
     }
 
 
-def _downloaded(name: str, revision: str | None, token: str | None) -> Path:
+def card_of(name: str | Path, revision: str | None = None, token: str | None = None) -> str:
+    """The text of the model card in a folder or a repository; empty where there is none."""
+    path = Path(name).expanduser() / CARD
+    if not path.parent.is_dir():
+        try:
+            path = _downloaded(str(name), CARD, revision, token)
+        except LatentRLError:
+            return ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _downloaded(name: str, file: str, revision: str | None, token: str | None) -> Path:
     hub = require("huggingface_hub", "hub")
     try:
-        return Path(hub.hf_hub_download(name, WEIGHTS, revision=revision, token=token))
+        return Path(hub.hf_hub_download(name, file, revision=revision, token=token))
     except (
         hub.errors.HFValidationError,
         hub.errors.HfHubHTTPError,
@@ -222,7 +239,7 @@ def _downloaded(name: str, revision: str | None, token: str | None) -> Path:
         OSError,
     ) as error:
         raise LatentRLError(
-            f"{name!r} is neither a folder with {WEIGHTS} nor a repository on the Hub that can be read ({error})"
+            f"{name!r} is neither a folder with {file} nor a repository on the Hub that can be read ({error})"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """The folder of a training run that may be killed: its settings, its last states, and batches that broke it."""
 
 import json
+import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -25,13 +26,14 @@ class RunFolder:
 
     :param folder: made where it is not there
     :param settings: all that the result depends on, by name; those of a run that never kept a state are replaced
-    :raises LatentRLError: the folder cannot be written, or is of a run with other settings or data
+    :raises LatentRLError: the folder cannot be written, is of a run with other settings or data, or of a study
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
         self.folder: Path = Path(folder).expanduser()
         settings = json.loads(json.dumps(settings))
         path = self.folder / "settings.json"
+        refuse_study(folder)
         output_folder(folder, overwrite=True)
         for leftover in self.folder.glob(".*.part*"):  # of a write during which the run was killed
             leftover.unlink(missing_ok=True)
@@ -91,6 +93,8 @@ class RunFolder:
         with whole(self.folder / LAST) as partial:
             with partial.open("wb") as file:
                 torch.save(state, file)
+            if not self._states():
+                _readable(partial)
             # A process that is killed between this and the next rename goes on from the previous state.
             if (self.folder / LAST).exists():
                 (self.folder / LAST).replace(self.folder / PREVIOUS)
@@ -104,9 +108,31 @@ class RunFolder:
         error.where = f"The batch is in {str(path)!r}{kept}"
 
 
+def _readable(path: Path) -> None:
+    """:raises LatentRLError: the first state of a run is none that could be read again"""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        what = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), str(error))
+        raise LatentRLError(
+            "a checkpoint holds tensors and Python's own numbers and strings, but an optimizer's option, or the "
+            f"state_dict of a callback or estimator, holds something else ({what.strip()}): convert it"
+        ) from error
+
+
 def has_states(folder: str | Path) -> list[Path]:
     """The files with states in a folder, the last first; none where no run has got to its first checkpoint."""
     return [path for name in (LAST, PREVIOUS) if (path := Path(folder).expanduser() / name).exists()]
+
+
+def refuse_study(folder: str | Path) -> None:
+    """:raises LatentRLError: the folder holds the results of a study, which go with the settings that lie there"""
+    place = Path(folder).expanduser()
+    if (place / "cells").is_dir() and (place / "settings.json").exists() and not has_states(place):
+        raise LatentRLError(
+            f"{str(folder)!r} holds the results of a study, such as one of latentrl gradients or sweep, whose settings "
+            "stay as they are: give another folder"
+        )
 
 
 def _short(value: Any) -> str:

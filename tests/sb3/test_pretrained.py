@@ -259,6 +259,44 @@ def test_to_the_hub_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(play(policy, True)[0], play(loaded, True)[0])
 
 
+@pytest.mark.parametrize(
+    ("there", "given", "sent"),
+    [
+        (False, {}, "is not said"),
+        (True, {}, None),
+        (True, {"about": "Good."}, "Good."),
+        (True, {"card": "By hand."}, "By hand."),
+    ],
+)
+def test_a_card_that_says_nothing_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch, there: bool, given: dict[str, str], sent: str | None
+) -> None:
+    """Of the one in the repository; another does."""
+    hub = pytest.importorskip("huggingface_hub")
+    cards: list[str | None] = []
+
+    class Api:
+        def __init__(self, token: str | None) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def file_exists(self, repo_id: str, filename: str) -> bool:
+            assert (repo_id, filename) == ("me/policy", "README.md")
+            return there
+
+        def upload_folder(self, folder_path: str, **_: Any) -> str:
+            card = Path(folder_path) / "README.md"
+            cards.append(card.read_text() if card.exists() else None)
+            return "https://huggingface.co/me/policy/commit/1"
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    make("VampPrior").push_to_hub("me/policy", **given)
+    (card,) = cards
+    assert card is None if sent is None else card is not None and sent in card
+
+
 def test_a_hub_that_does_not_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub")
 

@@ -12,8 +12,9 @@ import torch
 from gymnasium import spaces
 
 from latentrl import Demonstrations, LatentRLError
+from latentrl.cells import Cells
 from latentrl.randomness import random_state, same_randomness, set_random_state
-from latentrl.schedules import Constant, FadeIn, KLRange
+from latentrl.schedules import Constant, FadeIn, KLConstraint, KLRange
 from latentrl.training import fingerprint
 from latentrl.training.checkpoints import RunFolder
 from latentrl.training.fingerprint import _constant, describe, digest
@@ -43,6 +44,23 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
     RunFolder(tmp_path, {"seed": 1, "batch_size": 8}).write({})  # the one before never kept anything
     with pytest.raises(LatentRLError, match=r"of another run \(batch_size: 8 there, 16 now\): give another folder"):
         RunFolder(tmp_path, {"seed": 1, "batch_size": 16})
+
+
+def test_the_folder_of_a_study_is_refused(tmp_path: Path) -> None:
+    cells = Cells(tmp_path / "study", {"seeds": [0, 1]})
+    cells.keep("a", {"value": 1.0})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(LatentRLError, match=r"study' holds the results of a study, .*: give another folder"):
+        RunFolder(tmp_path / "study", {"seed": 1})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "a" in Cells(tmp_path / "study", {"seeds": [0, 1]})
+
+
+def test_a_first_state_that_could_not_be_read_is_refused(tmp_path: Path) -> None:
+    """Rather than called damaged when it is needed."""
+    with pytest.raises(LatentRLError, match=r"an optimizer's option.* holds something else \(.*numpy.*\): convert it"):
+        RunFolder(tmp_path, {}).write({"lr": np.float64(1e-4)})
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.json"}
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
@@ -122,6 +140,10 @@ def test_a_weight_that_learns_is_kept() -> None:
     load_schedule_state(fresh, schedule_state(learned))
     assert fresh.schedule.beta == learned.beta != 1.0  # type: ignore[attr-defined]
     assert schedule_state(Constant(2.0)) == {}
+
+    constraint = KLConstraint(np.log(24))
+    constraint.told = np.float32(0.5)  # type: ignore[attr-defined]
+    assert {type(value) for value in schedule_state(constraint).values()} == {float, tuple}
 
     class Strange(KLRange):
         memory = None
