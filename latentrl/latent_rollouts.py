@@ -12,7 +12,13 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from latentrl.checks import LatentRLError, count, function
-from latentrl.decoders import BinsDecoder, MixtureDecoder
+from latentrl.decoders import (
+    BernoulliDecoder,
+    BinsDecoder,
+    CategoricalDecoder,
+    DiscretizedLogisticDecoder,
+    MixtureDecoder,
+)
 from latentrl.diffusion import DiffusionDecoder
 from latentrl.estimators import Estimator
 from latentrl.estimators.compatible import single_sample
@@ -75,7 +81,8 @@ class LatentReturn:
         z is held for all T steps, whatever the policy's ``hold``.
 
         :raises LatentRLError: a model without latent, or one that clips its latents or draws more than them, which has
-            no such gradient; one of other actions than the task's, as those that plan several are; a task of choices
+            no such gradient; one whose actions are steps; one of other actions than the task's, as those that plan
+            several are; a task of choices
         """
         if isinstance(model.decoder, MixtureDecoder | BinsDecoder | DiffusionDecoder) or model.remembered is not None:
             own, data = f"decoder {type(model.decoder).__name__} draws on its own", "model plays latents of its data"
@@ -90,6 +97,12 @@ class LatentReturn:
         called, space = _Called(model), getattr(task, "action_space", None)
         if isinstance(space, spaces.Discrete):
             raise LatentRLError("the return is differentiated through the actions, but those of the task are choices")
+        if isinstance(model.decoder, DiscretizedLogisticDecoder | BernoulliDecoder | CategoricalDecoder):
+            raise LatentRLError(
+                "the return is differentiated through the actions, but those of decoder "
+                f"{type(model.decoder).__name__} are steps, whose slope is 0: take decoder='gaussian' or "
+                "'tanh_gaussian', and a task of such actions"
+            )
 
         def call(parameters: dict[str, Tensor], method: str, *inputs: Tensor) -> Any:
             return functional_call(called, {f"model.{n}": value for n, value in parameters.items()}, (method, *inputs))

@@ -6,7 +6,7 @@ once, as a list of shapes. Each replicate then gets numbers of its own for that 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,15 +38,19 @@ class Draw(NamedTuple):
 
 
 class Recorder(TorchFunctionMode):
-    """Notes what is drawn."""
+    """Notes what is drawn.
+
+    :raises LatentRLError: on draws into a given tensor
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.draws: list[Draw] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        noted = _from_tape(func, kwargs or {})
         made = func(*args, **(kwargs or {}))
-        if func in KINDS and "generator" not in (kwargs or {}):
+        if noted:
             bounds = _bounds(args, kwargs or {}) if func is torch.randint else (0, 0)
             self.draws.append(Draw(KINDS[func], made.shape, made.dtype, made.device, bounds))
         return made
@@ -57,7 +61,7 @@ class Player(TorchFunctionMode):
 
     :param draws: what was recorded
     :param numbers: one tensor for each of them
-    :raises LatentRLError: on another order of draws, or other shapes, than was recorded
+    :raises LatentRLError: on another order of draws, or other shapes, than was recorded; on draws into a given tensor
     """
 
     def __init__(self, draws: Sequence[Draw], numbers: Sequence[Tensor]) -> None:
@@ -65,7 +69,7 @@ class Player(TorchFunctionMode):
         self._left = iter(list(zip(draws, numbers, strict=True)))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in KINDS or "generator" in (kwargs or {}):
+        if not _from_tape(func, kwargs or {}):
             return func(*args, **(kwargs or {}))
         draw, numbers = next(self._left, (None, None))
         if draw is None or (draw.kind, draw.shape) != (KINDS[func], _size(func, args, kwargs or {})):
@@ -74,6 +78,27 @@ class Player(TorchFunctionMode):
                 "the same order each time"
             )
         return numbers
+
+
+def _from_tape(function: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call is noted, and numbers are handed out in place of it.
+
+    :raises LatentRLError: they would have to be written into a given tensor
+    """
+    if function not in KINDS or "generator" in kwargs:
+        return False
+    if kwargs.get("out") is not None:
+        raise LatentRLError(
+            f"torch.{function.__name__} was called with out, but the numbers of a replicate or of a segment come as "
+            "new tensors: leave out away and take what it returns"
+        )
+    return True
+
+
+def generator_state(devices: Iterable[torch.device]) -> Tensor:
+    """Of torch's own generators on the CPU and on devices."""
+    cuda = dict.fromkeys(device for device in devices if device.type == "cuda")
+    return torch.cat([torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)])
 
 
 def _size(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Size:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from latentrl.checks import LatentRLError
-from latentrl.noise_tape import Recorder
+from latentrl.noise_tape import Recorder, generator_state
 
 
 class _Call(NamedTuple):
@@ -67,9 +67,11 @@ class OutputJacobian:
 
     def __init__(self, outputs: Callable[[dict[str, Tensor]], Tensor], parameters: Mapping[str, Tensor]) -> None:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
+        devices = [leaf.device for leaf in leaves.values()]
+        before = generator_state(devices)
         with _Watch() as watch, torch.enable_grad():
             said = outputs(leaves)
-        if watch.draws:
+        if watch.draws or not torch.equal(before, generator_state(devices)):
             raise LatentRLError("outputs that replicates share must not draw noise: draw it in the surrogate")
         if not isinstance(said, Tensor):
             raise LatentRLError(f"outputs must return one tensor, not {type(said).__name__}: join them by torch.cat")

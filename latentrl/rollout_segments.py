@@ -57,7 +57,7 @@ class Segments:
         Returns the last state and K observations, rewards, whether the episode was going on, and log π where it counts.
         """
         parameters, (state, *numbers) = tensors[: len(self.names)], tensors[len(self.names) :]
-        named, observation = dict(zip(self.names, parameters, strict=True)), self.core.task.observation(state)
+        named, observation = dict(zip(self.names, parameters, strict=True)), self.core.observe(state)
         moments = []
         for row in zip(*(column.unbind(0) for column in numbers), strict=True):
             moment = self.core.step(named, state, observation, Player(self.draws, row))

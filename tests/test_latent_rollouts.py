@@ -129,6 +129,15 @@ REFUSED: dict[str, Callable[[], object]] = {
     "decoder MixtureDecoder draws on its own": lambda: LatentReturn.of(
         built(decoder="mixture"), LQR(), Pathwise(), 3, 4
     ),
+    "decoder DiscretizedLogisticDecoder are steps": lambda: LatentReturn.of(
+        built(decoder="discretized_logistic"), LQR(), Pathwise(), 3, 4
+    ),
+    "decoder BernoulliDecoder are steps": lambda: LatentReturn.of(
+        built(spaces.MultiBinary(2)), LQR(), Pathwise(), 3, 4
+    ),
+    "decoder CategoricalDecoder are steps": lambda: LatentReturn.of(
+        built(spaces.MultiDiscrete([3, 2])), LQR(), Pathwise(), 3, 4
+    ),
     "model plays latents of its data": lambda: LatentReturn.of(built(latents="aggregate"), LQR(), Pathwise(), 3, 4),
     "gives 6 numbers, but an action of the task has 2": lambda: LatentReturn.of(
         built(chunk=3, hold=0), LQR(), Pathwise(), 3, 4
@@ -141,9 +150,9 @@ REFUSED: dict[str, Callable[[], object]] = {
 }
 
 
-def built(**options: object) -> Any:
+def built(actions: spaces.Space[Any] = spaces.Box(-1, 1, (2,)), **options: object) -> Any:  # noqa: B008
     config = LatentConfig(hidden=(4,), encoder_hidden=(4,), **{"latent_dim": 2, "hold": 1, **options})  # type: ignore[arg-type]
-    return config.build(spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,)))
+    return config.build(spaces.Box(-1, 1, (4,)), actions)
 
 
 @pytest.mark.parametrize("message", REFUSED)

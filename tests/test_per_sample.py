@@ -124,6 +124,24 @@ def test_refusals() -> None:
         sample_moments(lambda p: p["x"].sum(), {"x": torch.ones(2)}, 1)
 
 
+@pytest.mark.parametrize(
+    "noise",
+    [
+        nn.functional.dropout,
+        torch.bernoulli,
+        lambda x: torch.normal(0.0, x),
+        lambda x: x.multinomial(1),
+        lambda x: torch.distributions.Normal(x, x).rsample(),
+        lambda x: torch.empty_like(x).uniform_(),
+    ],
+)
+def test_outputs_that_draw_in_any_way_are_refused(noise: Any) -> None:
+    """Each draw of the surrogate would get the same."""
+    objective = SharedOutputs(lambda p: p["x"] * noise(torch.full((2,), 0.5)).sum(), lambda out: out.sum(-1))
+    with pytest.raises(LatentRLError, match="must not draw noise"):
+        sample_moments(objective, {"x": torch.ones(2)}, 10)
+
+
 def test_activations_that_write_into_their_input_are_seen() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 4)).double()

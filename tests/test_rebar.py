@@ -4,12 +4,13 @@ Statistical tests are seeded: within 4.5 standard errors, 7e-6 per comparison wh
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from latentrl.distributions import Bernoullis
+from latentrl.distributions import Bernoullis, OneHot
 from latentrl.estimators import ScoreFunction
 from latentrl.estimators.rebar import Rebar, Relax
 from latentrl.variance import gradient_variance, variance_ratio
@@ -113,6 +114,16 @@ def test_variance_loss_against_finite_differences(name: str) -> None:
             flat[i] += 1e-5
             expected.append((sides[0] - sides[1]) / 2e-5)
         assert torch.allclose(slope.reshape(-1), torch.tensor(expected).double(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("member", [Rebar, lambda temperature: Relax(nn.Linear(3, 1), temperature)])
+@pytest.mark.parametrize("temperature", [0.1, 1e-6])
+def test_options_that_are_ruled_out_leave_the_slope_of_the_loss_finite(member: Any, temperature: float) -> None:
+    logits, values = torch.tensor([0.0, 0.5, -math.inf]), torch.tensor([1.0, -0.5, 7.0])
+    rebar = member(temperature)
+    torch.manual_seed(0)
+    rebar.variance_loss(OneHot(logits), lambda z: (z @ values).square(), 50).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in rebar.parameters())
 
 
 def test_the_surrogate_trains_no_control_variate_and_the_loss_no_law() -> None:

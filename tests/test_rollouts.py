@@ -227,6 +227,38 @@ def test_an_end_that_is_not_finite_stays_out_of_the_gradient(estimator: Any, seg
         torch.testing.assert_close(other, found[2])
 
 
+class Turns(Falls):
+    """Seen by an angle's cosine, whose slope is no number at an end that is infinite."""
+
+    def transition(self, state: Tensor, action: Tensor) -> Tensor:
+        following = state + action
+        return following + torch.where(following > 1.0, self.edge, 0.0)
+
+    def terminal(self, state: Tensor) -> Tensor:
+        return ~(state[..., 0].isfinite() & (state[..., 0] < 1e6))
+
+    def observation(self, state: Tensor) -> Tensor:
+        return torch.cat([state.cos(), state.sin()], -1)
+
+
+@pytest.mark.parametrize("segment", [None, 1, 3])
+@pytest.mark.parametrize(
+    "estimator", [Pathwise(), ShortHorizon(2, lambda observations, _: (observations * 0.1).sum(-1))]
+)
+def test_an_end_is_seen_without_gradient(estimator: Any, segment: int | None) -> None:
+    """As above, where what is seen of it has a slope that is no number."""
+    policy = lambda p, o: DiagonalNormal(o @ p["theta"], torch.ones(1))  # noqa: E731
+    found = []
+    for edge in (math.inf, math.nan, 1e7):
+        torch.manual_seed(0)
+        theta = torch.full((2, 1), 0.3, requires_grad=True)
+        surrogate = ExpectedReturn(Turns(edge), policy, estimator, 6, 16, segment)({"theta": theta})
+        found.append(torch.autograd.grad(surrogate, theta)[0])
+    assert found[2].isfinite().all()
+    for other in found[:2]:
+        torch.testing.assert_close(other, found[2])
+
+
 @pytest.mark.parametrize(("horizon", "anchor"), [(5, 743.0), (10, 110.0), (25, 35.0)])
 def test_pendulum_variance_ratio(horizon: int, anchor: float) -> None:
     """Var LR / Var RP of one trajectory at θ = 0, σ = 1 (anchors from 40 000 trajectories, good to 5 %).
@@ -373,6 +405,69 @@ def test_segments_under_the_meter(estimator: RolloutEstimator) -> None:
         for segment in (None, 3)
     )
     assert_same([plain.mean, plain.mean_se], [parted.mean, parted.mean_se])
+
+
+def noisy_net(p: dict[str, Tensor], observation: Tensor) -> DiagonalNormal:
+    """Sees through noise, twice: a latent of the policy's own."""
+    hidden = small_net(p, observation + torch.rand(observation.shape, dtype=observation.dtype)).rsample()
+    return DiagonalNormal(observation - 0.5 * hidden, p["log_scale"].exp())
+
+
+@pytest.mark.parametrize("estimator", WAYS, ids=["pathwise", "lr", "lr with values", "windows"])
+def test_segments_of_policies_that_draw(estimator: RolloutEstimator) -> None:
+    """On the way back, and under the meter, they draw what they drew."""
+    p, found, means = net_parameters(), [], []
+    for segment in (None, 3):
+        objective = ExpectedReturn(Walk(edge=1.2), noisy_net, estimator, 10, 7, segment)
+        torch.manual_seed(1)
+        surrogate = objective(p)
+        found.append([surrogate.detach(), *torch.autograd.grad(surrogate, list(p.values()))])
+        means.append([gradient_variance(objective, p, 20, chunk_size=10).mean])
+    assert_same(*found)
+    assert_same(*means)
+
+
+def test_traced_policies_that_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be compiled, as it was traced."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, _: graph)
+    p, found = net_parameters(), []
+    for compiled in (False, True):
+        torch.manual_seed(1)
+        surrogate = ExpectedReturn(Walk(edge=1.2), noisy_net, Pathwise(), 4, 7, 2, compiled)(p)
+        found.append(torch.autograd.grad(surrogate, list(p.values())))
+    assert_same(*found)
+
+
+def dropping(p: dict[str, Tensor], observation: Tensor) -> DiagonalNormal:
+    return small_net(p, torch.nn.functional.dropout(observation))
+
+
+OWN = torch.Generator()
+
+
+def own_noise(p: dict[str, Tensor], observation: Tensor, source: torch.Generator = OWN) -> DiagonalNormal:
+    noise = torch.randn(observation.shape, generator=source, dtype=observation.dtype)
+    return small_net(p, observation + noise)
+
+
+def test_segments_of_policies_that_draw_the_same_each_time() -> None:
+    p, found = net_parameters(), []
+    for segment in (None, 2):
+        torch.manual_seed(1)
+        seeded = lambda q, o: own_noise(q, o, torch.Generator().manual_seed(0))  # noqa: E731
+        surrogate = ExpectedReturn(Walk(), seeded, Pathwise(), 4, 3, segment)(p)
+        found.append(torch.autograd.grad(surrogate, list(p.values())))
+    assert_same(*found)
+
+
+@pytest.mark.parametrize("policy", [dropping, own_noise])
+@pytest.mark.parametrize("estimator", [Pathwise(), LikelihoodRatio()])
+def test_segments_of_policies_that_draw_otherwise_are_refused(policy: Callable, estimator: RolloutEstimator) -> None:
+    p = net_parameters()
+    assert ExpectedReturn(Walk(), policy, estimator, 4, 3)(p).isfinite()
+    segmented = ExpectedReturn(Walk(), policy, estimator, 4, 3, segment=2)
+    with pytest.raises(LatentRLError, match=r"the policy with its law DiagonalNormal .* as dropout does"):
+        segmented(p)
 
 
 def test_segments_keep_little() -> None:

@@ -23,7 +23,7 @@ from latentrl import LatentConfig, LatentModel
 from latentrl.checks import LatentRLError
 from latentrl.distributions import DiagonalNormal, OneHot
 from latentrl.estimators import LeaveOneOut, LikelihoodRatio, ScoreFunction
-from latentrl.noise_tape import numbers_for, record
+from latentrl.noise_tape import Player, numbers_for, record
 from latentrl.rollouts import ExpectedReturn
 from latentrl.types import Batch, Estimate
 from latentrl.variance import GradientReport, SharedOutputs, gradient_variance, variance_ratio
@@ -498,6 +498,21 @@ def test_draws_that_change_their_shape_are_refused(draw: Callable[[int], Tensor]
         gradient_variance(lambda p: (p["w"] * draw(next(sizes))).sum(), {"w": torch.ones(())}, 100)
     report = gradient_variance(lambda p: (p["w"] * draw(3)).sum(), {"w": torch.ones(())}, 100)
     assert report.trace > 0.0
+
+
+@pytest.mark.parametrize("name", ["rand", "randn", "randint"])
+def test_draws_into_a_given_tensor_are_refused(name: str) -> None:
+    """It would keep what it held."""
+
+    def draw(**into: Tensor) -> Tensor:
+        return torch.randint(0, 5, (3,), **into) if name == "randint" else getattr(torch, name)(3, **into)
+
+    given = draw().zero_()
+    with pytest.raises(LatentRLError, match=rf"torch\.{name} was called with out"):
+        gradient_variance(lambda p: (p["w"] * draw(out=given)).sum(), {"w": torch.ones(())}, 100)
+    (own,) = record(lambda: draw(out=None))
+    with pytest.raises(LatentRLError, match=rf"torch\.{name} was called with out"), Player([own], [given]):
+        draw(out=given)
 
 
 def test_numbers_are_those_of_their_replicates() -> None:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from latentrl.distributions.discrete import Bernoullis, Discrete, OneHots, log_exponential, one_hot
 
+LEAST_Z = -1e15
+"""Of an option that is ruled out: as good as the least number that there is, which a small temperature makes −∞."""
+
 
 class Thresholded:
     """How a law draws by a threshold; its parameters count as constants here.
@@ -68,6 +71,7 @@ class GumbelArgmax(Thresholded):
         return self.law.each_choice(z, lambda part: one_hot(part.argmax(-1), part.shape[-1], part.dtype))
 
     def relax(self, z: Tensor, temperature: Tensor | float) -> Tensor:
+        z = z.clamp_min(max(LEAST_Z, torch.finfo(z.dtype).min))
         return self.law.each_choice(z / temperature, lambda part: part.softmax(-1))
 
     def coupling(self, z: Tensor) -> Tensor:
