@@ -41,8 +41,9 @@ class ExpectedReturn:
         alone. The first call compiles for up to a minute. The task and the policy must be pure functions: what else
         they read is read then. A last, shorter segment is compiled too, so let ``segment`` divide the horizon
     :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1, something else than a task, a function and
-        an estimator of returns; later, actions, rewards or values that are not one for each trajectory; a law that
-        draws otherwise than with torch.rand or torch.randn, where there are segments; a rollout that cannot be compiled
+        an estimator of returns; later, actions, rewards or values that are not one for each trajectory; a policy
+        that, with its law, draws otherwise than with torch.rand or torch.randn, where there are segments; a rollout that
+        cannot be compiled
     """
 
     task: FunctionalTask
