@@ -42,8 +42,8 @@ class ExpectedReturn:
         they read is read then. A last, shorter segment is compiled too, so let ``segment`` divide the horizon
     :raises LatentRLError: ``horizon``, ``num_envs`` or ``segment`` below 1, something else than a task, a function and
         an estimator of returns; later, actions, rewards or values that are not one for each trajectory; a policy
-        that, with its law, draws otherwise than with torch.rand or torch.randn, where there are segments; a rollout that
-        cannot be compiled
+        that, with its law, draws otherwise than with torch.rand or torch.randn, where there are segments; a rollout
+        that cannot be compiled
     """
 
     task: FunctionalTask
