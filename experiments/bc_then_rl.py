@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from experiments.agents import Curve, judge
 from experiments.landings import read
-from experiments.records import table, write
+from experiments.records import StudyArgs, digest, table, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.sb3 import CloneTerm, CriticWarmUp, DemonstrationReplayBuffer, KLToClone, LatentBC
@@ -66,7 +66,7 @@ SAC_SETTINGS: dict[str, Any] = {"learning_starts": 0, "learning_rate": 7.3e-4, "
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(StudyArgs):
     """Clone and go on with every algorithm and every seed."""
 
     lander: Annotated[Path, tyro.conf.arg(metavar="FILE")]
@@ -99,7 +99,8 @@ class Args:
 
     def settings(self) -> Record:
         """What all results depend on."""
-        return {name: value for name, value in asdict(self).items() if name not in ("workers", "out", "lander")}
+        counted = {name: value for name, value in asdict(self).items() if name not in ("workers", "out")}
+        return counted | {"lander": digest(self.lander)}
 
 
 def of_pilot(args: Args) -> Demonstrations:

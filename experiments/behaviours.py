@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments import landings, push_t
-from experiments.records import write
+from experiments.records import digest, write
 from latentrl import Demonstrations
 from latentrl.cells import Cells
 from latentrl.data import Segments
@@ -175,7 +175,8 @@ class Study:
             for variant, settings in self.variants.items()
             for seed in seeds
         ]
-        settings = {"updates": updates, "rollouts": rollouts, "data": list(files), "seeds": list(seeds)}
+        data = {name: None if path is None else digest(path) for name, path in files.items()}
+        settings = {"updates": updates, "rollouts": rollouts, "data": data, "seeds": list(seeds)}
         runs = {f"{job.data} {job.variant} {job.seed}": partial(run, job) for job in jobs}
         records = sweep(Cells(out, settings), runs, workers)
         command = "".join(f" {BEHAVIOURS[data].flag} {path.name}" for data, path in files.items() if path)

@@ -2,7 +2,6 @@
 memorising, and policies that are trained once and play in several ways."""
 
 import copy
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from experiments.records import digest
 from latentrl import Demonstrations
 from latentrl.cells import Cells, Record
 from latentrl.priors import VampPrior
@@ -143,7 +143,7 @@ def compared(
     given = {name: value for name, value in asdict(args).items() if name not in ("workers", "out")}
     for name, value in given.items():
         if isinstance(value, Path):
-            given[name] = hashlib.sha256(value.read_bytes()).hexdigest()[:12]
+            given[name] = digest(value)
     ways_to_play = {"policies": describe(policies), "playing": describe(playing)}
     settings = given | ways_to_play | {name: describe(value) for name, value in more.items()}
     cells = Cells(args.out, settings)

@@ -1,5 +1,6 @@
 """What studies that repeat methods over seeds have in common: their table, and the files that they leave."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -22,6 +23,11 @@ class StudyArgs:
     def __post_init__(self) -> None:
         if self.smoke and self.out == type(self).out:
             object.__setattr__(self, "out", Path("runs/smoke") / self.out.name)
+
+
+def digest(path: Path) -> str:
+    """Of a file's content, by which results of other data are told apart."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def spread(values: Sequence[float]) -> str:

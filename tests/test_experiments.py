@@ -58,9 +58,6 @@ from experiments.benchmarks import bc_throughput, env_steps, sb3_overhead
 from latentrl import LatentRLError
 from latentrl.distributions import DiagonalNormal
 
-RUNNING = {"bc_then_rl"}
-"""Studies that are left as they are until they have ended."""
-
 
 def test_a_smoke_run_stays_away_from_the_results() -> None:
     """Of all studies; a folder that somebody gives is taken."""
@@ -73,8 +70,7 @@ def test_a_smoke_run_stays_away_from_the_results() -> None:
         full, smoke = kind(**needed), kind(**needed, smoke=True)
         assert full.out.parent.name == "results"
         assert kind(**needed, smoke=True, out=Path("given")).out == Path("given")
-        if one.name not in RUNNING:
-            assert smoke.out == replace(smoke).out == replace(full, smoke=True).out == Path("runs/smoke", full.out.name)
+        assert smoke.out == replace(smoke).out == replace(full, smoke=True).out == Path("runs/smoke", full.out.name)
         found.add(one.name)
     assert {"avoiding", "handwriting", "soak"} <= found
     assert len(found) >= 24
@@ -95,6 +91,7 @@ def test_a_record_tells_a_command_with_its_data(
     for name, answer in (answers | dict.fromkeys(("text_of", "verdict", "table"), "") | {"draw": Figure()}).items():
         monkeypatch.setattr(study, name, lambda *_, answer=answer, **__: answer, raising=False)
     monkeypatch.setattr(study, "sweep", lambda _, jobs, *__: [{} for _ in jobs], raising=False)
+    (tmp_path / "people.npz").write_bytes(b"")
     study.main(study.Args(tmp_path / "people.npz", out=tmp_path))
     name = study.__name__.rpartition(".")[2]
     command = json.loads((tmp_path / "records.json").read_text())["command"]
@@ -194,6 +191,19 @@ def test_reinforcement_learning_after_cloning(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "records.json").read_text())
     assert [run["method"] for run in record["runs"]] == list(bc_then_rl.AGENTS)
     assert record["pilot"] == pytest.approx(40.0)
+
+
+def test_results_of_other_landings_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    settings = [bc_then_rl.Args(tmp_path / name).settings() for name in "aba"]
+    assert settings[0] == settings[2] != settings[1]
+    one, other = ({"landings": tmp_path / name} for name in "ab")
+    monkeypatch.setattr(behaviours.Study, "draw", lambda *_: Figure())
+    study = behaviours.Study("name", {})
+    study.main(one, [], 1, 1, 1, tmp_path / "out")
+    with pytest.raises(LatentRLError, match="results of another study"):
+        study.main(other, [], 1, 1, 1, tmp_path / "out")
 
 
 def test_early_looks_stand_beside_the_others() -> None:
