@@ -91,6 +91,7 @@ def test_a_record_tells_a_command_with_its_data(
     for name, answer in (answers | dict.fromkeys(("text_of", "verdict", "table"), "") | {"draw": Figure()}).items():
         monkeypatch.setattr(study, name, lambda *_, answer=answer, **__: answer, raising=False)
     monkeypatch.setattr(study, "sweep", lambda _, jobs, *__: [{} for _ in jobs], raising=False)
+    monkeypatch.setattr("experiments.records.version", lambda _: "1.0")  # of packages that may not be there
     (tmp_path / "people.npz").write_bytes(b"")
     study.main(study.Args(tmp_path / "people.npz", out=tmp_path))
     name = study.__name__.rpartition(".")[2]
