@@ -29,19 +29,19 @@ def at_least(what: str, given: float, minimum: float, infinite: bool = False) ->
     """Return a number ≥ ``minimum``, which is finite unless ``infinite`` says that it need not be; raise for others."""
     if isinstance(given, bool) or not isinstance(given, Real) or not given >= minimum:
         raise LatentRLError(f"{what} must be a number of at least {minimum}, but {given!r} was given")
-    return _python(given) if infinite else real(what, given)
+    return as_python(given) if infinite else real(what, given)
 
 
 def real(what: str, given: float) -> Any:
     """Return a finite number; raise for others."""
     if isinstance(given, bool) or not isinstance(given, Real) or not -math.inf < given < math.inf:
         raise LatentRLError(f"{what} must be a finite number, but {given!r} was given")
-    return _python(given)
+    return as_python(given)
 
 
-def _python(number: Any) -> Any:
-    """One of NumPy's as Python's, which every file can hold."""
-    return number.item() if isinstance(number, np.generic) else number
+def as_python(given: Any) -> Any:
+    """A number of NumPy's as Python's, which every file can hold; anything else as it is."""
+    return given.item() if isinstance(given, np.generic) else given
 
 
 def count(what: str, given: Any, minimum: int) -> int:

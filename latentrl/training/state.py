@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from latentrl.checks import LatentRLError
+from latentrl.checks import LatentRLError, as_python
 from latentrl.data.host_segments import HostSegments
 from latentrl.schedules import FadeIn
 from latentrl.training.trainer import ElboTrainer
@@ -57,7 +56,7 @@ def schedule_state(schedule: Any) -> State:
     :raises LatentRLError: it learns, and keeps something else
     """
     schedule = schedule.schedule if isinstance(schedule, FadeIn) else schedule
-    kept = {name: _pythons(value) for name, value in getattr(schedule, "__dict__", {}).items()}
+    kept = {name: as_python(value) for name, value in getattr(schedule, "__dict__", {}).items()}
     if not hasattr(schedule, "observe"):
         return {}  # what does not observe does not change
     for name, value in kept.items():
@@ -73,11 +72,6 @@ def load_schedule_state(schedule: Any, state: State) -> None:
     """Go on from :func:`schedule_state`."""
     schedule = schedule.schedule if isinstance(schedule, FadeIn) else schedule
     schedule.__dict__.update(state) if state else None
-
-
-def _pythons(value: Any) -> Any:
-    """A number of NumPy's as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _plain(value: Any) -> bool:
