@@ -150,7 +150,10 @@ REFUSED: dict[str, Callable[[], object]] = {
 }
 
 
-def built(actions: spaces.Space[Any] = spaces.Box(-1, 1, (2,)), **options: object) -> Any:  # noqa: B008
+BOX = spaces.Box(-1, 1, (2,))
+
+
+def built(actions: spaces.Space[Any] = BOX, **options: object) -> Any:
     config = LatentConfig(hidden=(4,), encoder_hidden=(4,), **{"latent_dim": 2, "hold": 1, **options})  # type: ignore[arg-type]
     return config.build(spaces.Box(-1, 1, (4,)), actions)
 

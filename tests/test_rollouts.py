@@ -241,18 +241,21 @@ class Turns(Falls):
         return torch.cat([state.cos(), state.sin()], -1)
 
 
+def unit_noise(p: dict[str, Tensor], observation: Tensor) -> DiagonalNormal:
+    return DiagonalNormal(observation @ p["theta"], torch.ones(1))
+
+
 @pytest.mark.parametrize("segment", [None, 1, 3])
 @pytest.mark.parametrize(
     "estimator", [Pathwise(), ShortHorizon(2, lambda observations, _: (observations * 0.1).sum(-1))]
 )
 def test_an_end_is_seen_without_gradient(estimator: Any, segment: int | None) -> None:
     """As above, where what is seen of it has a slope that is no number."""
-    policy = lambda p, o: DiagonalNormal(o @ p["theta"], torch.ones(1))  # noqa: E731
     found = []
     for edge in (math.inf, math.nan, 1e7):
         torch.manual_seed(0)
         theta = torch.full((2, 1), 0.3, requires_grad=True)
-        surrogate = ExpectedReturn(Turns(edge), policy, estimator, 6, 16, segment)({"theta": theta})
+        surrogate = ExpectedReturn(Turns(edge), unit_noise, estimator, 6, 16, segment)({"theta": theta})
         found.append(torch.autograd.grad(surrogate, theta)[0])
     assert found[2].isfinite().all()
     for other in found[:2]:
@@ -450,12 +453,15 @@ def own_noise(p: dict[str, Tensor], observation: Tensor, source: torch.Generator
     return small_net(p, observation + noise)
 
 
+def seeded_noise(p: dict[str, Tensor], observation: Tensor) -> DiagonalNormal:
+    return own_noise(p, observation, torch.Generator().manual_seed(0))
+
+
 def test_segments_of_policies_that_draw_the_same_each_time() -> None:
     p, found = net_parameters(), []
     for segment in (None, 2):
         torch.manual_seed(1)
-        seeded = lambda q, o: own_noise(q, o, torch.Generator().manual_seed(0))  # noqa: E731
-        surrogate = ExpectedReturn(Walk(), seeded, Pathwise(), 4, 3, segment)(p)
+        surrogate = ExpectedReturn(Walk(), seeded_noise, Pathwise(), 4, 3, segment)(p)
         found.append(torch.autograd.grad(surrogate, list(p.values())))
     assert_same(*found)
 

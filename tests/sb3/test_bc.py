@@ -391,13 +391,13 @@ def test_what_is_found_where_nothing_is_said(
         small(two_ways, noise="none")
 
 
-def test_the_log_is_written_as_often_as_asked(two_ways: Demonstrations) -> None:
+def test_the_log_is_written_as_often_as_asked(two_ways: Demonstrations, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    for interval in (np.int64(2), None):
+    for interval in (2, None):
         agent = small(two_ways)
         agent.set_logger(configure(None, []))
-        agent.logger.dump = lambda step=0: written.append(step)  # type: ignore[method-assign]
-        agent.learn(5, log_interval=interval)  # type: ignore[arg-type]
+        monkeypatch.setattr(agent.logger, "dump", lambda step=0: written.append(step))
+        agent.learn(5, log_interval=interval)
     assert written == [2, 4, 5, 5]
     with pytest.raises(LatentRLError, match="log_interval must be a whole number of at least 1"):
         small(two_ways).learn(1, log_interval=0)
