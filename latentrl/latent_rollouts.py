@@ -84,25 +84,9 @@ class LatentReturn:
             no such gradient; one whose actions are steps; one of other actions than the task's, as those that plan
             several are; a task of choices
         """
-        if isinstance(model.decoder, MixtureDecoder | BinsDecoder | DiffusionDecoder) or model.remembered is not None:
-            own, data = f"decoder {type(model.decoder).__name__} draws on its own", "model plays latents of its data"
-            what = own if model.remembered is None else data
-            raise LatentRLError(
-                f"the return is differentiated through the prior's latents alone, but the {what}: take a decoder with "
-                "one peak, and latents='prior'"
-            )
-        if model.prior is None or model.latent_clip is not None:
-            what = "has no latent: use ExpectedReturn" if model.prior is None else "clips its latents: set it to None"
-            raise LatentRLError(f"the return is differentiated through the latent, but the model {what}")
-        called, space = _Called(model), getattr(task, "action_space", None)
-        if isinstance(space, spaces.Discrete):
-            raise LatentRLError("the return is differentiated through the actions, but those of the task are choices")
-        if isinstance(model.decoder, DiscretizedLogisticDecoder | BernoulliDecoder | CategoricalDecoder):
-            raise LatentRLError(
-                "the return is differentiated through the actions, but those of decoder "
-                f"{type(model.decoder).__name__} are steps, whose slope is 0: take decoder='gaussian' or "
-                "'tanh_gaussian', and a task of such actions"
-            )
+        space = getattr(task, "action_space", None)
+        _check_slopes(model, space)
+        called = _Called(model)
 
         def call(parameters: dict[str, Tensor], method: str, *inputs: Tensor) -> Any:
             return functional_call(called, {f"model.{n}": value for n, value in parameters.items()}, (method, *inputs))
@@ -160,6 +144,28 @@ class LatentReturn:
             # What an episode ends in need not be finite, and would reach the gradient of the others.
             state = following.where(running.unsqueeze(-1), state)
         return total
+
+
+def _check_slopes(model: LatentModel, space: spaces.Space[Any] | None) -> None:
+    """:raises LatentRLError: a model or a task through which the return has no gradient by the latent"""
+    if isinstance(model.decoder, MixtureDecoder | BinsDecoder | DiffusionDecoder) or model.remembered is not None:
+        own, data = f"decoder {type(model.decoder).__name__} draws on its own", "model plays latents of its data"
+        what = own if model.remembered is None else data
+        raise LatentRLError(
+            f"the return is differentiated through the prior's latents alone, but the {what}: take a decoder with "
+            "one peak, and latents='prior'"
+        )
+    if model.prior is None or model.latent_clip is not None:
+        what = "has no latent: use ExpectedReturn" if model.prior is None else "clips its latents: set it to None"
+        raise LatentRLError(f"the return is differentiated through the latent, but the model {what}")
+    if isinstance(space, spaces.Discrete):
+        raise LatentRLError("the return is differentiated through the actions, but those of the task are choices")
+    if isinstance(model.decoder, DiscretizedLogisticDecoder | BernoulliDecoder | CategoricalDecoder):
+        raise LatentRLError(
+            "the return is differentiated through the actions, but those of decoder "
+            f"{type(model.decoder).__name__} are steps, whose slope is 0: take decoder='gaussian' or "
+            "'tanh_gaussian', and a task of such actions"
+        )
 
 
 class _Called(nn.Module):

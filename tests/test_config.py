@@ -8,7 +8,6 @@ import torch
 from gymnasium import spaces
 
 from latentrl import LatentConfig, LatentRLError
-from latentrl.config import POSTERIORS, PRIORS
 from latentrl.decoders import (
     BernoulliDecoder,
     CategoricalDecoder,
@@ -18,6 +17,7 @@ from latentrl.decoders import (
     TanhGaussianDecoder,
 )
 from latentrl.encoders import GRUEncoder, SequenceEncoder, TransformerEncoder, TransitionEncoder
+from latentrl.parts import POSTERIORS, PRIORS
 from latentrl.spaces import size
 from latentrl.types import Batch
 

@@ -175,3 +175,14 @@ def _bounds(space: Any) -> tuple[Any, Any]:
 
 def _slack(bound: Any) -> Any:
     return 1e-5 * np.maximum(1.0, np.abs(np.where(np.isfinite(bound), bound, 0.0)))
+
+
+def check_lengths(lengths: NDArray[np.int64]) -> None:
+    """:raises LatentRLError: lengths that cannot be those of episodes"""
+    if lengths.ndim > 1:
+        raise LatentRLError(f"episode_lengths have shape {lengths.shape}: give one number per episode")
+    if lengths.ndim != 1 or len(lengths) == 0 or not lengths.any():
+        raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
+    if (lengths < 1).any():
+        where = int(np.flatnonzero(lengths < 1)[0])
+        raise LatentRLError(f"episode {where} has length {lengths[where]}: every length must be ≥ 1")

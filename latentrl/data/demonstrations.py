@@ -16,6 +16,7 @@ from latentrl.data.checks import (
     as_integers,
     as_observations,
     check_finite,
+    check_lengths,
     check_space,
     guess_action_space,
     guess_observation_space,
@@ -58,7 +59,7 @@ class Demonstrations(Readers):
 
     def __post_init__(self) -> None:
         self._check_arrays()
-        self._check_lengths()
+        check_lengths(self.episode_lengths)
         total = sum(self.episode_lengths.tolist())  # of Python's integers, which do not overflow
         arrays = named("observations", self.observations) | named("actions", self.actions)
         arrays |= named("rewards", self.rewards)
@@ -80,16 +81,6 @@ class Demonstrations(Readers):
             check_finite(name, array, self.episode_lengths)
         check_space("observation", self.observations, self.observation_space, self.episode_lengths)
         check_space("action", self.actions, self.action_space, self.episode_lengths)
-
-    def _check_lengths(self) -> None:
-        """:raises LatentRLError: lengths that cannot be those of episodes"""
-        if self.episode_lengths.ndim > 1:
-            raise LatentRLError(f"episode_lengths have shape {self.episode_lengths.shape}: give one number per episode")
-        if self.episode_lengths.ndim != 1 or len(self.episode_lengths) == 0 or not self.episode_lengths.any():
-            raise LatentRLError("demonstrations are empty: give at least one episode of at least one transition")
-        if (self.episode_lengths < 1).any():
-            where = int(np.flatnonzero(self.episode_lengths < 1)[0])
-            raise LatentRLError(f"episode {where} has length {self.episode_lengths[where]}: every length must be ≥ 1")
 
     def _check_arrays(self) -> None:
         """Take what is given as arrays that torch knows.

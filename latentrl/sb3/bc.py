@@ -149,23 +149,17 @@ class LatentBC(BaseAlgorithm):
         self.steps_per_segment: int = dimension("steps_per_segment", steps_per_segment)
         self._auto_weight = isinstance(kl_weight, str) and kl_weight == "auto"
         self.kl_weight: Schedule | None = None if self._auto_weight else as_schedule(kl_weight)  # type: ignore[arg-type]
-        if not 0.0 <= at_least("kl_warmup", kl_warmup, 0.0) <= 1.0:
-            raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {kl_warmup!r} was given")
         self.kl_warmup = kl_warmup
         self.noise: CorrectiveNoise | Literal["auto"] | None = as_noise(noise)
-        if max_grad_norm is not None:
-            at_least("max_grad_norm", max_grad_norm, 0.0, infinite=True)
         self.max_grad_norm = max_grad_norm
         self.estimator: Estimator | None = None if estimator is None else single_sample(estimator).to(self.device)
         self.num_samples: int | None = None if num_samples is None else dimension("num_samples", num_samples)
-        if gradient_variance_every is not None:
-            count("gradient_variance_every", gradient_variance_every, 1)
         self.gradient_variance_every = gradient_variance_every
-        check_processes(devices, precision, batch_size, self.device, devices_here(devices))
         self.precision: Precision = precision
         self.devices: int = devices
         self.compile: bool = compile
         self.ema_decay: float | None = None if ema_decay is None else check_decay(ema_decay)
+        self._check_options()
         self.demonstrations = demonstrations
         self._fade_steps = 0
         self._warned = False
@@ -173,6 +167,17 @@ class LatentBC(BaseAlgorithm):
             self._setup_model()
 
     # -- setup -------------------------------------------------------------------------------------------------
+
+    def _check_options(self) -> None:
+        """:raises LatentRLError: numbers out of range, or processes, precision and batch that do not go together"""
+        if not 0.0 <= at_least("kl_warmup", self.kl_warmup, 0.0) <= 1.0:
+            raise LatentRLError(f"kl_warmup is a share of training between 0 and 1, but {self.kl_warmup!r} was given")
+        if self.max_grad_norm is not None:
+            at_least("max_grad_norm", self.max_grad_norm, 0.0, infinite=True)
+        if self.gradient_variance_every is not None:
+            count("gradient_variance_every", self.gradient_variance_every, 1)
+        here = devices_here(self.devices)
+        check_processes(self.devices, self.precision, self.batch_size, self.device, here)
 
     def _setup_model(self) -> None:
         if self.demonstrations is not None:

@@ -8,19 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from stable_baselines3.common.callbacks import (
-    BaseCallback,
-    CallbackList,
-    EvalCallback,
-    EveryNTimesteps,
-    StopTrainingOnNoModelImprovement,
-)
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from latentrl.checks import LatentRLError, count
 from latentrl.elbo import Elbo
 from latentrl.memory import enough_memory
 from latentrl.randomness import random_state, set_random_state
+from latentrl.sb3.bc_callbacks import all_callbacks, restore, state_of
 from latentrl.sb3.bc_log import UpdateBar, log
 from latentrl.sb3.in_place import as_seen
 from latentrl.sb3.in_place import follow as follow_actor
@@ -41,12 +35,6 @@ SETTINGS = (
     "gradient_variance_every", "learning_rate", "seed", "precision", "devices", "compile", "ema_decay",
 )  # fmt: skip
 """Arguments of :class:`LatentBC` that the result depends on, beside the policy, the KL weight and the data."""
-NUMBERS: dict[type[BaseCallback], tuple[str, ...]] = {
-    EvalCallback: ("best_mean_reward", "last_mean_reward"),
-    StopTrainingOnNoModelImprovement: ("last_best_mean_reward", "no_improvement_evals"),
-    EveryNTimesteps: ("last_time_trigger",),
-}
-"""What stable-baselines3's callbacks count and know."""
 COUNTERS = ("num_timesteps", "_n_updates", "_fade_steps", "_warned")
 
 
@@ -73,7 +61,7 @@ class Run:
     ) -> None:
         self._agent, self._total, self._log_interval = agent, total, log_interval
         # A run may go on with a progress bar, or without; and with its callbacks in a list, or not.
-        self._callbacks = [part for part in _all(callback) if not isinstance(part, UpdateBar | CallbackList)]
+        self._callbacks = [part for part in all_callbacks(callback) if not isinstance(part, UpdateBar | CallbackList)]
         shown = agent.demonstrations
         assert shown is not None
         self._shown = shown if agent._agent is None else as_seen(agent._agent, shown)
@@ -129,11 +117,7 @@ class Run:
             setattr(self._agent, name, state["agent"][name])
         self._agent._num_timesteps_at_start = self._agent.num_timesteps
         for part, kept in zip(self._callbacks, state["callbacks"], strict=True):
-            part.n_calls = kept["n_calls"]
-            if hasattr(part, "load_state_dict"):
-                part.load_state_dict(kept["state"])
-            elif kept["state"] is not None:
-                vars(part).update(kept["state"])
+            restore(part, kept)
 
     def restore_randomness(self) -> None:
         """The last thing before updates go on: random numbers as they stood."""
@@ -154,7 +138,7 @@ class Run:
                 "random": random_state(self._agent.device),
                 "resident": is_resident(self.trainer),
                 "agent": {name: getattr(self._agent, name) for name in COUNTERS},
-                "callbacks": [{"n_calls": part.n_calls, "state": _state_of(part)} for part in self._callbacks],
+                "callbacks": [state_of(part) for part in self._callbacks],
                 "finished": finished,
             }
         )
@@ -278,24 +262,3 @@ def hand_on(agent: "LatentBC", group: Launched) -> None:
     agent.policy.set_training_mode(False)
     counters = {name: getattr(agent, name) for name in COUNTERS}
     group.tell({"policy": agent.policy.state_dict(), "counters": counters})
-
-
-def _state_of(part: BaseCallback) -> Any:
-    """What a callback says of itself; of stable-baselines3's what it counts, found and knows as the best."""
-    if hasattr(part, "state_dict"):
-        return part.state_dict()
-    names = next((names for kind, names in NUMBERS.items() if isinstance(part, kind)), None)
-    if names is None:
-        return None
-    numbers = {name: float(getattr(part, name)) for name in names}
-    lists = [name for name in vars(part) if isinstance(part, EvalCallback) and name.startswith("evaluations_")]
-    return numbers | {name: [np.asarray(found).tolist() for found in getattr(part, name)] for name in lists}
-
-
-def _all(callback: BaseCallback) -> Iterator[BaseCallback]:
-    """A callback and those inside of it, which are always found in the same order."""
-    yield callback
-    inside = callback.callbacks if isinstance(callback, CallbackList) else [getattr(callback, "callback", None)]
-    for part in inside:
-        if isinstance(part, BaseCallback):
-            yield from _all(part)
