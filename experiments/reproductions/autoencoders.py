@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from experiments.vae import batch_of
 from latentrl.cells import Record
+from latentrl.distributions import MonteCarlo
 from latentrl.encoders import Encoder
 from latentrl.model import LatentModel
 from latentrl.nets import DecoderTrunk
 
 PIXELS = 784
+LIKELIHOOD = ("−log p(x)", "Monte Carlo error", "error by the images")
+"""What :func:`likelihood_of` tells."""
 AT_ONCE = 10_000
 """Latents that are judged at once: a mixture compares each with all of its components."""
 
@@ -53,20 +56,29 @@ def negative_elbo(model: LatentModel, data: Tensor) -> tuple[float, float]:
     return float((kls - likelihoods).mean()), float(kls.mean())
 
 
-def log_likelihood(model: LatentModel, test: Tensor, draws: int) -> tuple[float, float]:
-    """The importance-weighted bound of so many draws, averaged over the data, and its standard error."""
+def log_likelihood(model: LatentModel, test: Tensor, draws: int) -> MonteCarlo:
+    """The importance-weighted bound of so many draws for each datum, and its standard error."""
     found = [model.log_likelihood(batch_of(part), draws) for part in test.split(max(1, AT_ONCE // draws))]
-    values, errors = (torch.cat([getattr(part, name) for part in found]) for name in ("value", "error"))
-    return float(values.mean()), float(errors.square().sum().sqrt()) / len(test)
+    return MonteCarlo(*(torch.cat([getattr(part, name) for part in found]) for name in MonteCarlo._fields))
+
+
+def likelihood_of(found: MonteCarlo) -> Record:
+    """The mean, its standard error for these images, and the one that comes from which images they are."""
+    value, error = found
+    errors = float(error.square().sum().sqrt()) / len(value), float(value.std()) / len(value) ** 0.5
+    return dict(zip(LIKELIHOOD, (-float(value.mean()), *errors), strict=True))
 
 
 def judge(model: LatentModel, test: Tensor, draws: int) -> Record:
-    """The test likelihood by importance-weighted estimates, and how the latent is used."""
-    likelihood, error = log_likelihood(model, test, draws)
+    """The test likelihood by importance-weighted estimates, and how the latent is used.
+
+    :raises FloatingPointError: weights that are not finite
+    """
+    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+        raise FloatingPointError
     value, kl = negative_elbo(model, test)
     return {
-        "−log p(x)": -likelihood,
-        "Monte Carlo error": error,
+        **likelihood_of(log_likelihood(model, test, draws)),
         "−ELBO": value,
         "KL": kl,
         "active units": model.diagnostics(batch_of(test[:1_000])).active_units,

@@ -74,8 +74,11 @@ def orderings(found: Sequence[Record]) -> str:
         f"in {(train[method] > train[name]).sum()} on training images"
         for name in controls
     )
-    best = ", ".join(f"{name} {value.max():.2f}" for name, value in test.items())
-    return f"\n{method} beats {beaten}. The best seed of each on test images, told but not chosen: {best}.\n"
+    bests = [", ".join(f"{name} {value.max():.2f}" for name, value in of.items()) for of in (test, train)]
+    return (
+        f"\n{method} beats {beaten}. The best seed of each, told but not chosen: on test images {bests[0]}; on "
+        f"training images {bests[1]}.\n"
+    )
 
 
 def draw(found: Sequence[Record], published: Mapping[str, Mapping[str, float]]) -> Figure:

@@ -20,6 +20,7 @@ import torch
 import tyro
 from torch import nn
 
+from experiments.reproductions.autoencoders import LIKELIHOOD, likelihood_of
 from experiments.reproductions.gumbel_table import draw, note
 from experiments.reproductions.mnist import Bits, fingerprint, shown, static_bits
 from experiments.reproductions.stochastic_layers import StochasticLayers
@@ -58,7 +59,7 @@ METHODS: Mapping[str, tuple[Callable[[], estimators.Estimator], int]] = {
 }
 """The estimator of a layer, and its draws."""
 read = functools.cache(static_bits)
-COLUMNS = ("−log p(x)", "Monte Carlo error", "learning rate", "best epoch", "seconds")
+COLUMNS = (*LIKELIHOOD, "learning rate", "best epoch", "seconds")
 
 
 class Scale(NamedTuple):
@@ -154,10 +155,8 @@ def tried(run: Run, args: Args) -> Record:
 def judged(run: Run, args: Args) -> Record:
     """The test bound of one training."""
     model, best, seconds, data = train(run, args)
-    value, error = model.bound(*shown(data.test, run.task), SCALES[args.scale].draws)
     return {
-        "−log p(x)": -float(value.mean()),
-        "Monte Carlo error": float(error.square().sum().sqrt()) / len(value),
+        **likelihood_of(model.bound(*shown(data.test, run.task), SCALES[args.scale].draws)),
         "learning rate": run.rate,
         "cooling": run.cooling,
         "best epoch": best.epoch,

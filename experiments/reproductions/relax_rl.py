@@ -1,12 +1,13 @@
 """A2C and RELAX on tasks with discrete actions (Grathwohl et al. 2018, table 2): episodes to solve, and variance.
 
-    python -m experiments.reproductions.relax_rl [--quick]     (in full: pip install 'gymnasium[box2d]')
+    python -m experiments.reproductions.relax_rl [--quick]     (needs pip install 'gymnasium[box2d]')
 
 Networks, discount, entropy bonus and one episode per update are the paper's, and so are the three learning rates to
 choose from; the optimiser is RMSprop at a constant rate (their code: Adam, with one that falls); the control variate
-chooses one of its own, where the paper's has a factor on the policy's. Rates are chosen with seeds of their own, not
-with those that are reported, and z̃ is exact, where the paper's sampler was slightly biased. LAX with continuous
-actions is left out. The variance is that of one episode's gradient, summed over parameters (theirs: mean logarithm).
+chooses one of its own, where the paper's has a factor on the policy's, and is ReLU, as there, by which the gradient
+that trains it is biased, not the policy's. Rates are chosen with seeds that are not reported, and z̃ is exact, where
+the paper's sampler was slightly biased. LAX with continuous actions is left out. The variance is that of one episode's
+gradient, summed over parameters (theirs: mean logarithm).
 """
 
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "full": Scale({"CartPole": 250_000, "LunarLander": 5_000_000}, 10, 100, 5),
-    "quick": Scale({"CartPole": 250_000}, 20, 50, 3),
+    "quick": Scale({"CartPole": 250_000, "LunarLander": 1_000_000}, 20, 50, 3),
     "smoke": Scale({"CartPole": 100}, 2, 3, 1, (0.01, 0.003)),
 }
 
@@ -81,7 +82,7 @@ def environment(task: Task) -> gym.Env:
     try:
         return gym.make(task.env_id, max_episode_steps=task.steps, disable_env_checker=True)
     except gym.error.DependencyNotInstalled as error:
-        raise LatentRLError(f"{task.env_id} needs pip install 'gymnasium[box2d]'; --quick does without it") from error
+        raise LatentRLError(f"{task.env_id} needs pip install 'gymnasium[box2d]'") from error
 
 
 def run(name: str, seed: int, rates: Rates, probes: int, args: Args) -> Record:

@@ -62,10 +62,14 @@ def commit() -> str:
     return found.stdout.decode().strip()
 
 
-def with_commit(job: Callable[[], Record]) -> Record:
+def with_commit(job: Callable[[], Record], columns: Sequence[str] = ()) -> Record:
     """A run's record, with the commit that made it: a study may go on with later code. Numbers that are not finite,
-    which JSON does not know, are None."""
-    return {name: _kept(value) for name, value in job().items()} | {"commit": commit()}
+    which JSON does not know, are None; so are all of a run that ends in a FloatingPointError."""
+    try:
+        made = job()
+    except FloatingPointError:
+        made = dict.fromkeys(columns)
+    return {name: _kept(value) for name, value in made.items()} | {"commit": commit()}
 
 
 def _kept(value: Any) -> Any:
@@ -116,7 +120,7 @@ def reproduce(
         device or str(args.torch_device),
         ["latentrl", *(["scikit-learn"] if find_spec("sklearn") else [])],
     )
-    here = {key: partial(with_commit, job) for key, job in jobs.items()}
+    here = {key: partial(with_commit, job, columns) for key, job in jobs.items()}
     made = sweep(Cells(folder, {"scale": scale._asdict(), "data": data}), here, args.workers)
     keys = [key.rpartition(" ") for key in jobs]
     found = [{"method": key[0], "seed": int(key[2]), **record} for key, record in zip(keys, made, strict=True)]

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from experiments.records import spread
-from experiments.reproductions.autoencoders import PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo
+from experiments.reproductions.autoencoders import LIKELIHOOD, PIXELS, PlainEncoder, PlainTrunk, judge, negative_elbo
 from experiments.reproductions.mnist import Bits, fingerprint, static_bits
 from experiments.reproductions.study import Args, folder_of, jobs_of, reproduce
 from experiments.reproductions.training import Best, Minibatches, Training
@@ -32,7 +32,7 @@ from latentrl.priors import FlowPrior, MixturePrior, Prior, StandardNormalPrior,
 
 Z, HIDDEN = 40, (300, 300)
 METHODS = ("N(0, I)", "mixture", "VampPrior", "flow")
-COLUMNS = ("−log p(x)", "Monte Carlo error", "−ELBO", "KL", "active units", "epochs", "seconds")
+COLUMNS = (*LIKELIHOOD, "−ELBO", "KL", "active units", "epochs", "seconds")
 PAPER = {"N(0, I)": 88.56, "VampPrior": 85.57}
 
 
@@ -57,7 +57,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "full": Scale(500, 100, 50, 2_000, 50_000, 10_000, 5_000),
-    "quick": Scale(100, 5, 5, 20, 50_000, 1_000, 500, learning_rate=1e-3, batch_size=250),
+    "quick": Scale(500, 5, 10, 40, 50_000, 10_000, 500, learning_rate=1e-3, batch_size=250),
     "smoke": Scale(3, 1, 1, 2, 8, 4, 3, batch_size=4),
 }
 
@@ -91,7 +91,10 @@ def autoencoder(method: str, components: int) -> LatentModel:
 
 
 def train(model: LatentModel, data: Bits, seed: int, scale: Scale, folder: Any, settings: Record) -> list[Record]:
-    """To the best weights; what was seen after each epoch."""
+    """To the best weights; what was seen after each epoch.
+
+    :raises FloatingPointError: there are none, as no bound was finite
+    """
     device = data.train.device
     optimizer, best = torch.optim.Adam(model.parameters(), scale.learning_rate), Best(model)
     rows = Minibatches(len(data.train), scale.batch_size, seed, device)
@@ -115,6 +118,8 @@ def train(model: LatentModel, data: Bits, seed: int, scale: Scale, folder: Any, 
 
     parts = {"model": model, "optimizer": optimizer, "best": best}
     history = Training(folder, settings, parts, device).run(scale.epochs, rows.per_epoch, update, look)
+    if not best.epoch:
+        raise FloatingPointError
     best.restore()
     return history
 
