@@ -96,8 +96,9 @@ def speeds(
 ) -> Record:
     """Median milliseconds of the CPU in ``predict`` for one observation where an episode starts, of one thread, and
     what each action that is played costs: a share of the plan's, or what is left of it where a latent is held for the
-    episode. Policies take turns, so that a change of the processor's speed is shared by all; what they have learned
-    does not matter."""
+    episode. Policies take turns, so that a change of the processor's speed is shared by all, and each turn begins with
+    calls that are not timed, as the caches are full of the others' weights and code; what they have learned does not
+    matter."""
     made: dict[str, LatentPolicy] = {}
     for name, options in policies.items():
         agent = LatentBC(demonstrations=demonstrations, policy_kwargs=dict(options), seed=0, device="cpu")
@@ -109,6 +110,8 @@ def speeds(
     torch.set_num_threads(1)
     for _ in range(rounds):
         for name, policy in made.items():
+            for _ in range(3):
+                policy.predict(seen)
             times = [time.thread_time()]
             _, state = policy.predict(seen)
             times.append(time.thread_time())

@@ -112,7 +112,9 @@ def windows(path: Path, scenes: Sequence[str]) -> Windows:
     cos, sin = np.cos(heading), np.sin(heading)
     turns = np.stack([np.stack([cos, sin], -1), np.stack([-sin, cos], -1)], -2)
     back = turns.swapaxes(-1, -2)
-    return Windows(seen @ back, steps @ back, turns)
+    seen = seen @ back
+    seen[:, 0, 1] = 0.0  # but for rounding, which policies that standardise what they see would take for a signal
+    return Windows(seen, steps @ back, turns)
 
 
 def taught(path: Path, scene: str) -> Demonstrations:
