@@ -24,6 +24,8 @@ from latentrl.sb3.td3_policy import LatentTD3Actor
 EDGE = 0.99
 """Actions beyond this part of the way to their bounds count as being there: up to it a tanh is not saturated, and what
 was cloned can still be improved."""
+FAR = -300.0
+"""From which on log Φ(x) is its asymptote −x²/2 − log(−x √2π), up to 1/x²."""
 SPREAD = 0.1
 """Standard deviation, in half widths of the action box, that TD3's one action is given: as much noise as is usually
 added to explore."""
@@ -69,9 +71,17 @@ class Squashed(Law):
         u = inner.atanh().unsqueeze(-2)
         whitened = (u - self.law.loc) / self.law.scale
         inside = -0.5 * whitened.square() - self.law.scale.log() - HALF_LOG_2PI - log_slope.unsqueeze(-2)
-        beyond = torch.special.log_ndtr(-u.sign() * whitened)
+        beyond = _log_ndtr(-u.sign() * whitened)
         at_bound = (ratio.abs() >= EDGE).unsqueeze(-2)
         return (self.law.log_weights + torch.where(at_bound, beyond, inside).sum(-1)).logsumexp(-1)
+
+
+def _log_ndtr(x: Tensor) -> Tensor:
+    """log Φ(x), of which torch's has a wrong slope in float32, in the end an infinite one, far below 0."""
+    tail = x.clamp(max=FAR)
+    return torch.where(
+        x < FAR, -0.5 * tail.square() - (-tail).log() - HALF_LOG_2PI, torch.special.log_ndtr(x.clamp(min=FAR))
+    )
 
 
 class OffPolicyDecoder(Decoder):

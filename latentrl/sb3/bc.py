@@ -15,11 +15,11 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common import utils
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.type_aliases import Schedule as LearningRate
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from latentrl.checks import LatentRLError, at_least, count, dimension, resolve_device
 from latentrl.data import Cuts, Demonstrations, make_segments
@@ -31,8 +31,10 @@ from latentrl.sb3.bc_run import Run, hand_on, train_along
 from latentrl.sb3.defaults import as_noise, check_noise, default_kl_weight, default_noise
 from latentrl.sb3.gradient_noise import GradientVariance
 from latentrl.sb3.in_place import (
+    AroundActor,
     as_seen,
     begin_statistics,
+    follow,
     in_space,
     refuse_noise,
     require_demonstrations,
@@ -55,9 +57,9 @@ class LatentBC(BaseAlgorithm):
     A *timestep* of ``learn`` is one gradient update: callbacks, logs and the progress bar count updates.
 
     :param policy: "LatentPolicy"; or a PPO, A2C, LatentPPO, LatentA2C, SAC, TQC, TD3 or DDPG, whose own policy is then
-        trained in place, with spaces, device and VecNormalize of the agent; save the agent, not this
+        trained in place, with spaces, device and VecNormalize of the agent; what is saved is the agent
     :param env: where the policy will act: gives the spaces, and callbacks such as EvalCallback ask for it; without a
-        VecNormalize of its own. None takes an agent's, or else the spaces of the demonstrations
+        VecNormalize that is not the agent's. None takes an agent's, or else the spaces of the demonstrations
     :param demonstrations: what to clone; may be left out to load and predict
     :param learning_rate: a number or a function of the share of training that remains; 2e-3 along a cosine
     :param batch_size: segments per update (transitions where ``hold = 1``)
@@ -194,12 +196,11 @@ class LatentBC(BaseAlgorithm):
         ).to(self.device)  # type: ignore[assignment]
 
     def set_random_seed(self, seed: int | None = None) -> None:
-        """As in the parent, but the environment of an agent that is cloned into keeps its own."""
-        env = self.env
-        if self._agent is not None:
-            self.env: VecEnv | None = None
-        super().set_random_seed(seed)
-        self.env = env
+        """As in the parent, but environment and action space of an agent that is cloned into keep their own."""
+        if self._agent is None:
+            super().set_random_seed(seed)
+        elif seed is not None:
+            utils.set_random_seed(seed, using_cuda=self.device.type == "cuda")
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """As in the parent, but for any number of environments, as cloning does not step them.
@@ -211,9 +212,22 @@ class LatentBC(BaseAlgorithm):
         self.n_envs: int = wrapped.num_envs
         super().set_env(wrapped, force_reset)
 
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """That of the agent that is cloned into, through which it sees."""
+        return super().get_vec_normalize_env() if self._agent is None else self._agent.get_vec_normalize_env()
+
     def _check_normalizer(self, env: VecEnv | None) -> None:
-        normalizer = None if env is None else unwrap_vec_normalize(env)
-        if self._agent is None and normalizer is not None and normalizer.norm_obs:
+        """:raises LatentRLError: observations of the environment are not those that the policy sees"""
+        if env is None:
+            return
+        given, own = unwrap_vec_normalize(env), None if self._agent is None else self._agent.get_vec_normalize_env()
+        shown, seen = (None if found is None or not found.norm_obs else found for found in (given, own))
+        if self._agent is not None and shown is not seen:
+            raise LatentRLError(
+                "env shows other observations than the agent sees, as one of the two is wrapped in a VecNormalize and "
+                "the other is not in the same one: leave env out, then the agent's own is taken (agent.set_env)"
+            )
+        if shown is not seen:
             raise LatentRLError(
                 "demonstrations are cloned as they are, and VecNormalize would show the policy something else: give "
                 "the env without it, or with norm_obs=False (the policy standardises what it sees by itself)"
@@ -262,14 +276,12 @@ class LatentBC(BaseAlgorithm):
         return total_timesteps, self._init_callback(callback, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callbacks = [super()._init_callback(callback)]
+        callbacks = list(callback) if isinstance(callback, list) else [_as_callback(callback)]
         if self.gradient_variance_every is not None:
             callbacks.append(GradientVariance(self.gradient_variance_every))
         if progress_bar:
             callbacks.append(UpdateBar())
-        made = CallbackList(callbacks)
-        made.init_callback(self)
-        return made
+        return super()._init_callback(callbacks)
 
     # -- learning ----------------------------------------------------------------------------------------------
 
@@ -358,6 +370,8 @@ class LatentBC(BaseAlgorithm):
         segments = self._segments_on(demonstrations, resident)(self.device)
         if self.kl_weight is None:  # made once, so that a continued run goes on with its β
             self.kl_weight = default_kl_weight(segments)
+        if isinstance(model, AroundActor) and self._agent is not None:
+            model.keep_learned(self._agent.policy)  # the agent may have learned since this was made
         if not bool(model.standardized):
             model.standardize(*segments.sample_rows())
         return ElboTrainer(
@@ -403,21 +417,26 @@ class LatentBC(BaseAlgorithm):
     ) -> None:
         """As in stable-baselines3, but a file is written whole or not at all. Demonstrations are not saved.
 
-        :raises LatentRLError: what was cloned is another agent's policy
+        What was cloned into an agent is saved as that agent, whose class loads it.
         """
-        if self._agent is not None:
-            raise LatentRLError(
-                f"LatentBC trained the policy of a {type(self._agent).__name__}: save that agent, which has all of it"
-            )
         estimator = self.estimator
         # A file written on a GPU must open without one.
         self.estimator = None if estimator is None else copy.deepcopy(estimator).cpu()
         try:
+            save = super().save
+            if self._agent is not None:
+                follow(self._agent.policy)
+                save = self._agent.save
             if not isinstance(path, (str, pathlib.Path)):
-                return super().save(path, exclude, include)
+                return save(path, exclude, include)
             target = pathlib.Path(path)
             with whole(target if target.suffix else target.with_suffix(".zip")) as partial, partial.open("wb") as file:
-                super().save(file, exclude, include)
+                save(file, exclude, include)
             return None
         finally:
             self.estimator = estimator
+
+
+def _as_callback(given: Any) -> BaseCallback:
+    """Of a callback, a function or None."""
+    return given if isinstance(given, BaseCallback) else ConvertCallback(given)

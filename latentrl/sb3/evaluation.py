@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 from latentrl import metrics
 from latentrl.checks import LatentRLError, count, dimension, finite
 from latentrl.metrics import Entropy, Mean
+from latentrl.sb3.latent_noise import without_noise
 from latentrl.sb3.seeding import frozen, seeded
 
 
@@ -37,7 +38,7 @@ class Evaluation:
     None where no episode said."""
     trajectories: list[Any] | None = None
     """N arrays (T, *shape), or dicts of them, if asked for: what was seen before each action, as demonstrations hold
-    it, before VecNormalize."""
+    it, before VecNormalize and without the noise of a LatentNoiseWrapper."""
     ms_per_action: float = 0.0
     """Mean over calls of the milliseconds that ``predict`` took, divided by the number of environments; where
     actions are planned ahead, over calls that plan and those that go on. The first call is left out."""
@@ -160,18 +161,22 @@ class _Watched:
         self.keep: bool = keep
         self.seconds: list[float] = []
         self.now: Any = None
+        self.starts: Any = None
+        """Where an episode starts, of all environments: evaluate_policy does not tell of those that have played all of
+        theirs, which would be planned for at each step."""
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Any, Any]:
         if self.keep:
-            self.now = observation if self.normalizer is None else self.normalizer.get_original_obs()
+            self.now = without_noise(observation if self.normalizer is None else self.normalizer.get_original_obs())
         if self.outside is not None:
             observation = self.outside.normalize_obs(observation)
         for part in observation.values() if isinstance(observation, dict) else (observation,):
             finite("observations", part)
         start = time.perf_counter()
-        result = self.policy.predict(observation, state, episode_start, deterministic)
+        starts = episode_start if self.starts is None else self.starts
+        result = self.policy.predict(observation, state, starts, deterministic)
         self.seconds.append(time.perf_counter() - start)
         return result
 
@@ -201,6 +206,8 @@ class Recorder:
     def note(self, step: dict[str, Any]) -> bool:
         """Note one step of one environment, given evaluate_policy's variables; True where its episode ended."""
         row, info = int(step["i"]), step["info"]
+        if self.watched is not None:
+            self.watched.starts = step["dones"]
         normalizer = unwrap_vec_normalize(step["env"])
         rewards = step["rewards"] if normalizer is None else normalizer.get_original_reward()
         running = self._running.setdefault(row, _Running())

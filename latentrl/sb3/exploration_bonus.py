@@ -153,6 +153,18 @@ class ExplorationBonus(VecEnvWrapper):
             rewards = (self.extrinsic * rewards + bonus).astype(np.float32)
         return observations, rewards, dones, infos
 
+    def env_method(self, method_name: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """As in the parent.
+
+        :raises LatentRLError: HerReplayBuffer asks for rewards, which would be without the bonus
+        """
+        if self.training and method_name == "compute_reward":
+            raise LatentRLError(
+                f"HerReplayBuffer makes rewards anew, and {type(self).__name__} cannot add its bonus to them: take "
+                "another replay buffer, or no reward for exploration"
+            )
+        return super().env_method(method_name, *args, **kwargs)
+
     def nats(self, observations: Any) -> NDArray[np.float64]:
         """What the model says of observations, as the environments give them, (N,); the same at each call."""
         with self._own_randomness():

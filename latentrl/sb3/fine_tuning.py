@@ -15,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -98,6 +99,13 @@ def checked_share(share: float | None) -> float | None:
     return share
 
 
+def _steps_of_rollout(model: Any) -> int:
+    """Of one environment, as far as they are known before: of an off-policy algorithm that counts episodes 1."""
+    if isinstance(model, OnPolicyAlgorithm):
+        return model.n_steps
+    return model.train_freq.frequency if model.train_freq.unit == TrainFrequencyUnit.STEP else 1
+
+
 class CriticWarmUp(BaseCallback):
     """Lets only value functions learn at first: a cloned policy has none, and wrong ones would unlearn it.
 
@@ -129,7 +137,7 @@ class CriticWarmUp(BaseCallback):
         model: Any = self.model
         policy, began = model.policy, model.num_timesteps
         self._first = max(began, getattr(model, "learning_starts", 0))
-        rollout = self.training_env.num_envs * (model.n_steps if isinstance(model, OnPolicyAlgorithm) else 1)
+        rollout = self.training_env.num_envs * _steps_of_rollout(model)
         left = model._total_timesteps - began
         last = (left - 1) // rollout * rollout
         if self._first - began + self.steps > last:

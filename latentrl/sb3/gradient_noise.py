@@ -33,7 +33,7 @@ class GradientVariance(BaseCallback):
 
     - :class:`LatentBC`: the ELBO with new segments, noise and latents; each 500 updates
     - SAC, TD3 and what derives from them: the actor's loss on new batches of the replay buffer; each 1000 steps of
-      ``learn``'s loop, once learning has started
+      ``learn``'s loop, once learning has started, where a rollout ends
     - PPO, A2C and what derives from them: the policy gradient of the new rollout, advantage times ∇log π, cut into
       batches (PPO's own, as many as there are up to R; A2C has but one, so R parts of it); each 4 rollouts of PPO, or
       100, as A2C's are short
@@ -53,6 +53,7 @@ class GradientVariance(BaseCallback):
         self.every: int | None = None if every is None else count("every", every, 1)
         self.replicates: int = count("replicates", replicates, 2)
         self._rollouts = 0
+        self._due = False
 
     def _on_training_start(self) -> None:
         known = "trainer" in self.locals or isinstance(self.model, (OnPolicyAlgorithm, SAC, TD3))
@@ -74,17 +75,18 @@ class GradientVariance(BaseCallback):
             if self._rollouts % (self.every or (4 if isinstance(self.model, PPO) else 100)) == 0:
                 self._measure()
             self._rollouts += 1
+        elif self._due:
+            self._due = False
+            self._measure()
 
     def _on_step(self) -> bool:
         if "trainer" in self.locals:
             if self.num_timesteps % (self.every or 500) == 0:
                 self._measure()
         elif isinstance(self.model, OffPolicyAlgorithm):
-            assert self.model.replay_buffer is not None
-            # The first transition comes into the buffer after this.
-            started = self.num_timesteps > self.model.learning_starts and self.model.replay_buffer.size() > 0
-            if started and self.n_calls % (self.every or 1000) == 0:
-                self._measure()
+            # Measured where the rollout ends: a buffer that looks back on whole episodes does not know others.
+            started = self.num_timesteps > self.model.learning_starts
+            self._due |= started and self.n_calls % (self.every or 1000) == 0
         return True
 
     def _measure(self) -> None:

@@ -76,10 +76,20 @@ class ActorDecoder(Decoder):
 
 
 class AroundActor(LatentModel):
-    """A latent model whose prior keeps its units: it reads hidden layers, or has learned in them already."""
+    """A latent model whose prior keeps its units where it reads hidden layers, or has learned in them already."""
+
+    _new = False
+
+    def keep_learned(self, actor: BasePolicy) -> None:
+        """Look whether the actor has learned anything yet."""
+        assert self.prior is not None
+        self._new = isinstance(actor, ActorCriticPolicy) and _is_new(actor)
+        if not self._new:
+            self.prior.seeded.fill_(True)
 
     def _units(self) -> Iterator[nn.Module]:
-        return iter(()) if self.posterior is None else self.posterior.modules()
+        assert self.posterior is not None
+        return super()._units() if self._new else self.posterior.modules()
 
 
 def config_of(actor: BasePolicy, options: dict[str, Any]) -> LatentConfig:
@@ -147,10 +157,9 @@ def model_of(actor: BasePolicy, config: LatentConfig) -> LatentModel:
     if prior is None:
         return LatentModel(None, None, decoder, trunk)
     posterior = config.make_posterior(int(extractor.features_dim), size("action", actor.action_space))
-    if isinstance(actor, ActorCriticPolicy) and _is_new(actor):
-        return LatentModel(posterior, prior, decoder, trunk)
-    prior.seeded.fill_(True)
-    return AroundActor(posterior, prior, decoder, trunk)
+    made = AroundActor(posterior, prior, decoder, trunk)
+    made.keep_learned(actor)
+    return made
 
 
 def _is_new(actor: ActorCriticPolicy) -> bool:

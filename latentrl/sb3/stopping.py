@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from latentrl.checks import LatentRLError, count
 from latentrl.data import Demonstrations
 from latentrl.files import whole
-from latentrl.sb3.in_place import follow, require_demonstrations
+from latentrl.sb3.in_place import require_demonstrations
 from latentrl.training.fingerprint import digest
 from latentrl.training.held_out import Bound, held_out_bound
 
@@ -109,10 +109,7 @@ class HeldOut(BaseCallback):
             self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         if (folder := self.locals.get("checkpoint")) is not None:
             with whole(Path(folder) / "best.zip") as partial:
-                agent = self._bc._agent
-                if agent is not None:
-                    follow(agent.policy)
-                (agent or self._bc).save(partial)
+                self._bc.save(partial)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 

@@ -239,6 +239,7 @@ class _Noisy:
 
     def __init__(self, model: BaseAlgorithm, wrapper: LatentNoiseWrapper) -> None:
         self.model, self.wrapper = model, wrapper
+        self.state: Any = None
         _refuse_unheld(wrapper.hold)
 
     def rows(self, observations: Any, values: NDArray[Any], dimensions: Sequence[int] | None) -> list[Row]:  # noqa: ARG002
@@ -249,9 +250,11 @@ class _Noisy:
 
     def begin(self, latent: NDArray[Any] | None) -> None:
         self.wrapper.hold_noise(latent)
+        self.state = None
 
     def act(self, observations: Any, deterministic: bool) -> NDArray[Any]:
-        return self.model.predict(observations, deterministic=deterministic)[0]
+        actions, self.state = self.model.predict(observations, state=self.state, deterministic=deterministic)
+        return actions
 
 
 def _refuse_unheld(hold: int) -> None:

@@ -19,7 +19,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormali
 from latentrl import Demonstrations, LatentRLError, metrics
 from latentrl.data import played
 from latentrl.metrics import behaviour_entropy, conditional_entropy
-from latentrl.sb3 import Evaluation, LatentBC, ModeCoverage, encode, evaluate_behaviour, evaluation, held_out
+from latentrl.sb3 import (
+    Evaluation,
+    LatentBC,
+    LatentNoiseWrapper,
+    ModeCoverage,
+    encode,
+    evaluate_behaviour,
+    evaluation,
+    held_out,
+)
 
 LINE = spaces.Box(-100.0, 100.0, (1,))
 
@@ -87,6 +96,15 @@ def test_states_restart_where_episodes_do() -> None:
     assert not any(policy.deterministic)
     evaluate_behaviour(policy, counting(1), 1, deterministic=True)
     assert policy.deterministic[-1]
+
+
+def test_environments_that_have_played_all_of_theirs_do_not_start_again_and_again() -> None:
+    """One episode of a step, and one of six steps beside it, in which the first environment starts anew each time it
+    does, and at no other."""
+    policy = Still()
+    evaluate_behaviour(policy, counting(1, 5), 2)
+    assert np.stack(policy.starts)[:, 0].tolist() == [True, False] * 3
+    assert np.stack(policy.starts)[:, 1].tolist() == [True, *[False] * 5]
 
 
 def test_time_of_an_action_is_that_of_plans_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +210,12 @@ def test_trajectories_of_dicts() -> None:
     found = evaluate_behaviour(Still(), DummyVecEnv([lambda: Named(Count(2))]), 2, trajectories=True)
     assert found.trajectories is not None
     assert [path["place"][:, 0].tolist() for path in found.trajectories] == [[20, 21, 22]] * 2
+
+
+def test_trajectories_are_without_the_noise_of_a_wrapper() -> None:
+    found = evaluate_behaviour(Still(), LatentNoiseWrapper(counting(2), 3), 1, trajectories=True)
+    assert found.trajectories is not None
+    assert found.trajectories[0][:, 0].tolist() == [20, 21, 22]
 
 
 @pytest.mark.parametrize("name", ["success", "is_success"])

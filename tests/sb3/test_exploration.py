@@ -438,6 +438,22 @@ def test_what_plays_in_the_agents_environments_finds_true_rewards() -> None:
     assert judged.seen == 0
 
 
+@pytest.mark.parametrize("make", [skilled, novel])
+def test_rewards_that_are_made_anew_would_be_without_a_bonus(make: Any) -> None:
+    """As HerReplayBuffer makes them; of environments to judge in they are the true ones."""
+
+    class Asked(Toy):
+        def compute_reward(self, *_: Any) -> float:
+            return 3.0
+
+    env = make()
+    env.venv.unwrapped.envs = [Asked() for _ in range(4)]
+    with pytest.raises(LatentRLError, match="HerReplayBuffer makes rewards anew"):
+        env.env_method("compute_reward", 1, indices=[0])
+    env.training = False
+    assert env.env_method("compute_reward", 1, indices=[0]) == [3.0]
+
+
 def test_skills_of_an_off_policy_agent() -> None:
     env = skilled(extrinsic=0.0)
     agent = SAC(

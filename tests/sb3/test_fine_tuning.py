@@ -1,6 +1,7 @@
 """What keeps a cloned policy: a critic that learns first, and a price on leaving the clone."""
 
 import copy
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TransformObservation
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from torch.distributions import Normal, kl_divergence
@@ -269,6 +270,16 @@ def test_warm_up_begins_where_learning_does_and_in_each_learn() -> None:
 
         made.learn(40, callback=[Each(look), warm], reset_num_timesteps=False)
         assert {step: moved[step] for step in moves} == moves
+
+
+def test_warm_up_that_lasts_to_the_end_says_so_of_long_rollouts_too() -> None:
+    """Of 100 steps in rollouts of 50 the last begins after 50."""
+    for steps, warns in ((60, True), (50, False)):
+        made = SAC("MlpPolicy", Toy(), learning_starts=0, train_freq=50, gradient_steps=1, batch_size=4, device="cpu")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.learn(100, callback=CriticWarmUp(steps))
+        assert any("leaves the policy as it is to the end" in str(one.message) for one in caught) == warns
 
 
 @pytest.mark.parametrize(("name", "policy"), [("RecurrentPPO", "MlpLstmPolicy"), ("TRPO", "MlpPolicy")])

@@ -7,13 +7,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import GradientVariance, LatentBC
+from tests.sb3.agents_table import VECTOR, Toy
 
 FIGURES = {"gradient/trace", "gradient/snr", "gradient/kurtosis", "gradient/batch_size"}
 
@@ -72,7 +74,7 @@ def test_learning_does_not_notice(name: str) -> None:
     measured.learn(steps, callback=GradientVariance(every=every, replicates=4))
     assert torch.equal(weights(plain), weights(measured))
     counts = {key: len(lines.of(key)) for key in FIGURES}
-    assert set(counts.values()) == {{"LatentBC": 4, "PPO": 2, "A2C": 2, "SAC": 4, "SAC with gSDE": 8, "TD3": 4}[name]}
+    assert set(counts.values()) == {{"LatentBC": 4, "PPO": 2, "A2C": 2, "SAC": 4, "SAC with gSDE": 5, "TD3": 4}[name]}
     assert all(np.isfinite(lines.of(key)).all() for key in FIGURES)
     assert min(lines.of("gradient/trace")) > 0
 
@@ -131,7 +133,23 @@ def test_nothing_is_measured_before_the_first_transition(algorithm: type[BaseAlg
     agent, lines = pendulum(algorithm, learning_starts=0, batch_size=8), Lines()
     agent.set_logger(lines)
     agent.learn(5, callback=GradientVariance(1, 2))
-    assert len(lines.of("gradient/trace")) == 4
+    assert len(lines.of("gradient/trace")) == 5
+
+
+def test_a_buffer_of_whole_episodes_is_asked_when_it_has_one() -> None:
+    """Every other step of two episodes of 20; what learns with HER cannot sample before the first is over."""
+    goal = spaces.Dict(observation=VECTOR, achieved_goal=VECTOR, desired_goal=VECTOR)
+
+    class Reach(Toy):
+        def compute_reward(self, achieved: Any, *_: Any) -> Any:
+            return np.zeros(len(achieved), np.float32)
+
+    options = {"learning_starts": 0, "batch_size": 8, "train_freq": (1, "episode"), "policy_kwargs": {"net_arch": [8]}}
+    made = SAC("MultiInputPolicy", Reach(goal, steps=20), replay_buffer_class=HerReplayBuffer, device="cpu", **options)
+    lines = Lines()
+    made.set_logger(lines)
+    made.learn(40, callback=GradientVariance(2, 2))
+    assert len(lines.of("gradient/trace")) == 2
 
 
 def test_option_of_behaviour_cloning() -> None:

@@ -21,7 +21,7 @@ from torch.distributions import AffineTransform, Normal, TanhTransform, Transfor
 
 from latentrl import Demonstrations, LatentRLError
 from latentrl.sb3 import HeldOut, LatentA2C, LatentBC, LatentNoiseWrapper, LatentPPO
-from latentrl.sb3.actor_decoders import EDGE, SPREAD, ShownActions
+from latentrl.sb3.actor_decoders import EDGE, SPREAD, ShownActions, _log_ndtr
 from latentrl.schedules import Cosine
 from tests.sb3.agents_table import BOX, VECTOR, Toy
 from tests.sb3.off_policy_table import BOUNDS, OFF, Each, off, shown
@@ -285,13 +285,94 @@ def test_off_policy_agents_see_pictures_and_dicts() -> None:
         assert any("features_extractor" in n for n in moved)
 
 
+def test_env_is_seen_as_the_agent_sees_it() -> None:
+    """Statistics are those of 40 steps; another environment, without them or with its own, is another thing."""
+    own = VecNormalize(make_vec_env(Toy, 1))
+    agent = PPO("MlpPolicy", own, n_steps=40, batch_size=20, **SMALL).learn(40)
+    given = demonstrations(BOX)
+    for env in (make_vec_env(Toy, 1), VecNormalize(make_vec_env(Toy, 1))):
+        with pytest.raises(LatentRLError, match="env shows other observations than the agent sees"):
+            LatentBC(agent, env, demonstrations=given)
+        with pytest.raises(LatentRLError, match="env shows other observations than the agent sees"):
+            LatentBC(agent, demonstrations=given).set_env(env)
+    stock = MAKERS["stock"](Toy())
+    with pytest.raises(LatentRLError, match="env shows other observations than the agent sees"):
+        LatentBC(stock, own, demonstrations=given)
+    for env in (None, own):
+        assert LatentBC(agent, env, demonstrations=given).get_vec_normalize_env() is own
+    assert LatentBC(stock, make_vec_env(Toy, 1), demonstrations=given).get_vec_normalize_env() is None
+    agent.set_env(later := VecNormalize(make_vec_env(Toy, 1)))
+    clone = LatentBC(agent, demonstrations=given)
+    agent.set_env(own)
+    assert clone.get_vec_normalize_env() is own is not later
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "categorical"])
+def test_a_prior_that_learned_after_the_clone_was_made_keeps_what_it_knows(prior: str) -> None:
+    agent = LatentPPO("LatentPolicy", Toy(), n_steps=64, policy_kwargs={"latent_dim": 2, "prior": prior}, **SMALL)
+    clone = LatentBC(agent, demonstrations=demonstrations(BOX), learning_rate=0.0)
+    agent.learn(agent.n_steps)
+    for parameter in agent.policy.prior.parameters():
+        parameter.data += 1.0
+    before = [value.clone() for value in agent.policy.prior.state_dict().values()]
+    clone.learn(1)
+    after = list(agent.policy.prior.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.dtype.is_floating_point)
+
+
+def test_a_callback_saves_the_agent(tmp_path: Path) -> None:
+    """The best one of an evaluation, as any agent is saved."""
+    for algorithm, policy in ((PPO, "MlpPolicy"), (TD3, "MlpPolicy")):
+        agent = algorithm(policy, Toy(), **SMALL)
+        watch = EvalCallback(make_vec_env(Toy, 1), eval_freq=8, best_model_save_path=str(tmp_path), verbose=0)
+        LatentBC(agent, demonstrations=demonstrations(BOX)).learn(8, callback=watch)
+        again = algorithm.load(tmp_path / "best_model", device="cpu")
+        seen = np.zeros((1, 3), np.float32)
+        np.testing.assert_array_equal(*(a.predict(seen, deterministic=True)[0] for a in (agent, again)))
+        if isinstance(again, TD3):
+            kept, target = again.actor.state_dict(), again.actor_target.state_dict()
+            assert all(torch.equal(kept[name], target[name]) for name in kept)
+
+
+def test_callbacks_begin_once_and_random_actions_stay() -> None:
+    class Begun(BaseCallback):
+        times = 0
+
+        def _init_callback(self) -> None:
+            self.times += 1
+
+        def _on_step(self) -> bool:
+            return True
+
+    agent, counted, called = SAC("MlpPolicy", Toy(), **SMALL), Begun(), list[int]()
+    agent.action_space.seed(3)
+    expected = agent.action_space.sample()
+    agent.action_space.seed(3)
+    clone = LatentBC(agent, demonstrations=demonstrations(BOX), seed=9, gradient_variance_every=2)
+    np.testing.assert_array_equal(agent.action_space.sample(), expected)
+    clone.learn(2, callback=[counted])
+    assert counted.times == 1
+    clone.learn(2, callback=lambda *_: called.append(1) or True)
+    assert len(called) == 2
+
+
+def test_slopes_far_from_an_edge_are_finite() -> None:
+    """log Φ of actions at a bound, by scipy in float64, and −x − 1/x as its slope, up to 1/x³; torch's own, for
+    x > −300, is off by some thousandths there."""
+    x = torch.tensor([-1e5, -3e3, -400.0, -299.0, -20.0, 0.0, 5.0, 1e4], requires_grad=True)
+    value = _log_ndtr(x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    np.testing.assert_allclose(value.detach(), norm.logcdf(x.detach().double()), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(slope[:3], -x.detach()[:3] - 1 / x.detach()[:3], rtol=1e-5)
+    np.testing.assert_allclose(slope[3:5], -x.detach()[3:5] - 1 / x.detach()[3:5], rtol=5e-3)
+    assert slope.isfinite().all()
+
+
 def test_what_cannot_be_is_refused(tmp_path: Any) -> None:
     given = demonstrations(BOX)
     agent = MAKERS["latent"](Toy())
     with pytest.raises(LatentRLError, match="the agent's policy decides latent_dim, prior"):
         LatentBC(agent, demonstrations=given, policy_kwargs={"latent_dim": 3, "prior": "vamp"})
-    with pytest.raises(LatentRLError, match="save that agent"):
-        LatentBC(agent, demonstrations=given).save(tmp_path / "clone.zip")
     with pytest.raises(LatentRLError, match="save that agent, or its policy"):
         LatentBC(agent, demonstrations=given).policy.save(str(tmp_path / "policy.zip"))
     assert not list(tmp_path.iterdir())

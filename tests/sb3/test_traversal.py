@@ -212,6 +212,22 @@ def test_noise_is_held_and_let_go(kind: str, tmp_path: Path, monkeypatch: pytest
     assert kind == "categorical" or (first != second).any()
 
 
+def test_an_agent_with_a_memory_keeps_it_through_an_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contrib = pytest.importorskip("sb3_contrib")
+    env = LatentNoiseWrapper(make_vec_env(Plane, 2, seed=0), 3)
+    made = contrib.RecurrentPPO("MultiInputLstmPolicy", env, n_steps=8, batch_size=8, seed=0, device="cpu")
+    states, predict = list[Any](), made.predict
+
+    def remembering(observations: Any, state: Any = None, **options: Any) -> Any:
+        states.append(state)
+        return predict(observations, state=state, **options)
+
+    monkeypatch.setattr(made, "predict", remembering)
+    rows, _ = drawn(made, monkeypatch, LatentTraversal(env, tmp_path, eval_freq=1, values=(-2, 2)))
+    episodes = sum(len(row.latents) for row in rows)
+    assert [state is None for state in states] == [True, *[False] * (STEPS - 1)] * episodes
+
+
 def test_pictures_of_several_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that moves right by one at each step."""
     made = agent(DummyVecEnv([lambda: Plane(shape=(3,))]))
