@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrl.checks import LatentRLError
-from latentrl.files import output_folder, read_settings, whole
+from latentrl.files import locked, output_folder, read_settings, whole
 
 Record = dict[str, Any]
 MOST_LETTERS = 200
@@ -31,8 +31,10 @@ class Cells:
         path = self.folder / "settings.json"
         output_folder(self.folder / "cells", overwrite=True)
         if not path.exists():
-            with whole(path) as partial:
-                partial.write_text(json.dumps(settings, indent=1) + "\n")
+            with locked(self.folder):  # two studies that begin at once are not to share a folder
+                if not path.exists():
+                    with whole(path) as partial:
+                        partial.write_text(json.dumps(settings, indent=1) + "\n")
         before = read_settings(path)
         if other := [name for name in {**settings, **before} if settings.get(name) != before.get(name)]:
             raise LatentRLError(

@@ -274,7 +274,7 @@ class FadeIn:
     @property
     def observes(self) -> bool:
         """Whether there is anything to pass on."""
-        return hasattr(self.schedule, "observe")
+        return getattr(self.schedule, "observes", hasattr(self.schedule, "observe"))
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any, Literal
 
@@ -68,7 +69,10 @@ def _across(todo: Mapping[str, Job], workers: int) -> Iterator[tuple[str, Record
     while left:
         before = len(left)
         with ProcessPoolExecutor(min(workers, len(left)), get_context("spawn"), _begin) as pool:
-            keys = {pool.submit(job): key for key, job in left.items()}
+            keys = {}
+            with suppress(BrokenProcessPool):  # what was not submitted any more goes to the next pool
+                for key, job in left.items():
+                    keys[pool.submit(job)] = key
             try:
                 for future in as_completed(keys):
                     if isinstance(future.exception(), BrokenProcessPool):

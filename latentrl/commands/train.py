@@ -143,6 +143,7 @@ def fit(config: TrainConfig, console: Console) -> "tuple[LatentBC, HeldOut | Non
     )
     callback = None if others is None else HeldOut(others, config.every, config.patience)
     with locked(config.out):
+        _refuse_another(config)  # which may have ended only now
         write_options(config.out / OPTIONS, asdict(config))
         with run_log(config.out) as log:
             agent.set_logger(log)

@@ -53,8 +53,17 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, key: Any) -> Any:
-        """As of an array; reads the rows that the first part of the key takes."""
-        first, *others = key if isinstance(key, tuple) else (key,)
+        """As of an array; reads the rows that the first part of the key takes.
+
+        :raises IndexError: a key that does not begin with rows, or of several lists, which NumPy would take in pairs
+        """
+        parts = key if isinstance(key, tuple) else (key,)
+        for place in [index for index, part in enumerate(parts) if part is Ellipsis][:1]:
+            rest = self.ndim - sum(part is not None for part in parts) + 1
+            parts = (*parts[:place], *[slice(None)] * rest, *parts[place + 1 :])
+        first, *others = parts
+        if first is None or sum(np.ndim(part) > 0 for part in parts if not isinstance(part, slice | None)) > 1:
+            raise IndexError(f"rows of a mapped array are taken by one list of them, not by {key!r}: read them before")
         rows = self.rows[first]
         single = np.ndim(rows) == 0
         taken = np.array(self.source[rows]) if single else self.source[rows]

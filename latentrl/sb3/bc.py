@@ -42,7 +42,7 @@ from latentrl.sb3.in_place import (
 )
 from latentrl.sb3.policy import LatentPolicy, State
 from latentrl.sb3.trunk import channels_first
-from latentrl.schedules import Cosine, FadeIn, Schedule, as_schedule
+from latentrl.schedules import Cosine, FadeIn, KLRange, Schedule, as_schedule
 from latentrl.training import CorrectiveNoise, ElboTrainer
 from latentrl.training.average import check_decay
 from latentrl.training.launched import Launched, devices_here, launched
@@ -368,8 +368,13 @@ class LatentBC(BaseAlgorithm):
     ) -> ElboTrainer:
         model = self.policy.model
         segments = self._segments_on(demonstrations, resident)(self.device)
-        if self.kl_weight is None:  # made once, so that a continued run goes on with its β
-            self.kl_weight = default_kl_weight(segments)
+        if self._auto_weight:
+            fitting = default_kl_weight(segments)
+            if isinstance(self.kl_weight, KLRange) and self.num_timesteps:  # a continued run goes on with its β
+                self.kl_weight.low, self.kl_weight.high = fitting.low, fitting.high
+            else:
+                self.kl_weight = fitting
+        assert self.kl_weight is not None
         if isinstance(model, AroundActor) and self._agent is not None:
             model.keep_learned(self._agent.policy)  # the agent may have learned since this was made
         if not bool(model.standardized):
@@ -425,6 +430,8 @@ class LatentBC(BaseAlgorithm):
         try:
             save = super().save
             if self._agent is not None:
+                if self.policy.average is not None:
+                    self.policy.set_training_mode(False)  # which lets it be seen
                 follow(self._agent.policy)
                 save = self._agent.save
             if not isinstance(path, (str, pathlib.Path)):

@@ -1,16 +1,18 @@
 """One call of :meth:`LatentBC.learn`: its processes, its checkpoints, and going on where a killed one stopped."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from latentrl.checks import LatentRLError, count
+from latentrl.data import Cuts, Demonstrations
 from latentrl.elbo import Elbo
 from latentrl.memory import enough_memory
 from latentrl.randomness import random_state, set_random_state
@@ -223,7 +225,8 @@ class Run:
         agent = self._agent
         if agent.devices > 1:
             self.trainer.draw_data_seed()
-        segments_on = agent._segments_on(self._shown, is_resident(self.trainer))
+        shown, resident = self._shown, is_resident(self.trainer)
+        segments_on = _same(shown, digest(shown), agent._segments_on(shown, resident))
         return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
 
     def _task(self) -> dict[str, Any]:
@@ -241,12 +244,7 @@ def train_along(agent: "LatentBC", total: int, group: Launched) -> None:
     assert agent.demonstrations is not None
     shown = agent.demonstrations if agent._agent is None else as_seen(agent._agent, agent.demonstrations)
     if (task := group.tell()) is not None:  # nothing is left to do in a run that is finished
-        if task["data"] != digest(shown):
-            raise LatentRLError(
-                f"process {group.rank} of torchrun has other demonstrations than the first one: let every process "
-                "read the same ones, in the same order"
-            )
-        segments_on = agent._segments_on(shown, task["resident"])
+        segments_on = _same(shown, task["data"], agent._segments_on(shown, task["resident"]))
         follow(task["trainer"], segments_on, agent.lr_schedule, task["start"], total, group)
     made = group.tell()
     agent.policy.set_training_mode(False)
@@ -255,6 +253,22 @@ def train_along(agent: "LatentBC", total: int, group: Launched) -> None:
         follow_actor(agent._agent.policy)
     for name in COUNTERS:
         setattr(agent, name, made["counters"][name])
+
+
+def _same(shown: Demonstrations, known: dict[str, Any], segments_on: Callable[..., Cuts]) -> Callable[..., Cuts]:
+    """What makes segments in a process beside the first, which looks before whether it has the same demonstrations."""
+    return partial(_segments_of_same, shown, known, segments_on)
+
+
+def _segments_of_same(
+    shown: Demonstrations, known: dict[str, Any], segments_on: Callable[..., Cuts], device: torch.device
+) -> Cuts:
+    if digest(shown) != known:
+        raise LatentRLError(
+            "a process has other demonstrations than the first one: let every process of torchrun read the same ones, "
+            "in the same order, and leave a file that is mapped as it is while they train"
+        )
+    return segments_on(device)
 
 
 def hand_on(agent: "LatentBC", group: Launched) -> None:

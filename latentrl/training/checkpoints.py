@@ -89,12 +89,14 @@ class RunFolder:
         return has_states(self.folder)
 
     def write(self, state: State) -> None:
-        """Keep a state as the last, and the one that was."""
+        """Keep a state as the last, and the one that was.
+
+        :raises LatentRLError: a state of other things than tensors and plain values
+        """
         with whole(self.folder / LAST) as partial:
             with partial.open("wb") as file:
                 torch.save(state, file)
-            if not self._states():
-                _readable(partial)
+            _readable(partial)
             # A process that is killed between this and the next rename goes on from the previous state.
             if (self.folder / LAST).exists():
                 (self.folder / LAST).replace(self.folder / PREVIOUS)
@@ -109,7 +111,7 @@ class RunFolder:
 
 
 def _readable(path: Path) -> None:
-    """:raises LatentRLError: the first state of a run is none that could be read again"""
+    """:raises LatentRLError: a state that could not be read again, and would be taken for a damaged one"""
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

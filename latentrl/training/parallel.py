@@ -139,6 +139,8 @@ def together(devices: int, precision: Precision, device: torch.device, job: Job)
     try:
         for helper in helpers:
             helper.await_start()
+        for helper in helpers:
+            helper.await_ready()
         yield Processes(device, precision, 0, devices, port)
     except RuntimeError as error:  # what torch raises where another process is gone
         for helper in helpers:
@@ -177,6 +179,22 @@ class _Helper:
                 "by each of them: call learn below `if __name__ == '__main__':`"
             ) from error
 
+    def await_ready(self) -> None:
+        """Before the processes meet, where each would wait for the others without end.
+
+        :raises LatentRLError: it is gone
+        :raises Exception: what it raised
+        """
+        try:
+            told = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise LatentRLError(
+                "a helper process was ended when it got the data, which each process holds: where memory runs out, "
+                "give fewer devices, or demonstrations in a file that is mapped (from_npz)"
+            ) from error
+        if isinstance(told, BaseException):
+            raise told
+
     def failure(self) -> BaseException | None:
         """What it raised, if it ended by that."""
         try:
@@ -195,10 +213,12 @@ def _help(pipe: Any, rank: int, size: int, port: int, precision: Precision, devi
     end_with_parent()
     try:
         pipe.send("here")
-        job = pipe.recv_bytes()
+        job = pickle.loads(pipe.recv_bytes())
+        torch.zeros(1, device=f"cuda:{rank}" if device == "cuda" else device)  # one that is not to be had says so
+        pipe.send("ready")
         processes = Processes(torch.device(device), precision, rank, size, port)
         torch.set_num_threads(threads)
-        pickle.loads(job)(processes)
+        job(processes)
         pipe.recv()  # the first process may not be done: it ends this one
     except BaseException as error:
         if torch.distributed.is_initialized():  # or the first process would wait for this one, and not read

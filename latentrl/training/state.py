@@ -55,7 +55,7 @@ def schedule_state(schedule: Any) -> State:
 
     :raises LatentRLError: it learns, and keeps something else
     """
-    schedule = schedule.schedule if isinstance(schedule, FadeIn) else schedule
+    schedule = _inner(schedule)
     kept = {name: as_python(value) for name, value in getattr(schedule, "__dict__", {}).items()}
     if not hasattr(schedule, "observe"):
         return {}  # what does not observe does not change
@@ -70,8 +70,15 @@ def schedule_state(schedule: Any) -> State:
 
 def load_schedule_state(schedule: Any, state: State) -> None:
     """Go on from :func:`schedule_state`."""
-    schedule = schedule.schedule if isinstance(schedule, FadeIn) else schedule
+    schedule = _inner(schedule)
     schedule.__dict__.update(state) if state else None
+
+
+def _inner(schedule: Any) -> Any:
+    """What is faded in, perhaps by several."""
+    while isinstance(schedule, FadeIn):
+        schedule = schedule.schedule
+    return schedule
 
 
 def _plain(value: Any) -> bool:

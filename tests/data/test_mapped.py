@@ -25,7 +25,9 @@ def source(tmp_path: Path) -> Any:
 
 KEYS: list[Any] = [
     3, np.int64(-1), slice(2, 7, 2), [4, 4, 0], np.arange(10) % 3 == 0, np.array([[1, 2], [3, 0]]), ...,
-    (2, 1), (slice(None), 0), ([1, 5], slice(1), 1), (4, slice(None), 1),
+    (2, 1), (slice(None), 0), ([1, 5], slice(1), 1), (4, slice(None), 1), (..., 0), (slice(3), ..., 1),
+    ([1, 5], ..., 0), (slice(None), [0, 2]), (4, [0, 2]), (..., slice(None), [1, 0]), (2, ..., 1, 0),
+    (slice(2), None, 1),
 ]  # fmt: skip
 
 
@@ -40,6 +42,12 @@ def test_indexing(source: Any, key: Any) -> None:
     assert isinstance(again, Rows)
     np.testing.assert_array_equal(np.asarray(again), expected[[7, 7, 2]], strict=True)
     assert (some.shape, some.ndim, len(some), some.nbytes) == (expected.shape, 3, 10, expected.nbytes)
+
+
+@pytest.mark.parametrize("key", [([0, 1], [2, 1]), ([0, 1], slice(None), [1, 0]), (None, 3)], ids=str)
+def test_keys_that_numpy_takes_otherwise_are_refused(source: Any, key: Any) -> None:
+    with pytest.raises(IndexError, match="rows of a mapped array are taken by one list of them"):
+        take(source, np.arange(4))[key]
 
 
 def test_what_is_mapped(source: Any) -> None:

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_save_and_load_predict_alike(trace_demos: Demonstrations, tmp_path: Path
         assert state is not None
         assert other is not None
         np.testing.assert_array_equal(state[0], other[0])
+
+
+def test_the_range_of_the_kl_is_that_of_the_data_at_hand(trace_demos: Demonstrations, tmp_path: Path) -> None:
+    """Log N of other data, with β = 1 where learning begins anew, and as it was where it goes on."""
+    few, many = trace_demos.select(range(4)), trace_demos
+    first = small(few, policy_kwargs={"n_components": 2}).learn(4)
+    first.kl_weight._above = 0.5
+    first.save(tmp_path / "bc")
+    for reset, above in ((True, 0.0), (False, 0.5)):
+        loaded = LatentBC.load(tmp_path / "bc", demonstrations=many, device="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded.learn(1, reset_num_timesteps=reset)
+        assert loaded.kl_weight.high == pytest.approx(np.log(many.num_episodes))
+        assert loaded.kl_weight._above == pytest.approx(above, abs=0.1)
 
 
 def test_loaded_agent_goes_on_where_it_stopped(trace_demos: Demonstrations, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from latentrl import Demonstrations
+from latentrl import Demonstrations, LatentRLError
 from latentrl.data import mapped
 from latentrl.sb3 import HeldOut, LatentBC
 from tests.sb3.test_bc_runs import Killed, small, weights
@@ -41,6 +41,18 @@ def test_two_processes_train_this_agent(
     assert state["finished"]
     assert state["trainer"]["data_seed"] is not None
     assert (tmp_path / "best.zip").exists()
+
+
+def test_a_file_that_was_replaced_is_not_trained_on_by_others(
+    two_ways: Demonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process still sees what the name stood for before."""
+    monkeypatch.setattr(mapped, "MAPPED_SHARE", 0.0)
+    two_ways.save(path := tmp_path / "shown.npz")
+    shown = Demonstrations.from_npz(path)
+    shown.select(range(shown.num_episodes)[::-1]).save(path)
+    with pytest.raises(LatentRLError, match="a process has other demonstrations than the first one"):
+        small(shown, devices=2).learn(2)
 
 
 @pytest.mark.slow

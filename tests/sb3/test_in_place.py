@@ -334,6 +334,18 @@ def test_a_callback_saves_the_agent(tmp_path: Path) -> None:
             assert all(torch.equal(kept[name], target[name]) for name in kept)
 
 
+def test_what_is_saved_on_the_way_is_the_average_of_the_weights(tmp_path: Path) -> None:
+    class Saving(BaseCallback):
+        def _on_step(self) -> bool:
+            self.model.save(tmp_path / "agent")
+            return True
+
+    agent = PPO("MlpPolicy", Toy(), **SMALL)
+    LatentBC(agent, demonstrations=demonstrations(BOX), ema_decay=0.9).learn(5, callback=Saving())
+    saved = PPO.load(tmp_path / "agent", device="cpu").policy.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in agent.policy.state_dict().items())
+
+
 def test_callbacks_begin_once_and_random_actions_stay() -> None:
     class Begun(BaseCallback):
         times = 0

@@ -63,6 +63,27 @@ def test_a_first_state_that_could_not_be_read_is_refused(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"settings.json"}
 
 
+def test_a_later_state_that_could_not_be_read_is_refused_too(tmp_path: Path) -> None:
+    """And what was kept before stays."""
+    folder = RunFolder(tmp_path, {})
+    folder.write({"best": 1.0})
+    for _ in range(2):
+        with pytest.raises(LatentRLError, match="convert it"):
+            folder.write({"best": np.float64(2.0)})
+    assert RunFolder(tmp_path, {}).read(CPU) == {"best": 1.0}
+
+
+def test_what_is_faded_in_by_two_is_kept() -> None:
+    """As where a user gives a FadeIn; one around a constant observes nothing."""
+    twice = FadeIn(FadeIn(weight := KLRange(0.5, 3.0), 2), 3)
+    twice.observe(5, torch.tensor(9.0), torch.tensor(0.0))
+    again = FadeIn(FadeIn(copy := KLRange(0.5, 3.0), 2), 3)
+    load_schedule_state(again, schedule_state(twice))
+    assert vars(copy) == vars(weight)
+    assert twice(9, 0.0) == again(9, 0.0) > 1.0
+    assert not FadeIn(FadeIn(Constant(1.0), 2), 3).observes
+
+
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     class Bad:
         def __reduce__(self) -> object:

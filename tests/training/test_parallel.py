@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentrl import Demonstrations, LatentConfig
+from latentrl import Demonstrations, LatentConfig, LatentRLError
 from latentrl.data import Segments
 from latentrl.estimators import Enumerate
 from latentrl.schedules import FreeBits, KLConstraint, Schedule
@@ -103,6 +103,35 @@ def test_what_a_helper_raises_is_raised_here(tmp_path: Path) -> None:
         together(2, "32-true", CPU, partial(crash, tmp_path / "pid")) as processes,
     ):
         processes.mean(torch.ones(3))
+
+
+class Fatal:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self) -> object:
+        return (os._exit, (9,))
+
+    def __call__(self, processes: Processes) -> None:
+        """It does not come to this."""
+
+
+def raises(_: object) -> None:
+    raise MemoryError("no room")
+
+
+class TooLarge(Fatal):
+    def __reduce__(self) -> object:
+        return (raises, (None,))
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "message"), [(Fatal(), LatentRLError, "give fewer devices"), (TooLarge(), MemoryError, "no room")]
+)
+def test_who_never_comes_to_the_meeting_is_not_waited_for(job: Fatal, error: type[Exception], message: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(error, match=message), together(2, "32-true", CPU, job):
+        pass
+    assert time.monotonic() - began < 60.0
 
 
 def wait(pid_file: Path, processes: Processes) -> None:
