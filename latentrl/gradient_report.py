@@ -51,8 +51,9 @@ class GradientReport:
     """p-value of ``bias_z`` after Bonferroni, from Student's t. Small means biased; it trusts ``mean_se``, which is too
     small for a coordinate that few replicates reach, such as a weight behind a ReLU that seldom opens."""
     bias_norm_p: float | None = None
-    """p-value of ‖ḡ − reference‖² over its expectation, by a gamma law with its variance (Satterthwaite 1946).
-    Blunter than ``bias_p`` where one coordinate is off, without its false alarms."""
+    """p-value of ‖ḡ − reference‖² over its expectation, by Fisher's F with its variance (Satterthwaite 1946).
+    Blunter than ``bias_p`` where one coordinate is off, without its false alarms; None below 30 replicates, of which
+    the variance is not known."""
 
     @property
     def snr(self) -> float:

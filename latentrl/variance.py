@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from latentrl.checks import LatentRLError, count
-from latentrl.gradient_report import GradientReport, Ratio, variance_ratio
+from latentrl.gradient_report import FEWEST, GradientReport, Ratio, variance_ratio
 from latentrl.memory import Peak, enough_memory, peak_memory
 from latentrl.moments import Moments, concentration, moments, streamed_moments, trace_interval
 from latentrl.noise_tape import Player, numbers_for, record
@@ -103,8 +103,8 @@ def gradient_variance(
     replicates, batch_size, seed = int(replicates), int(batch_size), int(seed)
     env_steps = count("env_steps", env_steps, 0)
     tensors = _checked(parameters)
-    sizes = {name: tensor.numel() for name, tensor in tensors.items()}
-    known = None if reference is None else _independent(reference, sum(sizes.values()), seed)
+    size = sum(tensor.numel() for tensor in tensors.values())
+    known = None if reference is None else _independent(reference, size, seed)
     jacobian: OutputJacobian | None = None
     inner, inputs = objective, tensors
     if isinstance(objective, SharedOutputs):
@@ -115,7 +115,7 @@ def gradient_variance(
     advice = f"give a chunk_size below {draws.chunk}, or rollouts in shorter segments"
     with enough_memory(advice), peak_memory(draws.device) as peak:
         found = draws.moments(jacobian)
-    return _report(found, draws, sizes, peak, known, batch_size, env_steps)
+    return _report(found, draws, tensors, peak, known, batch_size, env_steps)
 
 
 def check_plan(replicates: int, reference: Any, chunk_size: int | None, seed: int, batch_size: int) -> None:
@@ -195,7 +195,7 @@ class _Gradients:
 def _report(
     found: Moments,
     draws: _Gradients,
-    sizes: dict[str, int],
+    tensors: dict[str, Tensor],
     peak: Peak,
     known: "_Known | None",
     batch_size: int,
@@ -203,13 +203,13 @@ def _report(
 ) -> GradientReport:
     replicates, mean = draws.replicates, found.mean
     mean_se = (found.variance / replicates).sqrt()
-    parts = found.variance.split(list(sizes.values()))
+    parts = found.variance.split([tensor.numel() for tensor in tensors.values()])
     return GradientReport(
         mean=mean,
         mean_se=mean_se,
         trace=found.trace,
         trace_ci=trace_interval(found, draws.seed),
-        layer_traces={name: float(part.sum()) for name, part in zip(sizes, parts, strict=True)},
+        layer_traces={name: float(part.sum()) for name, part in zip(tensors, parts, strict=True)},
         snr_squared=found.snr_squared,
         kurtosis=found.kurtosis,
         tail_share=found.tail_share,
@@ -219,7 +219,7 @@ def _report(
         replicates=replicates,
         batch_size=batch_size,
         seed=draws.seed,
-        **(_compare(found, mean_se, known) if known else {}),
+        **(_compare(found, mean_se, known, _rounding(tensors, mean, known)) if known else {}),
     )
 
 
@@ -262,11 +262,14 @@ class _Known(NamedTuple):
     """E ‖mean − truth‖²."""
     unevenness: float
     """Relative variance of ‖mean − truth‖²."""
+    precision: float = 0.0
+    """ε of the numbers that it was given in."""
 
 
 def _independent(reference: Tensor | GradientReport, size: int, seed: int) -> _Known:
     if not isinstance(reference, GradientReport):
-        known = _Known(reference.detach().cpu().double(), 0.0, math.inf, 0.0, 0.0)
+        precision = torch.finfo(reference.dtype).eps if reference.is_floating_point() else 0.0
+        known = _Known(reference.detach().cpu().double(), 0.0, math.inf, 0.0, 0.0, precision)
     elif reference.seed == seed:
         raise LatentRLError(f"the reference was drawn with the same seed {seed}, so it is not independent")
     else:
@@ -290,22 +293,30 @@ def _unevenness(kurtosis: float, concentration: float, replicates: int) -> float
     return 2.0 * (kurtosis - 1.0) / replicates + 2.0 * (1.0 - 1.0 / replicates) * concentration
 
 
-def _compare(found: Moments, mean_se: Tensor, known: _Known) -> dict[str, float | None]:
+def _rounding(tensors: dict[str, Tensor], mean: Tensor, known: _Known) -> Tensor:
+    """What rounding may do to each coordinate: where there is (next to) no noise, a difference within it is no bias."""
+    parts = torch.maximum(mean.abs(), known.mean.abs()).split([tensor.numel() for tensor in tensors.values()])
+    precisions = [max(torch.finfo(tensor.dtype).eps, known.precision) for tensor in tensors.values()]
+    of_each = [(eps, part) for eps, part in zip(precisions, parts, strict=True) if len(part)]
+    return torch.cat([(4 * eps * part.max()).expand(len(part)) for eps, part in of_each])
+
+
+def _compare(found: Moments, mean_se: Tensor, known: _Known, rounding: Tensor) -> dict[str, float | None]:
     """Cosine, largest |z| with its Bonferroni-corrected p-value, that of the norm; with the reference's own error."""
     mean, exact, replicates = found.mean, known.mean, len(found.squared)
-    # Where there is (next to) no noise, a difference within float32's rounding is no bias.
-    rounding = 4 * torch.finfo(torch.float32).eps * torch.maximum(mean.abs().max(), exact.abs().max())
     spread = (mean_se**2 + known.error**2 + rounding**2).sqrt()
     z = float(((mean - exact).abs() / spread.clamp_min(TINY)).max())
-    p = min(1.0, 2 * len(mean) * float(scipy.stats.t.sf(z, min(replicates - 1, known.freedom))))
-    own, rounded = found.trace / replicates, len(mean) * float(rounding) ** 2
+    freedom = min(replicates - 1, known.freedom)
+    p = min(1.0, 2 * len(mean) * float(scipy.stats.t.sf(z, freedom)))
+    own, rounded = found.trace / replicates, float(rounding.square().sum())
     noise = own + known.noise + rounded
     # The relative deviation of a sum of noises is at most the mean of theirs; of rounding's it is taken for √2.
     parts = ((own, _unevenness(found.kurtosis, found.concentration, replicates)), (known.noise, known.unevenness))
     deviation = sum(size * math.sqrt(uneven) for size, uneven in (*parts, (rounded, 2.0))) / max(noise, TINY)
-    shape = 1.0 / max(deviation**2, 1e-6)
+    # Of a sum of squares over its own estimate: Fisher's F, whose degrees of freedom are those of each.
+    squares = 2.0 / max(deviation**2, 1e-6)
     distance = float((mean - exact).square().sum()) / max(noise, TINY)
-    norm_p = float(scipy.stats.gamma.sf(distance, shape, scale=1.0 / shape))
+    norm_p = float(scipy.stats.f.sf(distance, squares, squares * freedom)) if freedom + 1 >= FEWEST else None
     norms = float(mean.norm() * exact.norm())
     return {
         "cosine": float(mean @ exact) / norms if norms > 0 else None,

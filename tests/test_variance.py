@@ -164,12 +164,45 @@ def test_norm_of_the_bias() -> None:
     """Calibrated beside another report: of 300 p-values some are below .05, fewer than 27 (but once in 400 times); and
     with power."""
     small = [
-        measure(replicates=30, seed=seed, reference=measure(replicates=20, seed=seed + 1000)).bias_norm_p < 0.05
+        measure(replicates=30, seed=seed, reference=measure(replicates=30, seed=seed + 1000)).bias_norm_p < 0.05
         for seed in range(300)
     ]
     assert 0 < sum(small) < 27
     assert measure(reference=SIGNAL + 0.5 * SCALE).bias_norm_p < 1e-6
     assert measure(gaussian(SIGNAL + 1.0), 500, reference=measure(replicates=500, seed=1)).bias_norm_p < 1e-6
+
+
+@pytest.mark.parametrize("replicates", [30, 100])
+def test_norm_of_the_bias_of_one_number(replicates: int) -> None:
+    """Student's t squared, in effect: of 400 p-values of unbiased gradients 8 to 38 are below .05 (but once in 500
+    times); of fewer than 30 replicates nothing is said."""
+    number = {"theta": torch.zeros(1, dtype=torch.float64)}
+
+    def noise(p: dict[str, Tensor]) -> Tensor:
+        return p["theta"][0] * torch.randn((), dtype=torch.float64)
+
+    found = [gradient_variance(noise, number, replicates, torch.zeros(1), seed=seed).bias_norm_p for seed in range(400)]
+    assert 8 <= sum(p < 0.05 for p in found) <= 38
+    few = gradient_variance(noise, number, 29, torch.zeros(1))
+    assert few.bias_norm_p is None
+    assert few.bias_p is not None
+    other = gradient_variance(noise, number, 29, seed=1)
+    assert gradient_variance(noise, number, 30, other).bias_norm_p is None
+
+
+def test_a_large_gradient_does_not_hide_the_bias_of_a_small_one() -> None:
+    """Off by all of itself, with an error of a thousandth of that, beside one ten million times as large."""
+    both = {"big": torch.zeros(1, dtype=torch.float64), "small": torch.zeros(3, dtype=torch.float64)}
+
+    def objective(p: dict[str, Tensor]) -> Tensor:
+        noise = torch.randn(3, dtype=torch.float64)
+        return (1e4 * p["big"]).sum() + (2e-3 + 1e-5 * noise) @ p["small"]
+
+    found = gradient_variance(objective, both, 200, torch.tensor([1e4, 1e-3, 1e-3, 1e-3]).double())
+    assert found.bias_p < 1e-6
+    assert found.bias_norm_p < 1e-6
+    exact = gradient_variance(objective, both, 200, torch.tensor([1e4, 2e-3, 2e-3, 2e-3]).double())
+    assert exact.bias_p > 1e-3
 
 
 NOISES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -30,6 +30,7 @@ class TanhNormal(Law):
         self.base: DiagonalNormal = DiagonalNormal(loc, scale)
         self.low: Tensor = low
         self.high: Tensor = high
+        self._drawn: tuple[Tensor | None, Tensor] = None, loc
         super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     @property
@@ -66,6 +67,14 @@ class TanhNormal(Law):
         base = self.base.expand(batch_shape)
         return TanhNormal(base.loc, base.scale, self.low, self.high)
 
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        """Keeps u of the last draw, so that the score of a draw at the edge is its own."""
+        with torch.no_grad():
+            u = self.base.rsample(sample_shape)
+            value = self.squash(u)
+        self._drawn = value, u
+        return value
+
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         return self.squash(self.base.rsample(sample_shape))
 
@@ -75,7 +84,8 @@ class TanhNormal(Law):
         return self.squash(u), self._log_prob(u)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self._log_prob(self.unsquash(value))
+        drawn, u = self._drawn
+        return self._log_prob(u if value is drawn else self.unsquash(value))
 
     def _log_prob(self, u: Tensor) -> Tensor:
         log_slope = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u)) + self.half_width.log()

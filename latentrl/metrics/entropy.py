@@ -24,9 +24,10 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     The plug-in estimate is biased low by about (M' − 1) / 2N nats, M' the modes seen and N the rollouts; the
     Miller–Madow correction adds that back. The interval is normal with the delta-method variance plus the
     second-order term (M' − 1) / 2N², which is what is left where all modes are alike. Both are clipped to [0, 1].
-    Where all rollouts show one mode, the upper end is that of as large a share of all others, alike, as N rollouts may
-    miss: 1 − (1 − confidence)^(1/N). Otherwise it is at least that of as large a share of the unseen modes, alike, as
-    modes were seen once (Good 1953). With fewer rollouts than about three for each mode the value is too low.
+    Its upper end is higher by (M − M') / 2N nats, as if all modes were there, and at least that of as large a share of
+    the unseen modes, alike, as modes were seen once (Good 1953). Where all rollouts show one mode, it is that of as
+    large a share of all others, alike, as N − 1 rollouts may miss, as the first but names the mode:
+    1 − (1 − confidence)^(1/(N − 1)). With fewer rollouts than about three for each mode the value is too low.
 
     :param counts: (M,) rollouts that showed each mode; zeros count as modes
     :raises LatentRLError: with fewer than two modes, negative counts, or shares in their place
@@ -42,7 +43,7 @@ def behaviour_entropy(counts: Integers, confidence: float = 0.95) -> Entropy:
     if corrected == 0.0:  # no other mode was seen to estimate a variance from
         return Entropy(0.0, (0.0, _unseen(len(counts), int(counts.sum()), confidence)))
     half = scipy.stats.norm.ppf(0.5 + confidence / 2) * np.sqrt(variance)
-    upper = max(corrected, _with_unseen(counts)) + half
+    upper = max(corrected + _uncorrected(counts), _with_unseen(counts)) + half
     low, value, high = np.clip(np.array([corrected - half, corrected, upper]) / np.log(len(counts)), 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
 
@@ -52,13 +53,15 @@ def conditional_entropy(counts: Integers) -> Entropy:
 
     H = −(1/C) Σ_c Σ_b π(b|c) log_M π(b|c) over successful rollouts (Jia et al. 2024, D3IL), with the correction of
     :func:`behaviour_entropy` in each context; a context without success counts as 0. A policy that does one thing in
-    each context, and other things in others, has 0 here and may have 1 there. The correction needs about as many
-    successes in each context as there are modes; with fewer the value is still too low.
+    each context, and other things in others, has 0 here and may have 1 there. The correction needs about three times as
+    many successes in each context as there are modes; with fewer the value is still too low, and of many contexts the
+    interval misses the truth, if by little.
 
     The interval is for contexts like these: Student's t over them, whose spread holds both how contexts differ and
-    how few rollouts each has; or, where contexts came out more alike than that, the rollouts' own error. Where each
-    shows one mode alone, the upper end is that of :func:`behaviour_entropy` for as many rollouts. One context alone has
-    the interval of :func:`behaviour_entropy`.
+    how few rollouts each has; or, where contexts came out more alike than that, the rollouts' own error. Its upper end
+    is higher by what the correction would add if all modes were there, (M − M') / 2N nats in each context. Where each
+    shows one mode alone, it is the mean of those of :func:`behaviour_entropy`. One context alone has the interval of
+    :func:`behaviour_entropy`.
 
     :param counts: (C, M) successful rollouts of each context that showed each mode; zeros count as modes
     :raises LatentRLError: without contexts, with fewer than two modes or negative counts
@@ -75,16 +78,19 @@ def conditional_entropy(counts: Integers) -> Entropy:
     corrected = np.array([_corrected(row) if row.sum() else (0.0, 0.0) for row in counts])
     entropies, variances = corrected[:, 0] / np.log(counts.shape[1]), corrected[:, 1] / np.log(counts.shape[1]) ** 2
     if not entropies.any():
-        return Entropy(0.0, (0.0, _unseen(counts.shape[1], int(counts.sum()), 0.95) if counts.any() else 1.0))
+        most = [_unseen(counts.shape[1], int(number), 0.95) for number in counts.sum(1) if number]
+        return Entropy(0.0, (0.0, float(np.sum(most)) / len(counts) if most else 1.0))
     found = mean(entropies)
     found = around(found.value, max(found.error, np.sqrt(variances.sum()) / len(counts)), len(counts) - 1)
-    low, value, high = np.clip([found.ci[0], found.value, found.ci[1]], 0.0, 1.0)
+    more = np.mean([_uncorrected(row) for row in counts]) / np.log(counts.shape[1])
+    low, value, high = np.clip([found.ci[0], found.value, found.ci[1] + more], 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
 
 
 def _unseen(modes: int, rollouts: int, confidence: float) -> float:
     """Entropy, to the base of the number of modes, where one has been all that was seen."""
-    others = min(1.0 - (1.0 - confidence) ** (1.0 / rollouts), 1.0 - 1.0 / modes)
+    missed = 1.0 if rollouts == 1 else 1.0 - (1.0 - confidence) ** (1.0 / (rollouts - 1))
+    others = min(missed, 1.0 - 1.0 / modes)
     shares = np.array([1.0 - others, *[others / (modes - 1)] * (modes - 1)])
     return float(-scipy.special.xlogy(shares, shares).sum() / np.log(modes))
 
@@ -95,6 +101,11 @@ def _with_unseen(counts: Integers) -> float:
     share = (counts == 1).sum() / counts.sum() if unseen.any() else 0.0
     p = np.where(unseen, share / max(unseen.sum(), 1), (1.0 - share) * counts / counts.sum())
     return float(-scipy.special.xlogy(p, p).sum())
+
+
+def _uncorrected(counts: Integers) -> float:
+    """What the correction of counts (M,) would add, in nats, if the modes that were not seen were there."""
+    return float((counts == 0).sum() / (2 * counts.sum())) if counts.any() else 0.0
 
 
 def _whole(counts: Integers) -> Integers:

@@ -34,9 +34,10 @@ def test_entropy_is_less_biased_than_plug_in_and_its_interval_covers(weights: np
 
 @pytest.mark.parametrize("rollouts", [1, 3, 200])
 def test_one_mode_may_hide_others_that_rollouts_missed(rollouts: int) -> None:
-    """The interval ends where all rollouts miss a share of others, alike, one time in twenty."""
+    """The interval ends where all rollouts but the first, which names the mode, miss a share of others, alike, one time
+    in twenty."""
     found = metrics.behaviour_entropy(np.array([0, rollouts, 0, 0]))
-    others = 1.0 - 0.05 ** (1.0 / rollouts)
+    others = 1.0 - 0.05 ** (1.0 / (rollouts - 1)) if rollouts > 1 else 1.0
     shares = np.full(4, 0.25) if others > 0.75 else np.array([1.0 - others, *[others / 3.0] * 3])
     assert found.value == found.ci[0] == 0.0
     assert found.ci[1] == pytest.approx(stats.entropy(shares) / np.log(4))
@@ -139,12 +140,37 @@ def test_intervals_of_other_confidence() -> None:
 
 def test_contexts_that_came_out_alike_leave_an_interval() -> None:
     """A spread of 0 over few contexts is no knowledge: the interval is never narrower than what rollouts leave open."""
-    assert metrics.conditional_entropy(np.array([[2, 0], [2, 0]])).ci == metrics.behaviour_entropy(np.array([4, 0])).ci
+    assert metrics.conditional_entropy(np.array([[2, 0], [2, 0]])).ci == metrics.behaviour_entropy(np.array([2, 0])).ci
     alike = metrics.conditional_entropy(np.array([[3, 2]] * 3))
     alone = metrics.behaviour_entropy(np.array([3, 2]))
     assert alike.value == alone.value
     assert alike.ci[0] < alike.value - 0.05
     assert metrics.conditional_entropy(np.zeros((2, 3), int)).ci == (0.0, 1.0)  # no success tells nothing
+
+
+@pytest.mark.parametrize(("modes", "each", "contexts"), [(2, 1, 60), (10, 1, 60), (2, 6, 20), (8, 24, 20)])
+def test_intervals_of_even_behaviour_cover(modes: int, each: int, contexts: int) -> None:
+    """At least .9 of 400 intervals hold the truth, 1, where .95 would give a false alarm in 1e-5; of one success in
+    each context all do, as it only names a mode."""
+    generator = np.random.default_rng(0)
+    draws = generator.multinomial(each, np.full(modes, 1.0 / modes), size=(400, contexts))
+    assert np.mean([metrics.conditional_entropy(counts).ci[1] > 1.0 - 1e-9 for counts in draws]) >= 0.9
+
+
+def test_one_context_with_many_successes_says_nothing_of_the_others() -> None:
+    """Nine in which a coin was thrown once, and one that always ends alike: .9 may be the truth."""
+    counts = np.zeros((10, 2), int)
+    counts[0, 0], counts[1:, 0] = 1000, 1
+    found = metrics.conditional_entropy(counts)
+    assert found.value == found.ci[0] == 0.0
+    assert 0.9 <= found.ci[1] < 0.95
+
+
+@pytest.mark.parametrize("rollouts", [4, 12])
+def test_intervals_of_few_modes_cover(rollouts: int) -> None:
+    """Of four modes alike, as above."""
+    draws = np.random.default_rng(0).multinomial(rollouts, np.full(4, 0.25), size=400)
+    assert np.mean([metrics.behaviour_entropy(counts).ci[1] == 1.0 for counts in draws]) >= 0.9
 
 
 def test_intervals_of_rare_deviations_cover() -> None:
