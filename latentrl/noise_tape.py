@@ -85,7 +85,7 @@ def _from_tape(function: Any, kwargs: Mapping[str, Any]) -> bool:
 
     :raises LatentRLError: they would have to be written into a given tensor
     """
-    if function not in KINDS or "generator" in kwargs:
+    if function not in KINDS or kwargs.get("generator") is not None:
         return False
     if kwargs.get("out") is not None:
         raise LatentRLError(

@@ -257,6 +257,13 @@ def test_density_known_from_the_drawing(name: str) -> None:
         assert torch.allclose(a * free, b * free, atol=1e-9)
 
 
+def test_a_scale_of_more_laws_than_the_mean_has_draws_of_their_own() -> None:
+    for loc in (torch.zeros(2), torch.zeros(1, 2)):
+        q = DiagonalNormal(loc, torch.ones(3, 2))
+        assert q.batch_shape == (3,)
+        assert len(q.sample()[:, 0].unique()) == 3
+
+
 def test_remembering() -> None:
     """The last draw with gradients is known; any other value, and draws for a score function, are not."""
     loc = torch.zeros(B, 2).double().requires_grad_()

@@ -262,6 +262,16 @@ def test_bias_test_has_power() -> None:
     assert measure(reference=few.mean).bias_p < 1e-3
 
 
+def test_a_generator_of_none_is_torchs_own() -> None:
+    """Whose draws are the same whatever the chunks."""
+
+    def objective(p: dict[str, Tensor]) -> Tensor:
+        return p["theta"] @ torch.randn(3, dtype=torch.float64, generator=None)
+
+    first, second = (gradient_variance(objective, THETA, 12, chunk_size=size) for size in (2, 6))
+    assert torch.equal(first.mean, second.mean)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_exact_estimator_has_no_variance_and_no_bias(dtype: torch.dtype) -> None:
     report = gradient_variance(

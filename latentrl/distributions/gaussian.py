@@ -35,10 +35,12 @@ class DiagonalNormal(Gaussian):
     """N(loc, diag(scale²)) over vectors.
 
     :param loc: mean, (..., D)
-    :param scale: standard deviation per dimension, positive, (..., D), broadcastable to ``loc``
+    :param scale: standard deviation per dimension, positive, (..., D); batch dimensions broadcast
     """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        if scale.shape != loc.shape and (both := torch.broadcast_shapes(loc.shape, scale.shape)) != loc.shape:
+            loc = loc.expand(both)  # or all would have the noise of one
         self.loc = loc
         # Batch dimensions may broadcast, as log_prob sums the dimensions of a shared scale only once.
         self.scale: Tensor = scale if scale.shape[-1:] == loc.shape[-1:] else scale.expand(loc.shape)
