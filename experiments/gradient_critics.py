@@ -120,7 +120,8 @@ def flatten(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ratios = {f"{q} ÷ {REFERENCE}'s": record[q] / own[REFERENCE][q] for q in RATIOS}
             about = {key: cell[key] for key in ("task", "seed", "step", "minibatch", "return")}
             trusted = float(record["trustworthy, actions"] and record["trustworthy, both"])
-            smallest = min(record["bias_norm_p, actions"], record["bias_norm_p, both"])
+            told = [record[f"bias_norm_p, {kind}"] for kind in ("actions", "both")]  # None of few replicates
+            smallest = min((p for p in told if p is not None), default=1.0)
             method = f"{cell['task']}, {cell['step']} steps, {name}"
             runs.append({"method": method, **about, **record, **ratios, "trusted": trusted, "p": smallest})
     for method in {run["method"] for run in runs}:

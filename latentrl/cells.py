@@ -31,7 +31,7 @@ class Cells:
         path = self.folder / "settings.json"
         output_folder(self.folder / "cells", overwrite=True)
         if not path.exists():
-            with locked(self.folder):  # two studies that begin at once are not to share a folder
+            with locked(self.folder, wait=10.0):  # two studies that begin at once are not to share a folder
                 if not path.exists():
                     with whole(path) as partial:
                         partial.write_text(json.dumps(settings, indent=1) + "\n")

@@ -59,18 +59,19 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
     """Keep other processes from writing to ``folder`` for as long as the block runs; its file is ``.lock``.
 
     The system lets go of the lock where a process is killed. The process that holds it may take it again.
 
+    :param wait: seconds to wait for another process
     :raises LatentRLError: another process holds it, or the folder cannot be written
     """
     try:
         place = Path(folder).expanduser()
         place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place.resolve() / LOCK, is_singleton=True)
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait)
     except Timeout as error:
         raise LatentRLError(
             f"another process is writing to {str(folder)!r}: wait until it has ended, or give another folder"

@@ -143,7 +143,7 @@ class Multiplier:
         self.limits: tuple[float, float] = low, at_least("the largest β", limits[1], low)
         self.initial: float = at_least("initial", initial, 1e-30)
         if not self.limits[0] <= self.initial <= self.limits[1]:
-            raise LatentRLError(f"initial={initial!r} lies outside of limits={limits!r}, between which β stays")
+            raise LatentRLError(f"β stays within limits={limits!r}: give an initial one there, not initial={initial!r}")
         self._bounds = math.log(self.limits[0]), math.log(self.limits[1])
         self._log_beta: Tensor | float = math.log(self.initial)
 

@@ -294,11 +294,15 @@ def _unevenness(kurtosis: float, concentration: float, replicates: int) -> float
 
 
 def _rounding(tensors: dict[str, Tensor], mean: Tensor, known: _Known) -> Tensor:
-    """What rounding may do to each coordinate: where there is (next to) no noise, a difference within it is no bias."""
+    """What rounding may do to each coordinate: where there is (next to) no noise, a difference within it is no bias.
+
+    In units of its tensor's largest, and of the largest of all, as a small gradient may be what is left of large terms.
+    """
     parts = torch.maximum(mean.abs(), known.mean.abs()).split([tensor.numel() for tensor in tensors.values()])
     precisions = [max(torch.finfo(tensor.dtype).eps, known.precision) for tensor in tensors.values()]
+    largest = max(float(part.max()) for part in parts if len(part))
     of_each = [(eps, part) for eps, part in zip(precisions, parts, strict=True) if len(part)]
-    return torch.cat([(4 * eps * part.max()).expand(len(part)) for eps, part in of_each])
+    return torch.cat([(eps * (4 * part.max()).clamp_min(largest)).expand(len(part)) for eps, part in of_each])
 
 
 def _compare(found: Moments, mean_se: Tensor, known: _Known, rounding: Tensor) -> dict[str, float | None]:

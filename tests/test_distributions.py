@@ -296,6 +296,21 @@ def test_scores_of_draws_at_an_edge_have_mean_zero(loc: float) -> None:
     torch.testing.assert_close(
         q.log_prob(drawn)[inside[:, 0]], q.log_prob(drawn.clone())[inside[:, 0]], rtol=1e-3, atol=1e-3
     )
+    changed = q.sample()
+    changed.mul_(0.0)
+    torch.testing.assert_close(q.log_prob(changed), q.log_prob(torch.zeros_like(changed)))
+    leaf = q.sample().requires_grad_()
+    assert torch.autograd.grad(q.log_prob(leaf).sum(), leaf)[0].abs().max() > 0.0
+
+
+def test_the_score_of_a_draw_under_vmap() -> None:
+    ones = torch.ones(1)
+
+    def scored(loc: Tensor) -> Tensor:
+        q = TanhNormal(loc, ones, -ones, ones)
+        return q.log_prob(q.sample((50,))).mean()
+
+    assert torch.func.vmap(torch.func.grad(scored), randomness="different")(torch.full((4, 1), 7.0)).isfinite().all()
 
 
 @pytest.mark.parametrize("loc", [0.0, 7.0, 9.0])

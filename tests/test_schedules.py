@@ -98,7 +98,7 @@ def test_other_kl_weights_are_refused(bad: object) -> None:
         (lambda: Capacity(1.0, 0), "capacity steps"),
         (lambda: KLConstraint(0.0), "target"),
         (lambda: KLConstraint(1.0, initial=0.0), "initial"),
-        (lambda: Geco(-3.0, initial=20.0, limits=(0.1, 10.0)), "outside of limits"),
+        (lambda: Geco(-3.0, initial=20.0, limits=(0.1, 10.0)), "give an initial one there"),
         (lambda: Geco(-3.0, scale=0.0), "scale"),
         (lambda: KLRange(2.0, 1.0), "high"),
     ],

@@ -205,6 +205,13 @@ def test_a_large_gradient_does_not_hide_the_bias_of_a_small_one() -> None:
     assert exact.bias_p > 1e-3
 
 
+def test_what_is_left_of_large_terms_is_no_bias() -> None:
+    """A softmax over nothing but constants, whose gradient is 0, beside a gradient of 1."""
+    parameters = {"one": torch.zeros(1), "none": torch.randn(20, generator=torch.Generator().manual_seed(0))}
+    found = gradient_variance(lambda p: (p["one"] + p["none"].softmax(0).sum()).sum(), parameters, 30, torch.eye(21)[0])
+    assert found.bias_p > 0.01
+
+
 NOISES: dict[str, Callable[[Tensor], Tensor]] = {
     "signs": lambda noise: noise[:1].sign(),  # κ = 1; whose p-values have steps, .056 of them below .05
     "cubes": lambda noise: noise[:1] ** 3,  # κ = 46

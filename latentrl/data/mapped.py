@@ -14,6 +14,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ class Rows:
             rest = self.ndim - sum(part is not None for part in parts) + 1
             parts = (*parts[:place], *[slice(None)] * rest, *parts[place + 1 :])
         first, *others = parts
-        if first is None or sum(np.ndim(part) > 0 for part in parts if not isinstance(part, slice | None)) > 1:
+        lists = [index for index, part in enumerate(parts) if not isinstance(part, slice | None) and np.ndim(part)]
+        apart = bool(lists) and isinstance(first, Integral) and any(isinstance(p, slice) for p in parts[: lists[0]])
+        if first is None or len(lists) > 1 or apart:
             raise IndexError(f"rows of a mapped array are taken by one list of them, not by {key!r}: read them before")
         rows = self.rows[first]
         single = np.ndim(rows) == 0

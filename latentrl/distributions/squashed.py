@@ -30,8 +30,8 @@ class TanhNormal(Law):
         self.base: DiagonalNormal = DiagonalNormal(loc, scale)
         self.low: Tensor = low
         self.high: Tensor = high
-        self._drawn: tuple[Tensor | None, Tensor] = None, loc
-        super().__init__(loc.shape[:-1], loc.shape[-1:])
+        self._drawn: tuple[Tensor | None, int, Tensor] = None, 0, loc
+        super().__init__(self.base.batch_shape, self.base.event_shape)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -72,7 +72,7 @@ class TanhNormal(Law):
         with torch.no_grad():
             u = self.base.rsample(sample_shape)
             value = self.squash(u)
-        self._drawn = value, u
+        self._drawn = value, value._version, u
         return value
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -84,8 +84,10 @@ class TanhNormal(Law):
         return self.squash(u), self._log_prob(u)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        drawn, u = self._drawn
-        return self._log_prob(u if value is drawn else self.unsquash(value))
+        drawn, version, u = self._drawn
+        # What was changed since, or made a leaf, is another value.
+        same = value is drawn and value._version == version and not value.requires_grad
+        return self._log_prob(u if same else self.unsquash(value))
 
     def _log_prob(self, u: Tensor) -> Tensor:
         log_slope = 2.0 * (math.log(2.0) - u - F.softplus(-2.0 * u)) + self.half_width.log()

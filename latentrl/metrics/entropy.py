@@ -59,9 +59,9 @@ def conditional_entropy(counts: Integers) -> Entropy:
 
     The interval is for contexts like these: Student's t over them, whose spread holds both how contexts differ and
     how few rollouts each has; or, where contexts came out more alike than that, the rollouts' own error. Its upper end
-    is higher by what the correction would add if all modes were there, (M − M') / 2N nats in each context. Where each
-    shows one mode alone, it is the mean of those of :func:`behaviour_entropy`. One context alone has the interval of
-    :func:`behaviour_entropy`.
+    is higher by what contexts may lack, on average: (M − M') / 2N nats, the correction's rest if all modes were there,
+    or, of a context with one mode, the entropy of what N − 1 rollouts miss half of the time. Where each context shows
+    one mode alone, it is the mean of those of :func:`behaviour_entropy`, as is that of one context alone.
 
     :param counts: (C, M) successful rollouts of each context that showed each mode; zeros count as modes
     :raises LatentRLError: without contexts, with fewer than two modes or negative counts
@@ -82,9 +82,17 @@ def conditional_entropy(counts: Integers) -> Entropy:
         return Entropy(0.0, (0.0, float(np.sum(most)) / len(counts) if most else 1.0))
     found = mean(entropies)
     found = around(found.value, max(found.error, np.sqrt(variances.sum()) / len(counts)), len(counts) - 1)
-    more = np.mean([_uncorrected(row) for row in counts]) / np.log(counts.shape[1])
+    more = np.mean([_missing(row) for row in counts if row.any()] + [0.0] * int((counts.sum(1) == 0).sum()))
     low, value, high = np.clip([found.ci[0], found.value, found.ci[1] + more], 0.0, 1.0)
     return Entropy(float(value), (float(low), float(high)))
+
+
+def _missing(counts: Integers) -> float:
+    """What the entropy of counts (M,), to the base of M, may lack: where one mode was seen, that of as large a share of
+    the others as is missed half of the time."""
+    if (counts > 0).sum() == 1:
+        return _unseen(len(counts), int(counts.sum()), 0.5)
+    return _uncorrected(counts) / float(np.log(len(counts)))
 
 
 def _unseen(modes: int, rollouts: int, confidence: float) -> float:

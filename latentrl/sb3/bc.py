@@ -95,6 +95,7 @@ class LatentBC(BaseAlgorithm):
     num_timesteps: int
     _agent: BaseAlgorithm | None = None
     _group: Launched | None = None
+    _updating = False
 
     def __init__(
         self,
@@ -163,6 +164,7 @@ class LatentBC(BaseAlgorithm):
         self.ema_decay: float | None = None if ema_decay is None else check_decay(ema_decay)
         self._check_options()
         self.demonstrations = demonstrations
+        self._range: list[float] | None = None
         self._fade_steps = 0
         self._warned = False
         if _init_setup_model:
@@ -363,17 +365,24 @@ class LatentBC(BaseAlgorithm):
             history=config.history,
         )
 
+    def _fit_range(self, segments: Cuts) -> None:
+        """The automatic KL weight for these data: anew where learning begins, else with its β."""
+        own = isinstance(self.kl_weight, KLRange) and [self.kl_weight.low, self.kl_weight.high] == self._range
+        if not self._auto_weight or not (self.kl_weight is None or own):  # one that was given since
+            return
+        fitting = default_kl_weight(segments)
+        self._range = [fitting.low, fitting.high]
+        if isinstance(self.kl_weight, KLRange) and self.num_timesteps:
+            self.kl_weight.low, self.kl_weight.high = self._range
+        else:
+            self.kl_weight = fitting
+
     def _trainer(
         self, demonstrations: Demonstrations, total_timesteps: int, resident: bool | None = None
     ) -> ElboTrainer:
         model = self.policy.model
         segments = self._segments_on(demonstrations, resident)(self.device)
-        if self._auto_weight:
-            fitting = default_kl_weight(segments)
-            if isinstance(self.kl_weight, KLRange) and self.num_timesteps:  # a continued run goes on with its β
-                self.kl_weight.low, self.kl_weight.high = fitting.low, fitting.high
-            else:
-                self.kl_weight = fitting
+        self._fit_range(segments)
         assert self.kl_weight is not None
         if isinstance(model, AroundActor) and self._agent is not None:
             model.keep_learned(self._agent.policy)  # the agent may have learned since this was made
@@ -409,7 +418,7 @@ class LatentBC(BaseAlgorithm):
         return self.policy.predict(observation, state, episode_start, deterministic, latent)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "demonstrations", "_agent", "_group"]
+        return [*super()._excluded_save_params(), "demonstrations", "_agent", "_group", "_updating"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []
@@ -432,7 +441,8 @@ class LatentBC(BaseAlgorithm):
             if self._agent is not None:
                 if self.policy.average is not None:
                     self.policy.set_training_mode(False)  # which lets it be seen
-                follow(self._agent.policy)
+                if self._updating:
+                    follow(self._agent.policy)
                 save = self._agent.save
             if not isinstance(path, (str, pathlib.Path)):
                 return save(path, exclude, include)

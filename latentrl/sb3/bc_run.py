@@ -197,6 +197,7 @@ class Run:
         advice = f"give a batch_size below {agent.batch_size}, fewer steps_per_segment, or precision='bf16-mixed'"
         if agent.policy.config.latents == "aggregate":
             agent.policy.remember = self.trainer.remember
+        agent._updating = True
         try:
             with enough_memory(advice), ExitStack() as stack:
                 if (group := agent._group) is not None:
@@ -218,6 +219,7 @@ class Run:
             raise
         finally:
             agent.policy.remember = None
+            agent._updating = False
             self.trainer.close()
             self._leave()  # also where training was interrupted
 
@@ -226,7 +228,8 @@ class Run:
         if agent.devices > 1:
             self.trainer.draw_data_seed()
         shown, resident = self._shown, is_resident(self.trainer)
-        segments_on = _same(shown, digest(shown), agent._segments_on(shown, resident))
+        segments_on = agent._segments_on(shown, resident)
+        segments_on = partial(_segments_of_same, "a helper process", shown, digest(shown), segments_on)
         return partial(follow, self.trainer, segments_on, agent.lr_schedule, agent.num_timesteps, self._total)
 
     def _task(self) -> dict[str, Any]:
@@ -244,7 +247,8 @@ def train_along(agent: "LatentBC", total: int, group: Launched) -> None:
     assert agent.demonstrations is not None
     shown = agent.demonstrations if agent._agent is None else as_seen(agent._agent, agent.demonstrations)
     if (task := group.tell()) is not None:  # nothing is left to do in a run that is finished
-        segments_on = _same(shown, task["data"], agent._segments_on(shown, task["resident"]))
+        name, segments_on = f"process {group.rank} of torchrun", agent._segments_on(shown, task["resident"])
+        segments_on = partial(_segments_of_same, name, shown, task["data"], segments_on)
         follow(task["trainer"], segments_on, agent.lr_schedule, task["start"], total, group)
     made = group.tell()
     agent.policy.set_training_mode(False)
@@ -255,18 +259,14 @@ def train_along(agent: "LatentBC", total: int, group: Launched) -> None:
         setattr(agent, name, made["counters"][name])
 
 
-def _same(shown: Demonstrations, known: dict[str, Any], segments_on: Callable[..., Cuts]) -> Callable[..., Cuts]:
-    """What makes segments in a process beside the first, which looks before whether it has the same demonstrations."""
-    return partial(_segments_of_same, shown, known, segments_on)
-
-
 def _segments_of_same(
-    shown: Demonstrations, known: dict[str, Any], segments_on: Callable[..., Cuts], device: torch.device
+    name: str, shown: Demonstrations, known: dict[str, Any], segments_on: Callable[..., Cuts], device: torch.device
 ) -> Cuts:
+    """In a process beside the first, which looks before whether it has the same demonstrations."""
     if digest(shown) != known:
         raise LatentRLError(
-            "a process has other demonstrations than the first one: let every process of torchrun read the same ones, "
-            "in the same order, and leave a file that is mapped as it is while they train"
+            f"{name} has other demonstrations than the first one: let every process of torchrun read the same ones, in "
+            "the same order, and leave a file that is mapped as it is while they train"
         )
     return segments_on(device)
 

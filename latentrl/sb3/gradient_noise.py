@@ -33,7 +33,8 @@ class GradientVariance(BaseCallback):
 
     - :class:`LatentBC`: the ELBO with new segments, noise and latents; each 500 updates
     - SAC, TD3 and what derives from them: the actor's loss on new batches of the replay buffer; each 1000 steps of
-      ``learn``'s loop, once learning has started, where a rollout ends
+      ``learn``'s loop, once learning has started, where a rollout ends, so that they stand in the
+      log's next dump
     - PPO, A2C and what derives from them: the policy gradient of the new rollout, advantage times ∇log π, cut into
       batches (PPO's own, as many as there are up to R; A2C has but one, so R parts of it); each 4 rollouts of PPO, or
       100, as A2C's are short

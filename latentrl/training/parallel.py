@@ -198,9 +198,12 @@ class _Helper:
     def failure(self) -> BaseException | None:
         """What it raised, if it ended by that."""
         try:
-            return self._pipe.recv() if self._pipe.poll(5.0) else None
+            while self._pipe.poll(5.0):
+                if isinstance(told := self._pipe.recv(), BaseException):  # and not that it was ready
+                    return told
         except EOFError:
-            return None
+            pass
+        return None
 
     def end(self) -> None:
         self._process.terminate()

@@ -44,7 +44,9 @@ def test_indexing(source: Any, key: Any) -> None:
     assert (some.shape, some.ndim, len(some), some.nbytes) == (expected.shape, 3, 10, expected.nbytes)
 
 
-@pytest.mark.parametrize("key", [([0, 1], [2, 1]), ([0, 1], slice(None), [1, 0]), (None, 3)], ids=str)
+@pytest.mark.parametrize(
+    "key", [([0, 1], [2, 1]), ([0, 1], slice(None), [1, 0]), (None, 3), (2, slice(None), [1, 0])], ids=str
+)
 def test_keys_that_numpy_takes_otherwise_are_refused(source: Any, key: Any) -> None:
     with pytest.raises(IndexError, match="rows of a mapped array are taken by one list of them"):
         take(source, np.arange(4))[key]

@@ -157,6 +157,16 @@ def test_intervals_of_even_behaviour_cover(modes: int, each: int, contexts: int)
     assert np.mean([metrics.conditional_entropy(counts).ci[1] > 1.0 - 1e-9 for counts in draws]) >= 0.9
 
 
+def test_intervals_of_even_behaviour_cover_with_unequal_numbers() -> None:
+    """One and two throws of a coin by turns, in 60 contexts; and a hundred with one each but for one with two."""
+    generator = np.random.default_rng(0)
+    draws = [np.stack([generator.multinomial(1 + c % 2, (0.5, 0.5)) for c in range(60)]) for _ in range(400)]
+    assert np.mean([metrics.conditional_entropy(counts).ci[1] > 1.0 - 1e-9 for counts in draws]) >= 0.9
+    counts = np.zeros((100, 2), int)
+    counts[:, 0], counts[0, 1] = 1, 1
+    assert metrics.conditional_entropy(counts).ci[1] == 1.0
+
+
 def test_one_context_with_many_successes_says_nothing_of_the_others() -> None:
     """Nine in which a coin was thrown once, and one that always ends alike: .9 may be the truth."""
     counts = np.zeros((10, 2), int)

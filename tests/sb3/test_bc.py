@@ -98,6 +98,8 @@ def test_the_range_of_the_kl_is_that_of_the_data_at_hand(trace_demos: Demonstrat
             loaded.learn(1, reset_num_timesteps=reset)
         assert loaded.kl_weight.high == pytest.approx(np.log(many.num_episodes))
         assert loaded.kl_weight._above == pytest.approx(above, abs=0.1)
+    given = LatentBC.load(tmp_path / "bc", demonstrations=many, device="cpu", kl_weight=(own := Constant(0.1)))
+    assert given.learn(1).kl_weight is own
 
 
 def test_loaded_agent_goes_on_where_it_stopped(trace_demos: Demonstrations, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_file_that_was_replaced_is_not_trained_on_by_others(
     two_ways.save(path := tmp_path / "shown.npz")
     shown = Demonstrations.from_npz(path)
     shown.select(range(shown.num_episodes)[::-1]).save(path)
-    with pytest.raises(LatentRLError, match="a process has other demonstrations than the first one"):
+    with pytest.raises(LatentRLError, match="a helper process has other demonstrations than the first one"):
         small(shown, devices=2).learn(2)
 
 
