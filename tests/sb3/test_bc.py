@@ -26,7 +26,7 @@ from latentrl.estimators import LeaveOneOut, Pathwise, Rebar, RunningMean, Score
 from latentrl.sb3 import LatentBC, LatentPolicy, defaults
 from latentrl.sb3.bc_log import UpdateBar
 from latentrl.sb3.defaults import default_noise
-from latentrl.schedules import KLConstraint, KLRange
+from latentrl.schedules import Constant, KLConstraint, KLRange
 
 TRACE = "latentrl_envs:latentrl/Trace-v0"
 SMALL = {"latent_dim": 2, "hidden": (16,), "n_components": 4, "context_length": 6}
