@@ -126,7 +126,7 @@ def made(name: str, shown: Demonstrations, seed: int, args: Args) -> tuple[BaseA
         settings = settings | {"replay_buffer_class": DemonstrationReplayBuffer, "replay_buffer_kwargs": kwargs}
     sac = SAC(NormedCritics, make_vec_env(ENV, 1, seed=seed), seed=seed, device="cpu", **settings)
     terms = [
-        CloneTerm(shown, coef=10.0, share=0.5),  # while the critics are bad: a share of .25 let two seeds of five fall
+        CloneTerm(shown, coef=10.0, share=0.5),  # while the critics are bad; with .25 one seed fell by 2.9 margins
         CloneTerm(shown, coef=3.0, share=None, q_filter=True),  # for as long as they find what was shown better
         CloneTerm(shown, coef=0.1, share=None),  # when they are wrong about that
     ]
