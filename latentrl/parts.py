@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
 from gymnasium import spaces
@@ -42,8 +42,8 @@ from latentrl.priors import (
 from latentrl.spaces import choice_counts
 from latentrl.trunks import GRUTrunk, TransformerTrunk
 
-if TYPE_CHECKING:
-    from latentrl.config import LatentConfig
+Config: TypeAlias = Any
+"""A LatentConfig, which imports this file."""
 
 
 def fitting_decoders(space: spaces.Space[Any]) -> tuple[str, ...]:
@@ -55,13 +55,13 @@ def fitting_decoders(space: spaces.Space[Any]) -> tuple[str, ...]:
     return "gaussian", "tanh_gaussian", "mixture", "discretized_logistic", "bins", "diffusion"
 
 
-def _box(config: "LatentConfig", space: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _box(config: Config, space: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Corners of the box of a chunk of actions."""
     low, high = box_corners(space.low, space.high)
     return low.repeat(config.chunk), high.repeat(config.chunk)
 
 
-TRUNKS: dict[str, Callable[["LatentConfig"], Hidden]] = {
+TRUNKS: dict[str, Callable[[Config], Hidden]] = {
     "mlp": lambda c: c.hidden,
     "gru": lambda c: partial(GRUTrunk, hidden=c.hidden, history=c.history),
     "transformer": lambda c: partial(TransformerTrunk, hidden=c.hidden, history=c.history, chunk=c.chunk),
@@ -73,7 +73,7 @@ ENCODERS: dict[str, Callable[[int, int, int, int], Encoder]] = {
     "transformer": lambda o, a, _length, features: TransformerEncoder(o, a, features),
 }
 
-POSTERIORS: dict[str, Callable[["LatentConfig", Encoder], AmortizedPosterior]] = {
+POSTERIORS: dict[str, Callable[[Config, Encoder], AmortizedPosterior]] = {
     "gaussian": lambda c, e: GaussianPosterior(e, c.latent_dim),
     "full": lambda c, e: FullGaussianPosterior(e, c.latent_dim),
     "mixture": lambda c, e: MixturePosterior(e, c.latent_dim, c.posterior_components),
@@ -82,7 +82,7 @@ POSTERIORS: dict[str, Callable[["LatentConfig", Encoder], AmortizedPosterior]] =
     "categorical": lambda c, e: CategoricalPosterior(e, c.latent_dim, c.factors),
 }
 
-PRIORS: dict[str, Callable[["LatentConfig", int | None, AmortizedPosterior], Prior]] = {
+PRIORS: dict[str, Callable[[Config, int | None, AmortizedPosterior], Prior]] = {
     "normal": lambda c, _o, _q: StandardNormalPrior(c.latent_dim),
     "gaussian": lambda c, o, _q: GaussianPrior(c.latent_dim, o, c.encoder_hidden),
     "mixture": lambda c, o, _q: MixturePrior(c.latent_dim, c.n_components, c.learn_prior_weights, o, c.encoder_hidden),
@@ -95,7 +95,7 @@ PRIORS: dict[str, Callable[["LatentConfig", int | None, AmortizedPosterior], Pri
     ),
 }
 
-DECODERS: dict[str, Callable[["LatentConfig", int, int, Any], Decoder]] = {
+DECODERS: dict[str, Callable[[Config, int, int, Any], Decoder]] = {
     "gaussian": lambda c, o, a, _s: GaussianDecoder(o, c.latent_dim, a, c.network, c.decoder_scale),
     "tanh_gaussian": lambda c, o, _a, s: TanhGaussianDecoder(o, c.latent_dim, *_box(c, s), c.network, c.decoder_scale),
     "mixture": lambda c, o, a, _s: MixtureDecoder(o, c.latent_dim, a, c.decoder_components, c.network),

@@ -15,8 +15,8 @@ FLOORS = {
     "gradient_report": 1, "nets": 1, "distributions": 1, "schedules": 1, "spaces": 1, "cells": 2, "output_jacobian": 2,
     "moments": 3, "sweeps": 3, "encoders": 2, "decoders": 2, "trunks": 2, "estimators": 2, "diagnostics": 2, "data": 2,
     "diffusion": 3, "posteriors": 3, "elbo": 3, "noise": 3, "rollout_core": 3, "rollout_gradients": 3, "priors": 4,
-    "rollout_segments": 4, "model": 5, "config": 6, "objectives": 6, "rollouts": 6, "latent_rollouts": 6, "metrics": 6,
-    "training": 6, "variance": 6, "comparison": 7, "per_sample": 7, "sb3": 7, "plots": 7, "report": 7,
+    "rollout_segments": 4, "model": 5, "parts": 5, "config": 6, "objectives": 6, "rollouts": 6, "latent_rollouts": 6,
+    "metrics": 6, "training": 6, "variance": 6, "comparison": 7, "per_sample": 7, "sb3": 7, "plots": 7, "report": 7,
     "runs": 8, "demo": 8, "gradients": 9, "page": 9, "commands": 10, "cli": 11,
 }  # fmt: skip
 FILES = sorted((ROOT / "latentrl").rglob("*.py"))
