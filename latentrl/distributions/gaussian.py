@@ -41,7 +41,8 @@ class DiagonalNormal(Gaussian):
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         # Batch dimensions may broadcast, as log_prob sums the dimensions of a shared scale only once.
         self.scale: Tensor = scale if scale.shape[-1:] == loc.shape[-1:] else scale.expand(loc.shape)
-        if scale.dim() > 1 and scale.shape != loc.shape:  # or all would have the noise of one
+        more = loc.dim() - scale.dim()
+        if more < 0 or (scale.dim() > 1 and scale.shape != loc.shape[more:]):  # or all would have the noise of one
             loc = loc.expand(torch.broadcast_shapes(loc.shape[:-1], self.scale.shape[:-1]) + loc.shape[-1:])
         self.loc = loc
         super().__init__(loc.shape[:-1], loc.shape[-1:])
